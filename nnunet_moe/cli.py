@@ -1,0 +1,50 @@
+"""The command `nnunet_moe`, with nnU-Net's own option names."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_moe.environment import export_line
+from nnunet_moe.errors import NnunetMoeError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; a user's error is one message on stderr and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except NnunetMoeError as error:
+        sys.exit(f"nnunet_moe {options.verb}: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nnunet_moe", description="nnU-Net with any subset of the modalities.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    env = verbs.add_parser("env", help="print the line that makes nnU-Net find the trainers")
+    env.add_argument("--shell", choices=("bash", "fish"), help="print only this shell's line (default: both)")
+    env.set_defaults(run=_env)
+
+    demo = verbs.add_parser("demo", help="train and predict a small phantom cohort from start to end")
+    demo.add_argument("-o", type=Path, default=Path("nnunet_moe_demo"), help="output folder (default: %(default)s)")
+    demo.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _env(options: argparse.Namespace) -> None:
+    if options.shell is not None:
+        print(export_line(options.shell))
+    else:
+        print('# bash, zsh: eval "$(nnunet_moe env)"      fish: nnunet_moe env --shell fish | source')
+        print(export_line("bash"))
+        print(f"# {export_line('fish')}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import torch  # noqa: PLC0415 - takes seconds, which `env` need not
+
+    from nnunet_moe.demo import run_demo  # noqa: PLC0415
+
+    run_demo(options.o, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

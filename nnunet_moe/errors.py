@@ -1,0 +1,17 @@
+"""The errors a user can cause; the command line catches the base class and prints the message alone."""
+
+
+class NnunetMoeError(Exception):
+    """Base of all errors that are about the user's input, never about a fault of this package."""
+
+
+class ModalityError(NnunetMoeError, ValueError):
+    """Images, channels or modality codes that cannot be used."""
+
+
+class SettingsError(NnunetMoeError, ValueError):
+    """A setting in the plans, or an option of a command, that is unknown or out of range."""
+
+
+class ModelError(NnunetMoeError, ValueError):
+    """A trained model that cannot do what is asked of it."""

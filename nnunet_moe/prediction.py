@@ -1,0 +1,82 @@
+"""Prediction from Python with modalities missing."""
+
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.environment import trainers_known
+from nnunet_moe.errors import ModelError
+from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+
+
+class MissingModalityPredictor(nnUNetPredictor):
+    """nnU-Net's predictor for models of this package; needs no `nnUNet_extTrainer`.
+
+    All methods are nnU-Net's. Those that take files accept cases with files missing; those that take arrays accept
+    `(K, *space)` with NaN in every voxel of an absent channel.
+    """
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str,
+        use_folds: tuple[int | str, ...] | None,
+        checkpoint_name: str = "checkpoint_final.pth",
+    ) -> None:
+        """As nnU-Net's.
+
+        Raises:
+            ModelError: the model cannot take missing modalities; it was trained by another trainer.
+        """
+        with trainers_known():
+            super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
+        self._require_modality_network()
+
+    def manual_initialization(
+        self,
+        network: nn.Module,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        parameters: list[dict] | None,
+        dataset_json: dict,
+        trainer_name: str,
+        inference_allowed_mirroring_axes: tuple[int, ...] | None,
+    ) -> None:
+        """As nnU-Net's.
+
+        Raises:
+            ModelError: the network cannot take missing modalities.
+        """
+        super().manual_initialization(
+            network,
+            plans_manager,
+            configuration_manager,
+            parameters,
+            dataset_json,
+            trainer_name,
+            inference_allowed_mirroring_axes,
+        )
+        self._require_modality_network()
+        use_missing_modality_preprocessor(configuration_manager)
+
+    def _require_modality_network(self) -> None:
+        network = unwrapped(self.network)
+        if not isinstance(network, ModalityNetwork):
+            raise ModelError(
+                f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
+                "of this package's trainers, or predict complete cases with nnUNetPredictor."
+            )
+
+
+def unwrapped(network: nn.Module | None) -> nn.Module | None:
+    """The network itself, out of DistributedDataParallel and torch.compile."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    if isinstance(network, OptimizedModule):
+        network = network._orig_mod
+    assert network is None or isinstance(network, nn.Module)
+    return network
+
+

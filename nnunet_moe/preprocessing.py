@@ -1,0 +1,198 @@
+"""nnU-Net's preprocessing for cases whose files are not all there.
+
+Each file goes into the channel that its name says; nnU-Net preprocesses with zeros in the absent channels; then NaN
+is written into them.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_moe.codes import channel_names
+from nnunet_moe.errors import ModalityError, ModelError
+
+GEOMETRY_TOLERANCE = 1e-2  # mm for origins and spacings; headers of registered images differ by rounding
+
+
+class MissingModalityPreprocessor(DefaultPreprocessor):
+    """nnU-Net's `DefaultPreprocessor`, with absent channels as NaN in what goes in and what comes out."""
+
+    def run_case(
+        self,
+        image_files: list[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Preprocess one case from its files.
+
+        Args:
+            image_files: the files that exist, in any order, named `CASE_XXXX` and the dataset's file ending, where
+                XXXX is the channel. A file that is zero everywhere counts as absent.
+
+        Returns:
+            Image `(K, *space)` with NaN in absent channels, segmentation `(1, *space)`, properties.
+
+        Raises:
+            ModalityError: a file name without a channel of this dataset, a channel given twice, files of different
+                geometry, a voxel that is not finite, or no channel left.
+        """
+        names = channel_names(dataset_json)
+        files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
+        reader = plans_manager.image_reader_writer_class()
+        image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
+        seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
+        return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
+
+    def run_case_npy(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray | None,
+        properties: dict,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Preprocess one case from an array.
+
+        Args:
+            data: `(K, *space)`, NaN in every voxel of an absent channel. A channel of zeros counts as absent.
+
+        Raises:
+            ModalityError: not K channels, a channel that is NaN or infinite in places, or no channel left.
+        """
+        names = channel_names(dataset_json)
+        if len(data) != len(names):
+            raise ModalityError(
+                f"The array has {len(data)} channels, the dataset {len(names)} ({', '.join(names)}). Give all "
+                "channels, with NaN in every voxel of one that is absent."
+            )
+        available = np.array([_is_available(channel, name) for channel, name in zip(data, names, strict=True)])
+        if not available.any():
+            raise ModalityError(f"No usable channel: at least one of {', '.join(names)} must be there and not all zero.")
+        zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
+        data, seg, properties = super().run_case_npy(
+            zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
+        )
+        data[~available] = np.nan
+        return data, seg, properties
+
+
+class MissingModalityConfigurationManager(ConfigurationManager):
+    """A configuration whose preprocessor is ours: nnU-Net looks for preprocessors in itself alone."""
+
+    @property
+    def preprocessor_class(self) -> type[MissingModalityPreprocessor]:
+        return MissingModalityPreprocessor
+
+
+def use_missing_modality_preprocessor(configuration_manager: ConfigurationManager) -> None:
+    """Turn one configuration manager, in place, into one that names our preprocessor.
+
+    `nnUNetv2_predict` hands this instance to its preprocessing workers, which unpickle it by its class's name.
+
+    Raises:
+        ModelError: the plans ask for a preprocessor other than nnU-Net's default.
+    """
+    if configuration_manager.preprocessor_name != DefaultPreprocessor.__name__:
+        raise ModelError(
+            f"The plans ask for the preprocessor {configuration_manager.preprocessor_name!r}; missing modalities are "
+            f"supported with {DefaultPreprocessor.__name__!r} alone. Change 'preprocessor_name' in the plans."
+        )
+    configuration_manager.__class__ = MissingModalityConfigurationManager
+
+
+def _files_by_channel(image_files: Sequence[str], names: Sequence[str], file_ending: str) -> dict[int, str]:
+    files: dict[int, str] = {}
+    allowed = ", ".join(f"_{channel:04d} ({name})" for channel, name in enumerate(names))
+    for file in image_files:
+        match = re.search(rf"_(\d{{4}}){re.escape(file_ending)}$", os.path.basename(file))
+        if match is None or int(match[1]) >= len(names):
+            raise ModalityError(
+                f"{file} names no channel of this dataset. Names end in one of {allowed}, then {file_ending!r}. "
+                "Rename or remove the file."
+            )
+        channel = int(match[1])
+        if channel in files:
+            raise ModalityError(f"{files[channel]} and {file} are both channel {channel} ({names[channel]}). Keep one.")
+        files[channel] = file
+    if not files:
+        raise ModalityError(f"A case without any image file. At least one of {allowed} must be there.")
+    return files
+
+
+def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:  # noqa: ANN401
+    """Read each file into its channel: `(K, *space)` with NaN where there is no usable file, and the properties."""
+    image, properties, first = np.empty(0), {}, ""
+    for channel, file in sorted(files.items()):
+        data, file_properties = reader.read_images([file])
+        if len(data) != 1:
+            raise ModalityError(f"{file} holds {len(data)} channels; a file holds one. Split it into _XXXX files.")
+        if not first:
+            first, properties = file, file_properties
+            image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
+        _require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
+        if not np.isfinite(data).all():
+            raise ModalityError(
+                f"{file} has {np.count_nonzero(~np.isfinite(data))} voxels that are NaN or infinite. Repair the "
+                "image, or remove the file: a modality may be missing."
+            )
+        if _is_available(data[0], file):
+            image[channel] = data[0]
+    if np.isnan(image).all():
+        raise ModalityError(f"No usable image: {', '.join(files.values())} are zero everywhere.")
+    return image, properties
+
+
+def _is_available(channel: np.ndarray, name: str) -> bool:
+    """Whether a channel is there: neither NaN throughout nor zero throughout."""
+    if np.isnan(channel).all():
+        return False
+    if not np.isfinite(channel).all():
+        raise ModalityError(
+            f"{name} is NaN or infinite in some voxels. An absent channel is NaN in every voxel, one that is there "
+            "in none."
+        )
+    if not channel.any():
+        print(f"{name} is zero everywhere: treated as absent", flush=True)  # noqa: T201 - nnU-Net's workers log so
+        return False
+    return True
+
+
+def _require_same_geometry(
+    first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
+) -> None:
+    differing = "shape" if first[0] != other[0] else _differing_property(first[1], other[1])
+    if differing is None:
+        return
+    of_first, of_other = (
+        side[0] if differing == "shape" else _lookup(side[1], differing) for side in (first, other)
+    )
+    raise ModalityError(
+        f"{file} and {first_file} differ in {differing}: {of_other} and {of_first}. The files of a case must lie on "
+        "one grid; register and resample them first."
+    )
+
+
+def _differing_property(first: dict, other: dict) -> str | None:
+    """The dotted name of the first entry (spacing, origin, direction, affine) in which two files differ."""
+    for key, value in first.items():
+        if isinstance(value, dict):
+            if (nested := _differing_property(value, other[key])) is not None:
+                return f"{key}.{nested}"
+        elif not np.allclose(value, other[key], rtol=1e-3, atol=GEOMETRY_TOLERANCE):
+            return key
+    return None
+
+
+def _lookup(properties: dict, dotted: str) -> object:
+    value: Any = properties
+    for key in dotted.split("."):
+        value = value[key]
+    return value

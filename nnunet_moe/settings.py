@@ -1,0 +1,99 @@
+"""The settings that a user may write into a configuration of the plans, under the key `nnunet_moe`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any
+
+from nnunet_moe.errors import SettingsError
+
+PLANS_KEY = "nnunet_moe"
+PLACEMENTS = ("stem", "encoder")
+
+
+@dataclass(frozen=True)
+class _Range:
+    accepts: Callable[[Any], bool]
+    description: str
+
+
+def _setting(default: object, accepts: Callable[[Any], bool], description: str) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"range": _Range(accepts, description)})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive_whole(default: int) -> Any:  # noqa: ANN401
+    return _setting(default, lambda value: _is_whole(value) and value >= 1, "a whole number from 1")
+
+
+def _not_negative(default: float) -> Any:  # noqa: ANN401
+    return _setting(default, lambda value: _is_finite(value) and value >= 0, "a number from 0")
+
+
+def _is_placement(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= set(PLACEMENTS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set in the plans. Symbols as in docs/method.md."""
+
+    num_experts: int = _positive_whole(4)
+    """N, experts in each mixture."""
+    placement: tuple[str, ...] = _setting(PLACEMENTS, _is_placement, f"a list with any of {', '.join(PLACEMENTS)}")
+    """Where convolutions are mixtures of experts."""
+    alpha: float = _not_negative(0.1)
+    """Weight of the gate regularisation L_reg."""
+    beta: float = _not_negative(1.0)
+    """Weight of the self-distillation loss L_sd."""
+    temperature: float = _setting(2.0, lambda value: _is_finite(value) and value > 0, "a number above 0")
+    """tau, by which logits are divided in L_sd."""
+    code_noise_sd: float = _not_negative(0.2)
+    """SD of the noise on the code that the gates see in training."""
+    specialization_sign: int = _setting(0, lambda value: _is_whole(value) and value in (-1, 0, 1), "-1, 0 or 1")
+    """s, the sign of the second term of L_reg."""
+    ramp_up_fraction: float = _setting(1 / 3, lambda value: _is_finite(value) and 0 <= value <= 1, "from 0 to 1")
+    """T_r over the number of all training iterations."""
+    num_epochs: int = _positive_whole(1000)
+    num_iterations_per_epoch: int = _positive_whole(250)
+    num_val_iterations_per_epoch: int = _positive_whole(50)
+    seed: int = _setting(0, lambda value: _is_whole(value) and value >= 0, "a whole number from 0")
+    """Fixes the initial weights, the order of the dropped codes and the noise on the codes."""
+
+    @classmethod
+    def from_plans(cls, configuration: dict, forced: dict | None = None) -> "Settings":
+        """Read the settings of one configuration of the plans.
+
+        Args:
+            configuration: a resolved configuration (nnU-Net's `ConfigurationManager.configuration`).
+            forced: settings that a trainer fixes; they win over the plans, so that one plans file serves all trainers.
+
+        Raises:
+            SettingsError: an unknown key or a value out of range; the message lists what is allowed.
+        """
+        given = configuration.get(PLANS_KEY, {})
+        if not isinstance(given, dict):
+            raise SettingsError(f"'{PLANS_KEY}' in the plans is {given!r}; it must be an object of settings.")
+        ranges = {setting.name: setting.metadata["range"] for setting in fields(cls)}
+        for name, value in given.items():
+            if name not in ranges:
+                raise SettingsError(
+                    f"Unknown setting {name!r} under '{PLANS_KEY}' in the plans. Allowed are {', '.join(ranges)}."
+                )
+            if not ranges[name].accepts(value):
+                raise SettingsError(
+                    f"Setting {name!r} under '{PLANS_KEY}' in the plans is {value!r}; allowed is "
+                    f"{ranges[name].description}. Correct the plans file."
+                )
+        merged = {**given, **(forced or {})}
+        if "placement" in merged:
+            merged["placement"] = tuple(merged["placement"])
+        return cls(**merged)

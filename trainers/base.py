@@ -1,0 +1,244 @@
+"""What all trainers of this package share: two views of each batch, differentiated one after the other.
+
+L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper, eqs. 4 to 7). The teacher (full view)
+is detached, so its graph is freed before the dropped view is computed: peak memory is that of one nnU-Net step.
+"""
+
+import random
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.codes import all_codes, available_modalities, channel_names, code_text, draw_subsets, drop_modalities
+from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
+from nnunet_moe.prediction import unwrapped
+from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+from nnunet_moe.settings import Settings
+
+Logits = Tensor | list[Tensor]
+
+
+class nnUNetTrainerMissingModality(nnUNetTrainer):
+    """The common base; not meant to be named on the command line.
+
+    A subclass is a sentence: it sets `forced_settings`, which win over the settings in the plans.
+    """
+
+    forced_settings: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        # first of all, so that a mistake in the plans leaves no folder behind
+        settings = self.settings_of(PlansManager(plans).get_configuration(configuration))
+        codes = all_codes(len(channel_names(dataset_json)))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = settings
+        self.validation_codes = codes
+        self.num_epochs = settings.num_epochs
+        self.num_iterations_per_epoch = settings.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
+        self.self_distillation = None  # -> initialize
+        self._step_in_epoch = 0
+
+    @classmethod
+    def settings_of(cls, configuration_manager: ConfigurationManager) -> Settings:
+        """The settings of a configuration, with this trainer's own on top."""
+        return Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The planned network, made to read modality codes.
+
+        nnU-Net calls this at inference with the configuration manager that its preprocessing workers will get: the
+        one place where files that are missing can be taught to the stock command.
+        """
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        use_missing_modality_preprocessor(configuration_manager)
+        return ModalityNetwork(
+            network,
+            num_modalities=len(configuration_manager.normalization_schemes),
+            settings=cls.settings_of(configuration_manager),
+        )
+
+    def initialize(self) -> None:
+        self._seed_generators()
+        super().initialize()
+        loss = partial(
+            self_distillation_loss,
+            temperature=self.settings.temperature,
+            regions=self.label_manager.has_regions,
+            batch_dice=self.configuration_manager.batch_dice,
+        )
+        deep = isinstance(self.loss, DeepSupervisionWrapper)
+        self.self_distillation = DeepSupervisionWrapper(loss, self.loss.weight_factors) if deep else loss
+
+    def on_train_start(self) -> None:
+        self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
+        super().on_train_start()
+        self.print_to_log_file(f"{type(self).__name__}: {self.settings}")
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._step_in_epoch = 0
+        self._seed_generators()
+
+    def train_step(self, batch: dict) -> dict:
+        """One optimiser step on both views; nnU-Net's step with two backward passes in it."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = self._to_device(batch["target"])
+        iteration = self.current_epoch * self.num_iterations_per_epoch + self._step_in_epoch
+        self._step_in_epoch += 1
+
+        self.optimizer.zero_grad(set_to_none=True)
+        teacher, full_view_parts = self.backward_full_view(data, target)
+        dropped = drop_modalities(data, self.draw_codes(data, iteration))
+        dropped_view_parts = self.backward_dropped_view(dropped, target, teacher, iteration)
+        self._clip_and_step()
+
+        parts = {name: value.detach().cpu().numpy() for name, value in (full_view_parts | dropped_view_parts).items()}
+        return {"loss": sum(parts.values()), **parts}
+
+    def backward_full_view(self, data: Tensor, target: Logits) -> tuple[Logits, dict[str, Tensor]]:
+        """Differentiate L_seg(full view) + alpha L_reg.
+
+        Returns:
+            The teacher's logits, detached, and the weighted parts of the loss.
+        """
+        with self._autocast():
+            logits = self.network(data)
+            parts = {"L_seg full": self.loss(logits, target)}
+            if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
+                sign = self.settings.specialization_sign
+                parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
+        self._backward(sum(parts.values()))
+        return _detached(logits), parts
+
+    def backward_dropped_view(
+        self, data: Tensor, target: Logits, teacher: Logits, iteration: int
+    ) -> dict[str, Tensor]:
+        """Differentiate L_seg(dropped view) + w(t) beta L_sd.
+
+        Returns:
+            The weighted parts of the loss.
+        """
+        with self._autocast():
+            logits = self.network(data)
+            parts = {"L_seg dropped": self.loss(logits, target)}
+            if self.settings.beta:
+                total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
+                weight = self.settings.beta * ramp_up(iteration, total)
+                parts["w beta L_sd"] = weight * self.self_distillation(logits, teacher, self._valid_voxels(target))
+        self._backward(sum(parts.values()))
+        return parts
+
+    def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
+        """The codes `(B, K)` of the dropped view; they depend on seed, fold, process and iteration alone."""
+        generator = torch.Generator().manual_seed(self._seed(iteration))
+        return draw_subsets(available_modalities(data[:, : self._num_modalities()]), generator)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
+        self.print_to_log_file(", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        # goes on where the epoch before stopped, so that all codes have their turn however few the iterations
+        self._validation_step = self.current_epoch * self.num_val_iterations_per_epoch
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's validation step on a batch reduced to the code whose turn it is."""
+        number = self._validation_step % len(self.validation_codes)
+        self._validation_step += 1
+        code = torch.tensor(self.validation_codes[number]).expand(len(batch["data"]), -1)
+        return {**super().validation_step({**batch, "data": drop_modalities(batch["data"], code)}), "code": number}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """nnU-Net's pseudo Dice is over all codes, and so is 'best'; the log shows each code's own."""
+        super().on_validation_epoch_end(val_outputs)
+        names = channel_names(self.dataset_json)
+        for number, code in enumerate(self.validation_codes):
+            outputs = [output for output in val_outputs if output["code"] == number]
+            if outputs:
+                tp, fp, fn = (sum(output[key] for output in outputs) for key in ("tp_hard", "fp_hard", "fn_hard"))
+                with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
+                    dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
+                self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
+
+    def _num_modalities(self) -> int:
+        return len(self.validation_codes[0])
+
+    def _modality_network(self) -> ModalityNetwork:
+        network = unwrapped(self.network)
+        assert isinstance(network, ModalityNetwork)
+        return network
+
+    def _to_device(self, target: Logits) -> Logits:
+        if isinstance(target, list):
+            return [level.to(self.device, non_blocking=True) for level in target]
+        return target.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> Any:  # noqa: ANN401
+        return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else dummy_context()
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+
+    def _clip_and_step(self) -> None:
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if self.grad_scaler is None:
+            self.optimizer.step()
+        else:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+
+    def _valid_voxels(self, target: Logits) -> Tensor | None | list[Tensor | None]:
+        """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
+        if isinstance(target, list):
+            return [self._valid_voxels(level) for level in target]  # type: ignore[misc]
+        if not self.label_manager.has_ignore_label:
+            return None
+        if self.label_manager.has_regions:
+            return target[:, -1:] == 0
+        return target != self.label_manager.ignore_label
+
+    def _seed(self, *position: int) -> int:
+        fold = 0 if self.fold == "all" else int(self.fold) + 1
+        sequence = np.random.SeedSequence([self.settings.seed, fold, self.local_rank, *position])
+        return int(sequence.generate_state(1)[0])
+
+    def _seed_generators(self) -> None:
+        """Make what follows a function of seed, fold, process and epoch, so that a resumed training goes on exactly."""
+        seed = self._seed(0, self.current_epoch)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+def _detached(logits: Logits) -> Logits:
+    return [level.detach() for level in logits] if isinstance(logits, list) else logits.detach()

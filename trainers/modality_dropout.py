@@ -1,0 +1,9 @@
+"""Modality dropout: the baseline of the paper, L_seg on both views alone."""
+
+from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+
+
+class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
+    """Both views supervised; no experts, no self-distillation."""
+
+    forced_settings = {"placement": (), "alpha": 0.0, "beta": 0.0}
