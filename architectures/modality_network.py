@@ -27,6 +27,11 @@ class ModalityNetwork(nn.Module):
         ModalityError: K is out of range.
     """
 
+    codes: Tensor
+    """`(2^K - 1, K)` bool, every non-empty code."""
+    mixtures: tuple[MoEConv, ...]
+    """The layers that are mixtures of experts; a tuple, so that they are not registered a second time."""
+
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__()
         if not (isinstance(getattr(network, "encoder", None), nn.Module) and hasattr(network, "decoder")):
@@ -37,17 +42,13 @@ class ModalityNetwork(nn.Module):
         self.num_modalities = num_modalities
         self.code_noise_sd = settings.code_noise_sd
         self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
-        self.mixtures = tuple(  # a tuple, so that the layers are not registered a second time
+        self.mixtures = tuple(
             place_experts(
                 network, settings.placement, num_experts=settings.num_experts, num_modalities=num_modalities
             )
         )
         self.encoder = network.encoder
         self.decoder = network.decoder
-
-    codes: Tensor
-    """`(2^K - 1, K)` bool, every non-empty code."""
-    mixtures: tuple[MoEConv, ...]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of a batch whose absent channels are NaN.

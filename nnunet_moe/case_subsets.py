@@ -3,11 +3,15 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_moe.codes import Code, all_codes, code_digits, code_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"truth": "#00a050", "prediction": "#e04040"}
 
@@ -81,7 +85,7 @@ class CaseSubsets:
             backdrop = images[int(np.flatnonzero(code)[-1])]
             prediction = self.prediction(case, code)
             for axis, image, available in zip(row, images, code, strict=False):
-                _show(axis, image if available else None)
+                _show(axis, image, is_absent=not available)
             _show(row[-2], backdrop, prediction[index], COLOURS["prediction"])
             _show(row[-1], backdrop, truth[index], COLOURS["truth"])
             row[0].set_ylabel(code_text(code, self.modalities).replace("+", "\n+ "), fontsize=8)
@@ -113,14 +117,13 @@ def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     return 1.0 if size == 0 else float(2 * (prediction & truth).sum() / size)
 
 
-def _show(axis, image: np.ndarray | None, outline: np.ndarray | None = None, colour: str = "") -> None:  # noqa: ANN001
+def _show(
+    axis: "Axes", image: np.ndarray, outline: np.ndarray | None = None, colour: str = "", *, is_absent: bool = False
+) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-    if image is None:
+    axis.imshow(np.ones_like(image) if is_absent else image, cmap="gray", vmin=0, vmax=1 if is_absent else None)
+    if is_absent:
         axis.text(0.5, 0.5, "absent", ha="center", va="center", transform=axis.transAxes, color="0.5", fontsize=8)
-        return
-    axis.imshow(image, cmap="gray")
     if outline is not None and outline.any():
         axis.contour(outline, levels=[0.5], colors=colour, linewidths=1)
-
-

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import nibabel
+import nibabel.spatialimages
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -138,16 +140,27 @@ def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> 
             first, properties = file, file_properties
             image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
         _require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
-        if not np.isfinite(data).all():
+        if num_bad := _count_not_finite(file, data):
             raise ModalityError(
-                f"{file} has {np.count_nonzero(~np.isfinite(data))} voxels that are NaN or infinite. Repair the "
-                "image, or remove the file: a modality may be missing."
+                f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file: a "
+                "modality may be missing."
             )
         if _is_available(data[0], file):
             image[channel] = data[0]
     if np.isnan(image).all():
         raise ModalityError(f"No usable image: {', '.join(files.values())} are zero everywhere.")
     return image, properties
+
+
+def _count_not_finite(file: str, data: np.ndarray) -> int:
+    """The number of voxels that are NaN or infinite in a file, of which `data` was read."""
+    if file.endswith((".nii", ".nii.gz")):  # ITK's reader silently makes zeros of them
+        stored = nibabel.load(file)
+        assert isinstance(stored, nibabel.spatialimages.SpatialImage)
+        if stored.get_data_dtype().kind != "f":
+            return 0
+        data = np.asanyarray(stored.dataobj)
+    return int(data.size - np.isfinite(data).sum())
 
 
 def _is_available(channel: np.ndarray, name: str) -> bool:

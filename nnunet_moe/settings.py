@@ -39,7 +39,9 @@ def _not_negative(default: float) -> Any:  # noqa: ANN401
 
 
 def _is_placement(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= set(PLACEMENTS)
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(place in PLACEMENTS and value.count(place) == 1 for place in value)
 
 
 @dataclass(frozen=True)

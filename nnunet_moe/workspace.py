@@ -53,6 +53,8 @@ class Workspace:
                 "nnUNet_raw": str(self.raw),
                 "nnUNet_preprocessed": str(self.preprocessed),
                 "nnUNet_results": str(self.results),
+                # nnU-Net's own numbers are for workstations with a GPU; each of its processes imports torch
+                "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1))),
                 "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", "1"),
                 "PYTHONUNBUFFERED": "1",
             }

@@ -1,0 +1,105 @@
+"""A tiny phantom dataset, planned, preprocessed and trained once a session with nnU-Net's own commands."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunet_moe.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
+from nnunet_moe.workspace import Workspace, add_small_configuration
+
+DATASET_ID, DATASET, CONFIGURATION = 901, "Dataset901_Tiny", "3d_tiny"
+TRAINER = "nnUNetTrainerMoESD"
+LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 7}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_processes() -> Iterator[None]:
+    """nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        yield
+
+
+@dataclass(frozen=True)
+class Dataset:
+    workspace: Workspace
+
+    @property
+    def raw(self) -> Path:
+        return self.workspace.raw / DATASET
+
+    @property
+    def plans_file(self) -> Path:
+        return self.workspace.preprocessed / DATASET / "nnUNetPlans.json"
+
+    @property
+    def dataset_json_file(self) -> Path:
+        return self.raw / "dataset.json"
+
+    def add_configuration(self, name: str, **settings: object) -> None:
+        add_small_configuration(
+            self.plans_file, name, patch_size=[32] * 3, features_per_stage=[4, 6, 8], settings={**LENGTH, **settings}
+        )
+
+    def train(self, trainer: str = TRAINER, *, configuration: str = CONFIGURATION, fold: int = 0, more: tuple = ()):
+        arguments = (str(DATASET_ID), configuration, str(fold), "-tr", trainer, "-device", "cpu", *more)
+        self.workspace.run("nnUNetv2_train", *arguments)
+
+    def model_folder(self, trainer: str = TRAINER, configuration: str = CONFIGURATION) -> Path:
+        return self.workspace.results / DATASET / f"{trainer}__nnUNetPlans__{configuration}"
+
+    def last_log(self) -> str:
+        newest = max(self.workspace.logs.iterdir(), key=lambda path: int(path.name.split("_")[0]))
+        return newest.read_text()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory, few_processes) -> Iterator[Dataset]:
+    """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
+    workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
+    dataset = Dataset(workspace)
+    write_phantom_cohort(dataset.raw, num_training=5, num_test=2, shape=(32, 36, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner takes it for a number of threads
+        planning = ("-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "1", "-npfp", "1")
+        workspace.run("nnUNetv2_plan_and_preprocess", *planning)
+    dataset.add_configuration(CONFIGURATION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(workspace.raw))
+        patch.setenv("nnUNet_preprocessed", str(workspace.preprocessed))
+        patch.setenv("nnUNet_results", str(workspace.results))
+        yield dataset
+
+
+@pytest.fixture(scope="session")
+def trained(dataset) -> Dataset:
+    """The dataset with two folds of MoE-SD trained on it."""
+    for fold in (0, 1):
+        dataset.train(fold=fold)
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def subsets(dataset, tmp_path_factory) -> CaseSubsets:
+    """One test case under all codes; `incoming` beside the predictions' folder holds the files."""
+    folder = tmp_path_factory.mktemp("subsets")
+    labels = dataset.raw / "labelsTs"
+    subsets = CaseSubsets(dataset.raw / "imagesTs", labels, folder / "predictions", cases_of(labels)[:1], tuple(SIGNAL))
+    subsets.write_inputs(folder / "incoming")
+    return subsets
+
+
+@pytest.fixture
+def copied_case(dataset, tmp_path) -> list[Path]:
+    """The three files of a test case, to be spoilt."""
+    folder = tmp_path / "case"
+    folder.mkdir()
+    files = sorted((dataset.raw / "imagesTs").glob("phantomTs000_*"))
+    return [Path(shutil.copy(file, folder)) for file in files]
+
+

@@ -1,0 +1,195 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.preprocessing import (
+    MissingModalityConfigurationManager,
+    MissingModalityPreprocessor,
+    use_missing_modality_preprocessor,
+)
+
+
+class Setup:
+    """The plans of the tiny dataset, as nnU-Net's preprocessors want them."""
+
+    def __init__(self, dataset):
+        self.plans = PlansManager(str(dataset.plans_file))
+        self.configuration = self.plans.get_configuration("3d_fullres")
+        self.dataset_json = json.loads(dataset.dataset_json_file.read_text())
+
+    def run(self, files, preprocessor=MissingModalityPreprocessor, seg=None):
+        files = [str(file) for file in files]
+        return preprocessor(verbose=False).run_case(files, seg, self.plans, self.configuration, self.dataset_json)
+
+    def run_npy(self, image, preprocessor=MissingModalityPreprocessor):
+        properties = {"spacing": [1.0, 1.0, 1.0]}
+        arguments = (image, None, properties, self.plans, self.configuration, self.dataset_json)
+        return preprocessor(verbose=False).run_case_npy(*arguments)
+
+
+@pytest.fixture
+def setup(dataset):
+    return Setup(dataset)
+
+
+def rewrite(file: Path, change) -> None:
+    image = sitk.ReadImage(str(file))
+    changed = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(file))
+
+
+def test_a_complete_case_comes_out_as_from_nnunets_own_preprocessor(setup, dataset, copied_case):
+    seg = str(dataset.raw / "labelsTs" / "phantomTs000.nii.gz")
+    ours, theirs = (setup.run(copied_case, kind, seg) for kind in (MissingModalityPreprocessor, DefaultPreprocessor))
+    assert np.array_equal(ours[0], theirs[0]) and np.array_equal(ours[1], theirs[1])
+    assert ours[0].dtype == theirs[0].dtype and ours[2].keys() == theirs[2].keys()
+
+
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_each_file_goes_into_the_channel_of_its_name_and_the_rest_is_nan(setup, copied_case, kept):
+    complete = setup.run(copied_case)[0]
+    data = setup.run([copied_case[channel] for channel in reversed(kept)])[0]
+    assert data.shape == complete.shape
+    for channel in range(3):
+        if channel in kept:
+            assert np.array_equal(data[channel], complete[channel])
+        else:
+            assert np.isnan(data[channel]).all()
+
+
+def test_nan_channels_of_an_array_stand_for_absent_files(setup, copied_case):
+    image = np.concatenate([sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[None] for file in copied_case])
+    image[1] = np.nan
+    before = image.copy()
+    from_array, from_files = setup.run_npy(image), setup.run([copied_case[0], copied_case[2]])
+    assert np.array_equal(from_array[0], from_files[0], equal_nan=True)
+    assert np.array_equal(image, before, equal_nan=True)
+
+
+def test_a_file_that_is_zero_everywhere_counts_as_absent_with_a_line_in_the_log(setup, copied_case, capsys):
+    rewrite(copied_case[1], np.zeros_like)
+    data = setup.run(copied_case)[0]
+    assert np.isnan(data[1]).all() and np.isfinite(data[[0, 2]]).all()
+    assert f"{copied_case[1]} is zero everywhere: treated as absent" in capsys.readouterr().out
+
+
+def test_ct_normalisation_of_the_zeros_does_not_show_in_an_absent_channel(setup, copied_case):
+    setup.configuration.configuration["normalization_schemes"] = ["CTNormalization"] * 3
+    assert np.isnan(setup.run(copied_case[:1])[0][1:]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_present_channel_that_is_not_finite_is_an_error_that_names_the_file(setup, copied_case, bad):
+    def spoil(array):
+        array[3, 4, 5] = bad
+        return array
+
+    rewrite(copied_case[2], spoil)
+    with pytest.raises(ModalityError, match=f"{copied_case[2]} has 1 voxels that are NaN or infinite"):
+        setup.run(copied_case)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_array_channel_that_is_not_finite_in_places_is_an_error_that_names_the_modality(setup, bad):
+    image = np.ones((3, 8, 8, 8), dtype=np.float32)
+    image[1, 2, 3, 4] = bad
+    with pytest.raises(ModalityError, match="T2w is NaN or infinite in some voxels"):
+        setup.run_npy(image)
+
+
+def test_an_array_with_another_number_of_channels_is_refused(setup):
+    with pytest.raises(ModalityError, match=r"2 channels, the dataset 3 \(T1w, T2w, FLAIR\)"):
+        setup.run_npy(np.ones((2, 8, 8, 8), dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["case_0003.nii.gz", "case_9999.nii.gz", "case.nii.gz", "case_000.nii.gz", "case_0000.mha"])
+def test_a_name_without_a_channel_of_the_dataset_is_an_error_that_lists_the_channels(setup, copied_case, name):
+    stranger = copied_case[0].rename(copied_case[0].with_name(name))
+    with pytest.raises(ModalityError, match=rf"{stranger} names no channel.*_0000 \(T1w\), _0001 \(T2w\), _0002 \(FLAIR\)"):
+        setup.run([stranger, *copied_case[1:]])
+
+
+def test_the_same_channel_twice_is_an_error_that_names_both_files(setup, copied_case, tmp_path):
+    twin = tmp_path / "other_0001.nii.gz"
+    twin.write_bytes(copied_case[1].read_bytes())
+    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {twin} are both channel 1"):
+        setup.run([*copied_case, twin])
+
+
+def smaller(image):
+    return image[:-1]
+
+
+def other_spacing(image):
+    image.SetSpacing((1, 1, 1.1))
+    return image
+
+
+def other_origin(image):
+    image.SetOrigin((0, 5, 0))
+    return image
+
+
+def other_direction(image):
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("change", "property_name"),
+    [(smaller, "shape"), (other_spacing, "spacing"), (other_origin, "origin"), (other_direction, "direction")],
+)
+def test_files_of_different_geometry_are_an_error_that_names_both_and_the_difference(
+    setup, copied_case, change, property_name
+):
+    sitk.WriteImage(change(sitk.ReadImage(str(copied_case[2]))), str(copied_case[2]))
+    with pytest.raises(ModalityError, match=rf"{copied_case[2]} and {copied_case[0]} differ in .*{property_name}"):
+        setup.run(copied_case)
+
+
+def test_rounding_in_a_header_is_no_difference(setup, copied_case):
+    image = sitk.ReadImage(str(copied_case[2]))
+    image.SetOrigin((0, 1e-3, 0))
+    sitk.WriteImage(image, str(copied_case[2]))
+    assert np.isfinite(setup.run(copied_case)[0]).all()
+
+
+def test_a_file_of_several_channels_is_refused(setup, copied_case):
+    images = [sitk.ReadImage(str(file)) for file in copied_case[:2]]
+    sitk.WriteImage(sitk.JoinSeries(images), str(copied_case[0]))
+    with pytest.raises(ModalityError, match=f"{copied_case[0]} holds 2 channels"):
+        setup.run(copied_case[:1])
+
+
+def test_no_usable_channel_is_an_error(setup, copied_case):
+    for file in copied_case[:2]:
+        rewrite(file, np.zeros_like)
+    with pytest.raises(ModalityError, match=f"No usable image: {copied_case[0]}, {copied_case[1]} are zero"):
+        setup.run(copied_case[:2])
+    with pytest.raises(ModalityError, match="At least one of _0000"):
+        setup.run([])
+    with pytest.raises(ModalityError, match="at least one of T1w, T2w, FLAIR"):
+        setup.run_npy(np.full((3, 8, 8, 8), np.nan, dtype=np.float32))
+
+
+def test_only_the_one_configuration_manager_changes_and_it_survives_pickling(setup):
+    other = setup.plans.get_configuration("3d_tiny")
+    use_missing_modality_preprocessor(setup.configuration)
+    twin = pickle.loads(pickle.dumps(setup.configuration))
+    assert type(twin) is MissingModalityConfigurationManager
+    assert twin.preprocessor_class is setup.configuration.preprocessor_class is MissingModalityPreprocessor
+    assert other.preprocessor_class is DefaultPreprocessor
+
+
+def test_plans_that_ask_for_another_preprocessor_are_refused(setup):
+    setup.configuration.configuration["preprocessor_name"] = "MyPreprocessor"
+    with pytest.raises(ModelError, match="'MyPreprocessor'"):
+        use_missing_modality_preprocessor(setup.configuration)

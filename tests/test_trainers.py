@@ -1,0 +1,240 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_moe.codes import available_modalities, code_text, drop_modalities
+from nnunet_moe.environment import trainers_known
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.losses import gate_regularisation, ramp_up
+from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+
+LABELS = {
+    "labels": {"labels": {"background": 0, "lesion": 1, "other": 2}},
+    "regions": {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]},
+}
+
+
+@pytest.fixture
+def make_trainer(dataset, tmp_path, monkeypatch):
+    """Trainers of any class, dataset and settings on the tiny plans, initialised, results in a folder of their own."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+    def make(trainer=nnUNetTrainerMoESD, *, num_modalities=3, labels=LABELS["labels"], ignore=False, **settings):
+        plans = json.loads(dataset.plans_file.read_text())
+        plans["continue_training"] = False
+        configuration = plans["configurations"]["3d_tiny"]
+        configuration["nnunet_moe"].update(settings)
+        full = plans["configurations"]["3d_fullres"]
+        full["normalization_schemes"] = full["normalization_schemes"][:1] * num_modalities
+        full["use_mask_for_norm"] = full["use_mask_for_norm"][:1] * num_modalities
+        names = {str(channel): f"m{channel}" for channel in range(num_modalities)}
+        labels = json.loads(json.dumps(labels))
+        if ignore:
+            labels["labels"]["ignore"] = 3
+        dataset_json = {"channel_names": names, "file_ending": ".nii.gz", **labels}
+        made = trainer(plans, "3d_tiny", 0, dataset_json, torch.device("cpu"))
+        made.initialize()
+        return made
+
+    return make
+
+
+def batch_for(trainer, *, num_modalities=3, dtype=torch.float64, seed=0):
+    """A batch as nnU-Net's loader gives it, one item without its first channel, with a target per resolution."""
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randn(2, num_modalities, 16, 16, 16, generator=generator, dtype=dtype)
+    if num_modalities > 1:
+        data[1, 0] = torch.nan
+    highest = 3 if trainer.label_manager.has_ignore_label else 2
+    target = torch.randint(0, highest + 1, (2, 1, 16, 16, 16), generator=generator).to(torch.int16)
+    if trainer.label_manager.has_regions:
+        regions = [(target >= 1) & (target <= 2), target == 2]
+        target = torch.cat([*regions, target == 3] if trainer.label_manager.has_ignore_label else regions, dim=1)
+    scales = trainer._get_deep_supervision_scales()
+    return {"data": data, "target": [target[:, :, :: round(1 / s[0]), :: round(1 / s[1]), :: round(1 / s[2])] for s in scales]}
+
+
+def gradients(trainer):
+    return {name: p.grad.clone() for name, p in trainer.network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("sign", [-1, 0, 1])
+def test_the_two_backward_passes_give_the_gradient_of_the_single_loss(make_trainer, kind, ignore, sign):
+    trainer = make_trainer(labels=LABELS[kind], ignore=ignore, specialization_sign=sign)
+    trainer.network.double()
+    batch, iteration = batch_for(trainer), 1
+    data, target = batch["data"], batch["target"]
+    code = trainer.draw_codes(data, iteration)
+    settings = trainer.settings
+
+    torch.manual_seed(0)  # the noise on the codes
+    teacher, full_parts = trainer.backward_full_view(data, target)
+    dropped_parts = trainer.backward_dropped_view(drop_modalities(data, code), target, teacher, iteration)
+    of_two_steps = gradients(trainer)
+
+    trainer.network.zero_grad()
+    torch.manual_seed(0)
+    full, dropped = trainer.network(data), trainer.network(drop_modalities(data, code))
+    valid = [None] * len(target)
+    if ignore:
+        valid = [t[:, -1:] == 0 if kind == "regions" else t != 3 for t in target]
+    weight = ramp_up(iteration, settings.ramp_up_fraction * 2 * 3)
+    l_reg = sum(gate_regularisation(gates, sign) for gates in trainer.network.gates_of_codes())
+    l_sd = trainer.self_distillation(dropped, [level.detach() for level in full], valid)
+    loss = trainer.loss(full, target) + trainer.loss(dropped, target) + settings.alpha * l_reg + weight * settings.beta * l_sd
+    loss.backward()
+
+    assert sum((full_parts | dropped_parts).values()).item() == pytest.approx(loss.item(), rel=1e-6)
+    expected = gradients(trainer)
+    assert of_two_steps.keys() == expected.keys() and len(expected) > 20
+    for name, gradient in expected.items():
+        torch.testing.assert_close(of_two_steps[name], gradient, rtol=0, atol=1e-6, msg=name)
+
+
+def test_without_l_sd_the_teacher_gets_the_same_gradient_as_with_it(make_trainer):
+    found = []
+    for beta in (0.0, 5.0):
+        trainer = make_trainer(beta=beta)
+        torch.manual_seed(1)
+        trainer.backward_full_view(**dict(zip(("data", "target"), batch_for(trainer, dtype=torch.float32).values(), strict=True)))
+        found.append(gradients(trainer))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_l_sd_uses_nnunets_weights_of_deep_supervision(make_trainer):
+    trainer = make_trainer()
+    assert trainer.self_distillation.weight_factors == trainer.loss.weight_factors
+
+
+def test_with_one_modality_the_baseline_is_nnunets_own_step_on_twice_its_loss(make_trainer):
+    """Fails when nnU-Net changes what a training step does: both views are the same then, so L = 2 L_seg."""
+    ours, theirs = (make_trainer(kind, num_modalities=1) for kind in (nnUNetTrainerModalityDropout, nnUNetTrainer))
+    theirs.network.load_state_dict(ours.network.state_dict())
+    loss = theirs.loss
+    theirs.loss = lambda output, target: 2 * loss(output, target)
+    for seed in range(3):
+        batch = batch_for(ours, num_modalities=1, dtype=torch.float32, seed=seed)
+        results = [trainer.train_step({"data": batch["data"].clone(), "target": [t.clone() for t in batch["target"]]}) for trainer in (ours, theirs)]
+        assert results[0]["loss"] == pytest.approx(float(results[1]["loss"]), rel=1e-4)
+    for mine, other in zip(ours.network.parameters(), theirs.network.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(autouse=True)
+def single_precision(monkeypatch):
+    monkeypatch.setenv("nnunet_moe_bf16", "0")
+
+
+def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_moesd(make_trainer):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, alpha=0.3, beta=2.0)
+    assert trainer.network.mixtures == () and trainer.settings.alpha == trainer.settings.beta == 0
+    parts = trainer.train_step(batch_for(trainer, dtype=torch.float32))
+    assert parts.keys() == {"loss", "L_seg full", "L_seg dropped"}
+    assert make_trainer().train_step(batch_for(trainer, dtype=torch.float32)).keys() == {
+        *("loss", "L_seg full", "alpha L_reg", "L_seg dropped", "w beta L_sd")
+    }
+
+
+def test_the_dropped_codes_follow_from_seed_fold_and_iteration_and_are_subsets_of_what_a_case_has(make_trainer):
+    first, again, other = make_trainer(seed=4), make_trainer(seed=4), make_trainer(seed=5)
+    data = batch_for(first)["data"]
+    codes = [[trainer.draw_codes(data, iteration).tolist() for iteration in range(30)] for trainer in (first, again, other)]
+    assert codes[0] == codes[1] != codes[2]
+    again.fold = 1
+    assert [again.draw_codes(data, iteration).tolist() for iteration in range(30)] != codes[0]
+    again.fold = "all"
+    assert again.draw_codes(data, 0).any(dim=1).all()
+    drawn = torch.tensor(codes[0])
+    assert not (drawn & ~available_modalities(data)).any() and drawn.any(dim=2).all()
+
+
+def test_the_seed_fixes_the_initial_weights(make_trainer):
+    weights = [next(make_trainer(seed=seed).network.parameters()) for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_validation_takes_the_codes_in_turn_and_goes_on_from_epoch_to_epoch(make_trainer, monkeypatch):
+    trainer = make_trainer(num_val_iterations_per_epoch=5)
+    seen, texts = [], []
+    monkeypatch.setattr(trainer.network, "register_forward_hook", None, raising=False)
+    forward = trainer.network.forward
+    trainer.network.forward = lambda x: (seen.append(tuple(available_modalities(x)[0].tolist())), forward(x))[1]
+    monkeypatch.setattr(trainer, "print_to_log_file", lambda *text, **_: texts.append(" ".join(map(str, text))))
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            batch = batch_for(trainer, dtype=torch.float32)
+            trainer.on_validation_epoch_end([trainer.validation_step(dict(batch)) for _ in range(5)])
+    codes = trainer.validation_codes
+    assert seen == [codes[number % 7] for number in range(15)]
+    logged = [re.search(r"Pseudo dice (\S+): \[", text)[1] for text in texts if "Pseudo dice " in text]
+    names = ("m0", "m1", "m2")
+    assert logged == [code_text(codes[n], names) for epoch in range(3) for n in sorted((5 * epoch + i) % 7 for i in range(5))]
+
+
+def test_the_dice_of_a_code_in_the_log_is_that_of_its_own_batches(make_trainer, monkeypatch):
+    trainer, texts = make_trainer(), []
+    monkeypatch.setattr(trainer, "print_to_log_file", lambda *text, **_: texts.append(" ".join(map(str, text))))
+    counts = [(3, 1, 0), (1, 1, 2), (5, 0, 0)]
+    outputs = [
+        {"loss": np.array(0.0), "code": code, **{key: np.array([float(n), 0.0]) for key, n in zip(("tp_hard", "fp_hard", "fn_hard"), count, strict=True)}}
+        for code, count in zip((0, 0, 4), counts, strict=True)
+    ]
+    trainer.on_validation_epoch_end(outputs)
+    assert texts == ["Pseudo dice m0: [0.6667, nan]", "Pseudo dice m0+m2: [1.0, nan]"]
+    assert trainer.logger.get_value("mean_fg_dice", -1) == pytest.approx(2 * 9 / (2 * 9 + 2 + 2))
+
+
+def test_building_the_network_gives_the_configuration_our_preprocessor(make_trainer):
+    """The seam to nnUNetv2_predict: it calls this with the manager that its workers get."""
+    trainer = make_trainer()
+    assert trainer.configuration_manager.preprocessor_class is MissingModalityPreprocessor
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_expert": 3}, "Unknown setting 'num_expert'"), ({"temperature": -1}, "'temperature'.*a number above 0")],
+)
+def test_a_mistake_in_the_plans_is_an_error_and_leaves_no_folder(make_trainer, tmp_path, settings, message):
+    with pytest.raises(SettingsError, match=message):
+        make_trainer(**settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_path):
+    """Weights and losses equal those of a training that ran through: ramp-up, rate, codes and noise all continue."""
+    dataset.add_configuration("3d_resumed", num_epochs=6, num_iterations_per_epoch=2)
+    final = {}
+    for name in ("through", "killed"):
+        with trainers_known():
+            environment = {**os.environ, "nnUNet_results": str(tmp_path / name), "PYTHONUNBUFFERED": "1"}
+        command = [str(Path(sys.executable).parent / "nnUNetv2_train"), "901", "3d_resumed", "0"]
+        command += ["-tr", "nnUNetTrainerMoESD", "-device", "cpu"]
+        folder = tmp_path / name / "Dataset901_Tiny" / "nnUNetTrainerMoESD__nnUNetPlans__3d_resumed" / "fold_0"
+        if name == "killed":
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            assert any("Epoch 3" in line for line in process.stdout)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert not (folder / "checkpoint_final.pth").exists() and (folder / "checkpoint_best.pth").exists()
+            command.append("--c")
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        final[name] = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):
+        assert final["killed"]["logging"][key] == final["through"]["logging"][key], key
+    for name, weights in final["through"]["network_weights"].items():
+        assert torch.equal(final["killed"]["network_weights"][name], weights), name
