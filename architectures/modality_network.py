@@ -43,12 +43,10 @@ class ModalityNetwork(nn.Module):
         self.code_noise_sd = settings.code_noise_sd
         self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
         self.mixtures = tuple(
-            place_experts(
-                network, settings.placement, num_experts=settings.num_experts, num_modalities=num_modalities
-            )
+            place_experts(network, settings.placement, num_experts=settings.num_experts, num_modalities=num_modalities)
         )
-        self.encoder = network.encoder
-        self.decoder = network.decoder
+        self.encoder = network.get_submodule("encoder")
+        self.decoder = network.get_submodule("decoder")
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of a batch whose absent channels are NaN.

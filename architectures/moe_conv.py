@@ -64,7 +64,7 @@ class MoEConv(nn.Module):
         return self.gate(code.to(self.gate.weight.dtype)).softmax(dim=1)
 
     def mixed(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The kernels `(B, C_out, C_in, *kernel)` and biases `(B, C_out)` of `(B, K)` codes, never in half precision."""
+        """Kernels `(B, C_out, C_in, *kernel)` and biases `(B, C_out)` of `(B, K)` codes, never in half precision."""
         with torch.autocast(self.weight.device.type, enabled=False):
             gates = self.gates(code)
             weight = torch.einsum("be,e...->b...", gates, self.weight)

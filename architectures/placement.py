@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
@@ -65,16 +67,17 @@ def _encoder_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
             yield second
 
 
-def _initialised_like(conv: nn.Module, network: nn.Module) -> nn.Module:
+def _initialised_like(conv: _ConvNd, network: nn.Module) -> _ConvNd:
     expert = copy.deepcopy(conv)
     expert.reset_parameters()
-    if hasattr(network, "initialize"):
-        expert.apply(network.initialize)
+    initialize: Any = getattr(network, "initialize", None)
+    if initialize is not None:
+        expert.apply(initialize)
     return expert
 
 
 def _replace_convolution(block: ConvDropoutNormReLU, mixture: MoEConv) -> None:
     """nnU-Net holds a block's convolution under two names; both must go on meaning the same module."""
     position = [module is block.conv for module in block.all_modules].index(True)
-    block.conv = mixture
+    block.add_module("conv", mixture)
     block.all_modules[position] = mixture

@@ -47,7 +47,9 @@ def main() -> None:
     start = time.monotonic()
     model = ("-tr", options.trainer, "-device", options.device)
     workspace.run("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, "0", *model, progress=epoch_line)
-    print(f"\n{options.trainer}, {50 * options.epochs} iterations: {(time.monotonic() - start) / 60:.0f} min of training")
+    print(
+        f"\n{options.trainer}, {50 * options.epochs} iterations: {(time.monotonic() - start) / 60:.0f} min of training"
+    )
     print(f"{platform.platform()}, {_processor()}\n")
     for name, images, labels in (
         ("simulated test cases", raw / "imagesTs", raw / "labelsTs"),
@@ -77,7 +79,7 @@ def _processor() -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
     parser.add_argument("--out", type=Path, default=Path("simulated_ms"), help="an empty folder")
     parser.add_argument("--trainer", default="nnUNetTrainerMoESD")

@@ -41,9 +41,7 @@ class CaseSubsets:
             for code in self.codes:
                 for channel in np.flatnonzero(code):
                     ending = f"_{channel:04d}{self.file_ending}"
-                    shutil.copyfile(
-                        self.images / f"{case}{ending}", folder / f"{case}_{code_digits(code)}{ending}"
-                    )
+                    shutil.copyfile(self.images / f"{case}{ending}", folder / f"{case}_{code_digits(code)}{ending}")
 
     def image(self, case: str, channel: int) -> np.ndarray:
         return _read(self.images / f"{case}_{channel:04d}{self.file_ending}")
@@ -67,12 +65,17 @@ class CaseSubsets:
     def table(self) -> str:
         """Mean Dice by code over the cases, in Markdown, and the mean over codes."""
         dice = self.dice().mean(axis=1)
-        rows = [f"| {code_text(code, self.modalities)} | {value:.3f} |" for code, value in zip(self.codes, dice, strict=True)]
-        return "\n".join(["| modalities | Dice |", "|---|---|", *rows, f"| **mean over codes** | **{dice.mean():.3f}** |"])
+        rows = [
+            f"| {code_text(code, self.modalities)} | {value:.3f} |"
+            for code, value in zip(self.codes, dice, strict=True)
+        ]
+        return "\n".join(
+            ["| modalities | Dice |", "|---|---|", *rows, f"| **mean over codes** | **{dice.mean():.3f}** |"]
+        )
 
     def plot(self, case: str, file: Path) -> None:
         """One row a code: the images present, the prediction, the truth; the slice with most lesion."""
-        import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import, and needed here alone
+        import matplotlib.pyplot as plt
 
         truth = self.truth(case)
         index = int(truth.sum(axis=(1, 2)).argmax())

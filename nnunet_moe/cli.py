@@ -43,8 +43,8 @@ def _env(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    import torch  # noqa: PLC0415 - takes seconds, which `env` need not
+    import torch
 
-    from nnunet_moe.demo import run_demo  # noqa: PLC0415
+    from nnunet_moe.demo import run_demo
 
     run_demo(options.o, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -135,7 +135,7 @@ def channel_names(dataset_json: dict) -> tuple[str, ...]:
     """The K modality names in channel order, from an nnU-Net dataset.json (`modality` is its old key)."""
     by_channel = dataset_json.get("channel_names", dataset_json.get("modality"))
     if by_channel is None:
-        raise ModalityError("dataset.json has no 'channel_names'. List the modalities: {\"0\": \"T1w\", ...}.")
+        raise ModalityError('dataset.json has no \'channel_names\'. List the modalities: {"0": "T1w", ...}.')
     return tuple(by_channel[channel] for channel in sorted(by_channel, key=int))
 
 

@@ -72,7 +72,9 @@ def write_phantom_cohort(
             phantom = draw_phantom(np.random.default_rng([seed, part, number]), shape)
             case = f"phantom{suffix}{number:03d}"
             for channel, image in enumerate(phantom.images):
-                sitk.WriteImage(sitk.GetImageFromArray(image), str(images_folder / f"{case}_{channel:04d}{FILE_ENDING}"))
+                sitk.WriteImage(
+                    sitk.GetImageFromArray(image), str(images_folder / f"{case}_{channel:04d}{FILE_ENDING}")
+                )
             sitk.WriteImage(sitk.GetImageFromArray(phantom.lesions), str(labels_folder / f"{case}{FILE_ENDING}"))
     dataset = {
         "channel_names": {str(channel): name for channel, name in enumerate(SIGNAL)},

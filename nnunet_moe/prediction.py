@@ -1,5 +1,7 @@
 """Prediction from Python with modalities missing."""
 
+from typing import Any
+
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -22,10 +24,10 @@ class MissingModalityPredictor(nnUNetPredictor):
     def initialize_from_trained_model_folder(
         self,
         model_training_output_dir: str,
-        use_folds: tuple[int | str, ...] | None,
+        use_folds: Any,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """As nnU-Net's.
+        """As nnU-Net's; `use_folds` is a tuple of ints or `all`, or None for all folds that there are.
 
         Raises:
             ModelError: the model cannot take missing modalities; it was trained by another trainer.
@@ -62,6 +64,7 @@ class MissingModalityPredictor(nnUNetPredictor):
         use_missing_modality_preprocessor(configuration_manager)
 
     def _require_modality_network(self) -> None:
+        assert isinstance(self.network, nn.Module)
         network = unwrapped(self.network)
         if not isinstance(network, ModalityNetwork):
             raise ModelError(
@@ -70,13 +73,8 @@ class MissingModalityPredictor(nnUNetPredictor):
             )
 
 
-def unwrapped(network: nn.Module | None) -> nn.Module | None:
+def unwrapped(network: nn.Module) -> nn.Module:
     """The network itself, out of DistributedDataParallel and torch.compile."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
-    if isinstance(network, OptimizedModule):
-        network = network._orig_mod
-    assert network is None or isinstance(network, nn.Module)
-    return network
-
-
+    return network._orig_mod if isinstance(network, OptimizedModule) else network

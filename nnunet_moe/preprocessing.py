@@ -4,9 +4,11 @@ Each file goes into the channel that its name says; nnU-Net preprocesses with ze
 is written into them.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -30,7 +32,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         seg_file: str | None,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: dict,
+        dataset_json: dict | str,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
         """Preprocess one case from its files.
 
@@ -45,6 +47,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             ModalityError: a file name without a channel of this dataset, a channel given twice, files of different
                 geometry, a voxel that is not finite, or no channel left.
         """
+        dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
         files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
         reader = plans_manager.image_reader_writer_class()
@@ -59,7 +62,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         properties: dict,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: dict,
+        dataset_json: dict | str,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
         """Preprocess one case from an array.
 
@@ -69,6 +72,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         Raises:
             ModalityError: not K channels, a channel that is NaN or infinite in places, or no channel left.
         """
+        dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
         if len(data) != len(names):
             raise ModalityError(
@@ -77,20 +81,24 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             )
         available = np.array([_is_available(channel, name) for channel, name in zip(data, names, strict=True)])
         if not available.any():
-            raise ModalityError(f"No usable channel: at least one of {', '.join(names)} must be there and not all zero.")
+            raise ModalityError(
+                f"No usable channel: at least one of {', '.join(names)} must be there and not all zero."
+            )
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
-        data, seg, properties = super().run_case_npy(
+        data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
         )
         data[~available] = np.nan
-        return data, seg, properties
+        return data, seg_or_border, properties
 
 
 class MissingModalityConfigurationManager(ConfigurationManager):
     """A configuration whose preprocessor is ours: nnU-Net looks for preprocessors in itself alone."""
 
     @property
-    def preprocessor_class(self) -> type[MissingModalityPreprocessor]:
+    def preprocessor_class(  # pyright: ignore[reportIncompatibleMethodOverride] - cached in nnU-Net
+        self,
+    ) -> type[MissingModalityPreprocessor]:
         return MissingModalityPreprocessor
 
 
@@ -108,6 +116,11 @@ def use_missing_modality_preprocessor(configuration_manager: ConfigurationManage
             f"supported with {DefaultPreprocessor.__name__!r} alone. Change 'preprocessor_name' in the plans."
         )
     configuration_manager.__class__ = MissingModalityConfigurationManager
+
+
+def _loaded(dataset_json: dict | str) -> dict:
+    """nnU-Net's preprocessor takes the dataset.json itself or its path."""
+    return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
 
 
 def _files_by_channel(image_files: Sequence[str], names: Sequence[str], file_ending: str) -> dict[int, str]:
@@ -129,7 +142,7 @@ def _files_by_channel(image_files: Sequence[str], names: Sequence[str], file_end
     return files
 
 
-def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:  # noqa: ANN401
+def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:
     """Read each file into its channel: `(K, *space)` with NaN where there is no usable file, and the properties."""
     image, properties, first = np.empty(0), {}, ""
     for channel, file in sorted(files.items()):
@@ -184,9 +197,7 @@ def _require_same_geometry(
     differing = "shape" if first[0] != other[0] else _differing_property(first[1], other[1])
     if differing is None:
         return
-    of_first, of_other = (
-        side[0] if differing == "shape" else _lookup(side[1], differing) for side in (first, other)
-    )
+    of_first, of_other = (side[0] if differing == "shape" else _lookup(side[1], differing) for side in (first, other))
     raise ModalityError(
         f"{file} and {first_file} differ in {differing}: {of_other} and {of_first}. The files of a case must lie on "
         "one grid; register and resample them first."

@@ -18,7 +18,7 @@ class _Range:
     description: str
 
 
-def _setting(default: object, accepts: Callable[[Any], bool], description: str) -> Any:  # noqa: ANN401
+def _setting(default: object, accepts: Callable[[Any], bool], description: str) -> Any:
     return field(default=default, metadata={"range": _Range(accepts, description)})
 
 
@@ -30,11 +30,11 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _positive_whole(default: int) -> Any:  # noqa: ANN401
+def _positive_whole(default: int) -> Any:
     return _setting(default, lambda value: _is_whole(value) and value >= 1, "a whole number from 1")
 
 
-def _not_negative(default: float) -> Any:  # noqa: ANN401
+def _not_negative(default: float) -> Any:
     return _setting(default, lambda value: _is_finite(value) and value >= 0, "a number from 0")
 
 

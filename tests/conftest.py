@@ -101,5 +101,3 @@ def copied_case(dataset, tmp_path) -> list[Path]:
     folder.mkdir()
     files = sorted((dataset.raw / "imagesTs").glob("phantomTs000_*"))
     return [Path(shutil.copy(file, folder)) for file in files]
-
-

@@ -19,12 +19,17 @@ def mixture(dimensions=3, num_experts=4, num_modalities=3, seed=0, **settings):
 def by_definition(layer, experts, x, code):
     """sum_n phi(m)_n E_n(x), expert by expert and item by item."""
     gates = F.softmax(code @ layer.gate.weight.T + layer.gate.bias, dim=1)
-    items = [sum(g * expert(item[None]) for g, expert in zip(row, experts, strict=True)) for row, item in zip(gates, x, strict=True)]
+    items = [
+        sum(g * expert(item[None]) for g, expert in zip(row, experts, strict=True))
+        for row, item in zip(gates, x, strict=True)
+    ]
     return torch.cat(items)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"bias": False}, {"kernel_size": 1, "padding": 0}, {"dilation": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2}, {"bias": False}, {"kernel_size": 1, "padding": 0}, {"dilation": 2}]
+)
 @pytest.mark.parametrize("num_modalities", [1, 2, 5])
 def test_the_output_is_the_gated_sum_of_the_experts_with_a_code_per_item(dimensions, settings, num_modalities):
     layer, experts = mixture(dimensions, num_modalities=num_modalities, **settings)
@@ -141,8 +146,16 @@ def other_mode_and_back(layer):
 
 @pytest.mark.parametrize(
     "change",
-    [other_code, other_weights, assigned_weights, one_optimiser_step, other_gate_alone, other_precision, other_mode_and_back],
-)  # fmt: skip
+    [
+        other_code,
+        other_weights,
+        assigned_weights,
+        one_optimiser_step,
+        other_gate_alone,
+        other_precision,
+        other_mode_and_back,
+    ],
+)
 def test_no_stale_kernel_after_a_change(change):
     layer, _ = mixture()
     layer.eval()

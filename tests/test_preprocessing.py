@@ -53,6 +53,12 @@ def test_a_complete_case_comes_out_as_from_nnunets_own_preprocessor(setup, datas
     assert ours[0].dtype == theirs[0].dtype and ours[2].keys() == theirs[2].keys()
 
 
+def test_the_dataset_json_may_be_a_path_as_in_nnunet(setup, dataset, copied_case):
+    expected = setup.run(copied_case[:1])[0]
+    setup.dataset_json = str(dataset.dataset_json_file)
+    assert np.array_equal(setup.run(copied_case[:1])[0], expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_each_file_goes_into_the_channel_of_its_name_and_the_rest_is_nan(setup, copied_case, kept):
     complete = setup.run(copied_case)[0]
@@ -110,10 +116,14 @@ def test_an_array_with_another_number_of_channels_is_refused(setup):
         setup.run_npy(np.ones((2, 8, 8, 8), dtype=np.float32))
 
 
-@pytest.mark.parametrize("name", ["case_0003.nii.gz", "case_9999.nii.gz", "case.nii.gz", "case_000.nii.gz", "case_0000.mha"])
+@pytest.mark.parametrize(
+    "name", ["case_0003.nii.gz", "case_9999.nii.gz", "case.nii.gz", "case_000.nii.gz", "case_0000.mha"]
+)
 def test_a_name_without_a_channel_of_the_dataset_is_an_error_that_lists_the_channels(setup, copied_case, name):
     stranger = copied_case[0].rename(copied_case[0].with_name(name))
-    with pytest.raises(ModalityError, match=rf"{stranger} names no channel.*_0000 \(T1w\), _0001 \(T2w\), _0002 \(FLAIR\)"):
+    with pytest.raises(
+        ModalityError, match=rf"{stranger} names no channel.*_0000 \(T1w\), _0001 \(T2w\), _0002 \(FLAIR\)"
+    ):
         setup.run([stranger, *copied_case[1:]])
 
 

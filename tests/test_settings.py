@@ -31,8 +31,8 @@ def test_an_unknown_key_is_an_error_that_lists_the_allowed_ones():
     ("name", "value"),
     [
         ("num_experts", 0), ("num_experts", 2.0), ("num_experts", True), ("placement", ["bottleneck"]),
-        ("placement", "stem"), ("placement", ["stem", "stem"]), ("placement", [["stem"]]), ("alpha", -0.1), ("alpha", "0.1"),
-        ("alpha", float("nan")), ("beta", float("inf")), ("temperature", 0), ("code_noise_sd", -1),
+        ("placement", "stem"), ("placement", ["stem", "stem"]), ("placement", [["stem"]]), ("alpha", -0.1),
+        ("alpha", "0.1"), ("alpha", float("nan")), ("beta", float("inf")), ("temperature", 0), ("code_noise_sd", -1),
         ("specialization_sign", 2), ("specialization_sign", 0.5), ("ramp_up_fraction", 1.1), ("num_epochs", 0),
         ("num_iterations_per_epoch", None), ("num_val_iterations_per_epoch", -3), ("seed", -1),
     ],

@@ -62,7 +62,10 @@ def batch_for(trainer, *, num_modalities=3, dtype=torch.float64, seed=0):
         regions = [(target >= 1) & (target <= 2), target == 2]
         target = torch.cat([*regions, target == 3] if trainer.label_manager.has_ignore_label else regions, dim=1)
     scales = trainer._get_deep_supervision_scales()
-    return {"data": data, "target": [target[:, :, :: round(1 / s[0]), :: round(1 / s[1]), :: round(1 / s[2])] for s in scales]}
+    return {
+        "data": data,
+        "target": [target[:, :, :: round(1 / s[0]), :: round(1 / s[1]), :: round(1 / s[2])] for s in scales],
+    }
 
 
 def gradients(trainer):
@@ -94,7 +97,12 @@ def test_the_two_backward_passes_give_the_gradient_of_the_single_loss(make_train
     weight = ramp_up(iteration, settings.ramp_up_fraction * 2 * 3)
     l_reg = sum(gate_regularisation(gates, sign) for gates in trainer.network.gates_of_codes())
     l_sd = trainer.self_distillation(dropped, [level.detach() for level in full], valid)
-    loss = trainer.loss(full, target) + trainer.loss(dropped, target) + settings.alpha * l_reg + weight * settings.beta * l_sd
+    loss = (
+        trainer.loss(full, target)
+        + trainer.loss(dropped, target)
+        + settings.alpha * l_reg
+        + weight * settings.beta * l_sd
+    )
     loss.backward()
 
     assert sum((full_parts | dropped_parts).values()).item() == pytest.approx(loss.item(), rel=1e-6)
@@ -109,7 +117,9 @@ def test_without_l_sd_the_teacher_gets_the_same_gradient_as_with_it(make_trainer
     for beta in (0.0, 5.0):
         trainer = make_trainer(beta=beta)
         torch.manual_seed(1)
-        trainer.backward_full_view(**dict(zip(("data", "target"), batch_for(trainer, dtype=torch.float32).values(), strict=True)))
+        trainer.backward_full_view(
+            **dict(zip(("data", "target"), batch_for(trainer, dtype=torch.float32).values(), strict=True))
+        )
         found.append(gradients(trainer))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -127,7 +137,10 @@ def test_with_one_modality_the_baseline_is_nnunets_own_step_on_twice_its_loss(ma
     theirs.loss = lambda output, target: 2 * loss(output, target)
     for seed in range(3):
         batch = batch_for(ours, num_modalities=1, dtype=torch.float32, seed=seed)
-        results = [trainer.train_step({"data": batch["data"].clone(), "target": [t.clone() for t in batch["target"]]}) for trainer in (ours, theirs)]
+        results = [
+            trainer.train_step({"data": batch["data"].clone(), "target": [t.clone() for t in batch["target"]]})
+            for trainer in (ours, theirs)
+        ]
         assert results[0]["loss"] == pytest.approx(float(results[1]["loss"]), rel=1e-4)
     for mine, other in zip(ours.network.parameters(), theirs.network.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
@@ -151,7 +164,9 @@ def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_
 def test_the_dropped_codes_follow_from_seed_fold_and_iteration_and_are_subsets_of_what_a_case_has(make_trainer):
     first, again, other = make_trainer(seed=4), make_trainer(seed=4), make_trainer(seed=5)
     data = batch_for(first)["data"]
-    codes = [[trainer.draw_codes(data, iteration).tolist() for iteration in range(30)] for trainer in (first, again, other)]
+    codes = [
+        [trainer.draw_codes(data, iteration).tolist() for iteration in range(30)] for trainer in (first, again, other)
+    ]
     assert codes[0] == codes[1] != codes[2]
     again.fold = 1
     assert [again.draw_codes(data, iteration).tolist() for iteration in range(30)] != codes[0]
@@ -183,7 +198,9 @@ def test_validation_takes_the_codes_in_turn_and_goes_on_from_epoch_to_epoch(make
     assert seen == [codes[number % 7] for number in range(15)]
     logged = [re.search(r"Pseudo dice (\S+): \[", text)[1] for text in texts if "Pseudo dice " in text]
     names = ("m0", "m1", "m2")
-    assert logged == [code_text(codes[n], names) for epoch in range(3) for n in sorted((5 * epoch + i) % 7 for i in range(5))]
+    assert logged == [
+        code_text(codes[n], names) for epoch in range(3) for n in sorted((5 * epoch + i) % 7 for i in range(5))
+    ]
 
 
 def test_the_dice_of_a_code_in_the_log_is_that_of_its_own_batches(make_trainer, monkeypatch):
@@ -191,7 +208,11 @@ def test_the_dice_of_a_code_in_the_log_is_that_of_its_own_batches(make_trainer, 
     monkeypatch.setattr(trainer, "print_to_log_file", lambda *text, **_: texts.append(" ".join(map(str, text))))
     counts = [(3, 1, 0), (1, 1, 2), (5, 0, 0)]
     outputs = [
-        {"loss": np.array(0.0), "code": code, **{key: np.array([float(n), 0.0]) for key, n in zip(("tp_hard", "fp_hard", "fn_hard"), count, strict=True)}}
+        {
+            "loss": np.array(0.0),
+            "code": code,
+            **{key: np.array([float(n), 0.0]) for key, n in zip(("tp_hard", "fp_hard", "fn_hard"), count, strict=True)},
+        }
         for code, count in zip((0, 0, 4), counts, strict=True)
     ]
     trainer.on_validation_epoch_end(outputs)

@@ -34,6 +34,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     forced_settings: ClassVar[dict[str, Any]] = {}
 
+    # None until nnU-Net's or our `initialize`
+    network: Any
+    optimizer: Any
+    loss: Any
+    self_distillation: Any
+
     def __init__(
         self,
         plans: dict,
@@ -51,7 +57,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self.num_epochs = settings.num_epochs
         self.num_iterations_per_epoch = settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
-        self.self_distillation = None  # -> initialize
+        self.self_distillation = None
         self._step_in_epoch = 0
 
     @classmethod
@@ -60,7 +66,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         return Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
 
     @classmethod
-    def build_network_architecture(
+    def build_network_architecture(  # pyright: ignore[reportIncompatibleMethodOverride] - static in nnU-Net
         cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
@@ -133,12 +139,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
                 sign = self.settings.specialization_sign
                 parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
-        self._backward(sum(parts.values()))
+        self._backward(parts)
         return _detached(logits), parts
 
-    def backward_dropped_view(
-        self, data: Tensor, target: Logits, teacher: Logits, iteration: int
-    ) -> dict[str, Tensor]:
+    def backward_dropped_view(self, data: Tensor, target: Logits, teacher: Logits, iteration: int) -> dict[str, Tensor]:
         """Differentiate L_seg(dropped view) + w(t) beta L_sd.
 
         Returns:
@@ -151,7 +155,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
                 weight = self.settings.beta * ramp_up(iteration, total)
                 parts["w beta L_sd"] = weight * self.self_distillation(logits, teacher, self._valid_voxels(target))
-        self._backward(sum(parts.values()))
+        self._backward(parts)
         return parts
 
     def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
@@ -201,10 +205,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             return [level.to(self.device, non_blocking=True) for level in target]
         return target.to(self.device, non_blocking=True)
 
-    def _autocast(self) -> Any:  # noqa: ANN401
+    def _autocast(self) -> Any:
         return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else dummy_context()
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, parts: dict[str, Tensor]) -> None:
+        loss = sum(parts.values(), start=torch.zeros((), device=self.device))
         (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
 
     def _clip_and_step(self) -> None:
@@ -217,7 +222,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
 
-    def _valid_voxels(self, target: Logits) -> Tensor | None | list[Tensor | None]:
+    def _valid_voxels(self, target: Logits) -> Tensor | list[Tensor | None] | None:
         """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
         if isinstance(target, list):
             return [self._valid_voxels(level) for level in target]  # type: ignore[misc]

@@ -1,9 +1,11 @@
 """Modality dropout: the baseline of the paper, L_seg on both views alone."""
 
+from typing import Any, ClassVar
+
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 
 
 class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
     """Both views supervised; no experts, no self-distillation."""
 
-    forced_settings = {"placement": (), "alpha": 0.0, "beta": 0.0}
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
