@@ -78,7 +78,7 @@ def drop_modalities(image: Tensor, code: Tensor) -> Tensor:
 
 
 def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw for each item a code uniformly from the non-empty subsets of what it has (method sheet, eq. 5).
+    """Draw for each item a code uniformly from the non-empty subsets of what it has (paper, section 2.3).
 
     Args:
         available: `(B, K)` bool on any device, at least one true per row.

@@ -1,7 +1,7 @@
 """The losses of MoE-SD beside nnU-Net's own.
 
 Novosad, Carano, Krishnan: "A task-conditional mixture-of-experts model for missing modality segmentation",
-MICCAI 2024, eqs. 4 to 7. Decisions where the paper is silent or contradicts itself: docs/method.md.
+MICCAI 2024, eqs. 4, 6 and 7. Decisions where the paper is silent or contradicts itself: docs/method.md.
 """
 
 import math
@@ -45,7 +45,7 @@ def self_distillation_loss(
     batch_dice: bool = False,
     smooth: float = 1e-5,
 ) -> Tensor:
-    """L_tau: cross-entropy plus soft Dice between softened distributions (eqs. 6 and 7).
+    """L_tau: cross-entropy plus soft Dice between softened distributions (eq. 6).
 
     The Dice has squared terms in its denominator (V-Net): with soft targets only that form is largest where student
     and teacher agree. Like nnU-Net's Dice it leaves out the background, except that regions have none. No gradient
@@ -83,7 +83,7 @@ def self_distillation_loss(
 
 
 def ramp_up(iteration: int, ramp_up_iterations: float) -> float:
-    """w(t) = exp(-5 (1 - min(1, t / T_r))^2): exp(-5) at the start, 1 from T_r on; 1 throughout if T_r is 0."""
+    """w(t) = exp(-5 (1 - min(1, t / T_r))^2): exp(-5) at the start, 1 from T_r on; 1 throughout if T_r is 0 (eq. 7)."""
     progress = 1.0 if ramp_up_iterations <= 0 else min(1.0, iteration / ramp_up_iterations)
     return math.exp(-5 * (1 - progress) ** 2)
 
