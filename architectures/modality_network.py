@@ -76,7 +76,6 @@ class ModalityNetwork(nn.Module):
         code = available.to(dtype)
         if self.training:
             return GateInput(code + self.code_noise_sd * torch.randn_like(code))
-        first = tuple(available[0].tolist())
-        if len(available) == 1 or bool((available == available[0]).all()):
-            return GateInput(code[:1], key=first)
-        return GateInput(code)
+        if torch.compiler.is_compiling() or not (available == available[0]).all():
+            return GateInput(code)  # a compiled graph cannot ask what the code is
+        return GateInput(code[:1], key=tuple(available[0].tolist()))

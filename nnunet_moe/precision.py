@@ -6,7 +6,6 @@ our networks enter autocast themselves there, under nnU-Net's commands too. `nnu
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import torch
 
@@ -18,7 +17,7 @@ def cpu_autocast(device: torch.device) -> AbstractContextManager:
     return nullcontext()
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _cpu_has_bfloat16_units() -> bool:
     # torch asks the processor itself; releases without these questions, and other processors, go without
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -24,19 +24,23 @@ class CommandError(NnunetMoeError):
 class Workspace:
     """nnU-Net's three folders and the commands' logs, below one folder.
 
+    Args:
+        folder: made if it does not exist.
+        reuse: go on in a folder that an earlier run has filled.
+
     Raises:
-        CommandError: the folder holds something already.
+        CommandError: the folder holds something already and is not to be reused.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    def __init__(self, folder: Path, *, reuse: bool = False) -> None:
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not reuse)):
             raise CommandError(f"{folder} is not an empty folder. Remove it, or name another one with -o.")
         self.folder = folder.resolve()
         self.raw, self.preprocessed, self.results, self.logs = (
             self.folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs")
         )
         for path in (self.raw, self.preprocessed, self.results, self.logs):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
 
     def run(self, command: str, *arguments: str, progress: Progress | None = None) -> None:
         """Run one of nnU-Net's commands; all its output goes into `logs`.

@@ -224,3 +224,19 @@ def test_bfloat16_on_the_cpu_can_be_turned_off_and_is_close(monkeypatch, variabl
     assert again.dtype == torch.float32
     assert torch.equal(single, again) is same
     assert (single - again).abs().max() < 0.05 * single.abs().max()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_it_is_one_graph_that_serves_every_code(training):
+    """nnU-Net compiles on GPUs by default; a graph break or a recompilation per code would cost what that gains."""
+    network = modality_network(deep_supervision=True).float().train(training)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    for code in all_codes(3):
+        x = batch().float()
+        x[1, ~torch.tensor(code)] = torch.nan
+        for got, expected in zip(compiled(x), network(x), strict=True):
+            torch.testing.assert_close(got, expected)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
