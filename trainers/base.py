@@ -23,7 +23,8 @@ from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.settings import Settings
 
-Logits = Tensor | list[Tensor]
+Levels = Tensor | list[Tensor]
+"""Logits or targets: one tensor, or one per resolution under deep supervision."""
 
 
 class nnUNetTrainerMissingModality(nnUNetTrainer):
@@ -127,7 +128,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         parts = {name: value.detach().cpu().numpy() for name, value in (full_view_parts | dropped_view_parts).items()}
         return {"loss": sum(parts.values()), **parts}
 
-    def backward_full_view(self, data: Tensor, target: Logits) -> tuple[Logits, dict[str, Tensor]]:
+    def backward_full_view(self, data: Tensor, target: Levels) -> tuple[Levels, dict[str, Tensor]]:
         """Differentiate L_seg(full view) + alpha L_reg.
 
         Returns:
@@ -136,13 +137,13 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         with self._autocast():
             logits = self.network(data)
             parts = {"L_seg full": self.loss(logits, target)}
-            if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
-                sign = self.settings.specialization_sign
-                parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
+        if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
+            sign = self.settings.specialization_sign
+            parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
         self._backward(parts)
         return _detached(logits), parts
 
-    def backward_dropped_view(self, data: Tensor, target: Logits, teacher: Logits, iteration: int) -> dict[str, Tensor]:
+    def backward_dropped_view(self, data: Tensor, target: Levels, teacher: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate L_seg(dropped view) + w(t) beta L_sd.
 
         Returns:
@@ -200,7 +201,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         assert isinstance(network, ModalityNetwork)
         return network
 
-    def _to_device(self, target: Logits) -> Logits:
+    def _to_device(self, target: Levels) -> Levels:
         if isinstance(target, list):
             return [level.to(self.device, non_blocking=True) for level in target]
         return target.to(self.device, non_blocking=True)
@@ -222,7 +223,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
 
-    def _valid_voxels(self, target: Logits) -> Tensor | list[Tensor | None] | None:
+    def _valid_voxels(self, target: Levels) -> Tensor | list[Tensor | None] | None:
         """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
         if isinstance(target, list):
             return [self._valid_voxels(level) for level in target]  # type: ignore[misc]
@@ -245,5 +246,5 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         torch.manual_seed(seed)
 
 
-def _detached(logits: Logits) -> Logits:
+def _detached(logits: Levels) -> Levels:
     return [level.detach() for level in logits] if isinstance(logits, list) else logits.detach()
