@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except NnunetMoeError as error:
+    except (NnunetMoeError, OSError) as error:
         sys.exit(f"nnunet_moe {options.verb}: {error}")
 
 
@@ -37,8 +37,8 @@ def _env(options: argparse.Namespace) -> None:
     if options.shell is not None:
         print(export_line(options.shell))
     else:
+        print(export_line("bash"))  # first, so that it counts also when a shell joins the lines
         print('# bash, zsh: eval "$(nnunet_moe env)"      fish: nnunet_moe env --shell fish | source')
-        print(export_line("bash"))
         print(f"# {export_line('fish')}")
 
 

@@ -132,11 +132,18 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
 
 
 def channel_names(dataset_json: dict) -> tuple[str, ...]:
-    """The K modality names in channel order, from an nnU-Net dataset.json (`modality` is its old key)."""
+    """The K modality names in channel order, from an nnU-Net dataset.json (`modality` is its old key).
+
+    nnU-Net allows equal names, since they choose the normalisation; those get their channel's number: `MRI:0`.
+
+    Raises:
+        ModalityError: dataset.json names no channels.
+    """
     by_channel = dataset_json.get("channel_names", dataset_json.get("modality"))
     if by_channel is None:
         raise ModalityError('dataset.json has no \'channel_names\'. List the modalities: {"0": "T1w", ...}.')
-    return tuple(by_channel[channel] for channel in sorted(by_channel, key=int))
+    names = [by_channel[channel] for channel in sorted(by_channel, key=int)]
+    return tuple(name if names.count(name) == 1 else f"{name}:{channel}" for channel, name in enumerate(names))
 
 
 def _over_space(code: Tensor, image: Tensor) -> Tensor:

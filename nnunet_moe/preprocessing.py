@@ -7,6 +7,7 @@ is written into them.
 import json
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import nibabel
 import nibabel.spatialimages
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.codes import channel_names
 from nnunet_moe.errors import ModalityError, ModelError
 
-GEOMETRY_TOLERANCE = 1e-2  # mm for origins and spacings; headers of registered images differ by rounding
+ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on one grid differ by rounding
+TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
+UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, zlib.error, ImageFileError)  # by damaged files
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
@@ -52,6 +56,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
         reader = plans_manager.image_reader_writer_class()
         image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
+        _log_absent(image, files_by_channel, names, dataset_json["file_ending"])
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
 
@@ -146,14 +151,14 @@ def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> 
     """Read each file into its channel: `(K, *space)` with NaN where there is no usable file, and the properties."""
     image, properties, first = np.empty(0), {}, ""
     for channel, file in sorted(files.items()):
-        data, file_properties = reader.read_images([file])
+        data, file_properties, num_bad = _read_file(reader, file)
         if len(data) != 1:
             raise ModalityError(f"{file} holds {len(data)} channels; a file holds one. Split it into _XXXX files.")
         if not first:
             first, properties = file, file_properties
             image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
         _require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
-        if num_bad := _count_not_finite(file, data):
+        if num_bad:
             raise ModalityError(
                 f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file: a "
                 "modality may be missing."
@@ -163,6 +168,34 @@ def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> 
     if np.isnan(image).all():
         raise ModalityError(f"No usable image: {', '.join(files.values())} are zero everywhere.")
     return image, properties
+
+
+def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int]:
+    """The image `(channels, *space)`, its properties, and how many of the file's voxels are NaN or infinite."""
+    try:
+        data, properties = reader.read_images([file])
+        return data, properties, _count_not_finite(file, data)
+    except UNREADABLE as error:
+        raise ModalityError(
+            f"{file} cannot be read: {error}. Copy or convert it again, or remove it: a modality may be missing."
+        ) from error
+
+
+def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], file_ending: str) -> None:
+    """Say which modalities of a case are absent, and name files that look as if they were meant for them."""
+    absent = [channel for channel, values in enumerate(image) if np.isnan(values).all()]
+    if not absent:
+        return
+    folder, name = os.path.split(next(iter(files.values())))
+    case = name[: -len("_XXXX") - len(file_ending)]
+    meant = [
+        other
+        for other in sorted(os.listdir(folder or "."))
+        for channel in absent
+        if channel not in files and other.startswith(f"{case}_{channel:04d}")
+    ]
+    look = f". Not used, since they do not end in {file_ending}: {', '.join(meant)}" if meant else ""
+    print(f"{case}: absent {', '.join(names[channel] for channel in absent)}{look}", flush=True)  # noqa: T201
 
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
@@ -194,29 +227,30 @@ def _is_available(channel: np.ndarray, name: str) -> bool:
 def _require_same_geometry(
     first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
 ) -> None:
-    differing = "shape" if first[0] != other[0] else _differing_property(first[1], other[1])
-    if differing is None:
-        return
-    of_first, of_other = (side[0] if differing == "shape" else _lookup(side[1], differing) for side in (first, other))
-    raise ModalityError(
-        f"{file} and {first_file} differ in {differing}: {of_other} and {of_first}. The files of a case must lie on "
-        "one grid; register and resample them first."
-    )
+    sides = [{"shape": shape, **_flat(properties)} for shape, properties in (first, other)]
+    for name, value in sides[0].items():
+        if not _is_same(name, value, sides[1].get(name)):
+            raise ModalityError(
+                f"{file} and {first_file} differ in {name}: {sides[1].get(name)} and {value}. The files of a case "
+                "must lie on one grid; register and resample them first."
+            )
 
 
-def _differing_property(first: dict, other: dict) -> str | None:
-    """The dotted name of the first entry (spacing, origin, direction, affine) in which two files differ."""
-    for key, value in first.items():
+def _flat(properties: dict) -> dict[str, Any]:
+    """What a reader tells of a file's geometry, `sitk_stuff.origin` and so on, without nesting."""
+    flat: dict[str, Any] = {}
+    for key, value in properties.items():
         if isinstance(value, dict):
-            if (nested := _differing_property(value, other[key])) is not None:
-                return f"{key}.{nested}"
-        elif not np.allclose(value, other[key], rtol=1e-3, atol=GEOMETRY_TOLERANCE):
-            return key
-    return None
+            flat |= {f"{key}.{inner}": entry for inner, entry in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
-def _lookup(properties: dict, dotted: str) -> object:
-    value: Any = properties
-    for key in dotted.split("."):
-        value = value[key]
-    return value
+def _is_same(name: str, value: Any, other: Any) -> bool:
+    if np.shape(value) != np.shape(other):
+        return False
+    tolerance = np.full(np.shape(value), ORIGIN_TOLERANCE if name.endswith("origin") else TOLERANCE)
+    if name.endswith("affine"):
+        tolerance[..., -1] = ORIGIN_TOLERANCE  # its last column is the origin
+    return bool((np.abs(np.subtract(value, other)) <= tolerance).all())

@@ -1,9 +1,8 @@
 """The settings that a user may write into a configuration of the plans, under the key `nnunet_moe`."""
 
-import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any
 
 from nnunet_moe.errors import SettingsError
@@ -22,20 +21,19 @@ def _setting(default: object, accepts: Callable[[Any], bool], description: str) 
     return field(default=default, metadata={"range": _Range(accepts, description)})
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _number(default: float, low: float, high: float) -> Any:
+    def accepts(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+    return _setting(default, accepts, f"a number from {low} to {high}")
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def _whole(default: int, low: int, high: int | None = None) -> Any:
+    def accepts(value: object) -> bool:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and low <= value and (high is None or value <= high)
 
-
-def _positive_whole(default: int) -> Any:
-    return _setting(default, lambda value: _is_whole(value) and value >= 1, "a whole number from 1")
-
-
-def _not_negative(default: float) -> Any:
-    return _setting(default, lambda value: _is_finite(value) and value >= 0, "a number from 0")
+    return _setting(default, accepts, f"a whole number from {low}" + ("" if high is None else f" to {high}"))
 
 
 def _is_placement(value: object) -> bool:
@@ -48,26 +46,26 @@ def _is_placement(value: object) -> bool:
 class Settings:
     """What can be set in the plans. Symbols as in docs/method.md."""
 
-    num_experts: int = _positive_whole(4)
+    num_experts: int = _whole(4, 1, 64)
     """N, experts in each mixture."""
     placement: tuple[str, ...] = _setting(PLACEMENTS, _is_placement, f"a list with any of {', '.join(PLACEMENTS)}")
     """Where convolutions are mixtures of experts."""
-    alpha: float = _not_negative(0.1)
+    alpha: float = _number(0.1, 0, 1000)
     """Weight of the gate regularisation L_reg."""
-    beta: float = _not_negative(1.0)
+    beta: float = _number(1.0, 0, 1000)
     """Weight of the self-distillation loss L_sd."""
-    temperature: float = _setting(2.0, lambda value: _is_finite(value) and value > 0, "a number above 0")
+    temperature: float = _number(2.0, 0.01, 1000)
     """tau, by which logits are divided in L_sd."""
-    code_noise_sd: float = _not_negative(0.2)
+    code_noise_sd: float = _number(0.2, 0, 1000)
     """SD of the noise on the code that the gates see in training."""
-    specialization_sign: int = _setting(0, lambda value: _is_whole(value) and value in (-1, 0, 1), "-1, 0 or 1")
+    specialization_sign: int = _whole(0, -1, 1)
     """s, the sign of the second term of L_reg."""
-    ramp_up_fraction: float = _setting(1 / 3, lambda value: _is_finite(value) and 0 <= value <= 1, "from 0 to 1")
+    ramp_up_fraction: float = _number(1 / 3, 0, 1)
     """T_r over the number of all training iterations."""
-    num_epochs: int = _positive_whole(1000)
-    num_iterations_per_epoch: int = _positive_whole(250)
-    num_val_iterations_per_epoch: int = _positive_whole(50)
-    seed: int = _setting(0, lambda value: _is_whole(value) and value >= 0, "a whole number from 0")
+    num_epochs: int = _whole(1000, 1)
+    num_iterations_per_epoch: int = _whole(250, 1)
+    num_val_iterations_per_epoch: int = _whole(50, 1)
+    seed: int = _whole(0, 0)
     """Fixes the initial weights, the order of the dropped codes and the noise on the codes."""
 
     @classmethod
@@ -81,6 +79,11 @@ class Settings:
         Raises:
             SettingsError: an unknown key or a value out of range; the message lists what is allowed.
         """
+        for key in configuration:
+            if key != PLANS_KEY and re.sub("[^a-z]", "", key.lower()) == "nnunetmoe":
+                raise SettingsError(
+                    f"The configuration in the plans has a key {key!r}; the settings' key is {PLANS_KEY!r}."
+                )
         given = configuration.get(PLANS_KEY, {})
         if not isinstance(given, dict):
             raise SettingsError(f"'{PLANS_KEY}' in the plans is {given!r}; it must be an object of settings.")

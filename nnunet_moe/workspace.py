@@ -59,7 +59,7 @@ class Workspace:
                 "nnUNet_results": str(self.results),
                 # nnU-Net's own numbers are for workstations with a GPU; each of its processes imports torch
                 "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1))),
-                "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", "1"),
+                "nnUNet_n_proc_DA": "1" if "plan" in command else os.environ.get("nnUNet_n_proc_DA", "1"),
                 "PYTHONUNBUFFERED": "1",
             }
         process = subprocess.Popen(
@@ -70,11 +70,15 @@ class Workspace:
             text=True,
         )
         assert process.stdout is not None
-        with log.open("w") as out:
-            for line in process.stdout:
-                out.write(line)
-                if progress is not None and (shown := progress(line)) is not None:
-                    print(f"    {shown}", flush=True)  # noqa: T201 - progress is what it is for
+        try:
+            with log.open("w") as out:
+                for line in process.stdout:
+                    out.write(line)
+                    if progress is not None and (shown := progress(line)) is not None:
+                        print(f"    {shown}", flush=True)  # noqa: T201 - progress is what it is for
+        except BaseException:
+            process.kill()
+            raise
         if process.wait() != 0:
             raise CommandError(f"{command} failed with status {process.returncode}. Its log: {log}")
 

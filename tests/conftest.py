@@ -64,10 +64,7 @@ def dataset(tmp_path_factory, few_processes) -> Iterator[Dataset]:
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
     dataset = Dataset(workspace)
     write_phantom_cohort(dataset.raw, num_training=5, num_test=2, shape=(32, 36, 32))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner takes it for a number of threads
-        planning = ("-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "1", "-npfp", "1")
-        workspace.run("nnUNetv2_plan_and_preprocess", *planning)
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     dataset.add_configuration(CONFIGURATION)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_raw", str(workspace.raw))

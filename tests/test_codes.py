@@ -100,5 +100,6 @@ def test_channel_names_come_in_the_order_of_their_numbers_also_beyond_nine():
     names = {str(channel): f"m{channel}" for channel in reversed(range(11))}
     assert channel_names({"channel_names": names}) == tuple(f"m{channel}" for channel in range(11))
     assert channel_names({"modality": {"0": "CT"}}) == ("CT",)
+    assert channel_names({"channel_names": {"0": "MRI", "1": "CT", "2": "MRI"}}) == ("MRI:0", "CT", "MRI:2")
     with pytest.raises(ModalityError, match="channel_names"):
         channel_names({})

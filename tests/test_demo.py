@@ -13,7 +13,6 @@ def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path,
     monkeypatch.setattr(
         demo, "TRAINING_LENGTH", {**demo.TRAINING_LENGTH, "num_epochs": 1, "num_iterations_per_epoch": 2}
     )
-    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     main(["demo", "-o", str(tmp_path / "demo"), "-device", "cpu"])
     shown = capsys.readouterr().out
     rows = re.findall(r"^\| ([\w+]+) \| ([\d.]+) \|$", shown, flags=re.MULTILINE)

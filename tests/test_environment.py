@@ -1,3 +1,4 @@
+import ast
 import os
 import pickle
 import subprocess
@@ -24,8 +25,8 @@ def test_nnunet_finds_the_trainer_and_it_is_the_importable_class(name):
 def test_the_folder_holds_nothing_but_the_module_of_re_exports():
     (file,) = (path for path in external_trainers_folder().iterdir() if path.name != "__pycache__")
     assert file.name == "nnunet_moe_trainers.py"
-    lines = file.read_text().split('"""')[2].splitlines()
-    assert all(not line or line.startswith(("from nnunet_moe.trainers.", "__all__")) for line in lines)
+    defined = [type(node).__name__ for node in ast.parse(file.read_text()).body]
+    assert not {"ClassDef", "FunctionDef"} & set(defined)
 
 
 @pytest.mark.parametrize("before", [None, "/some/where"])
@@ -34,6 +35,13 @@ def test_the_bash_line_sets_the_variable_and_keeps_what_was_there(before):
     script = f'{export_line("bash")}\nprintf %s "${VARIABLE}"'
     shown = subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True).stdout
     assert shown.split(":") == [str(external_trainers_folder()), *([] if before is None else [before])]
+
+
+def test_an_eval_without_quotes_works_too(capsys):
+    main(["env"])
+    script = f"eval $(cat <<'E'\n{capsys.readouterr().out}E\n)\nprintf %s ${VARIABLE}"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.split(":")[0] == str(external_trainers_folder())
 
 
 def test_env_prints_lines_that_bash_can_evaluate_and_fish_lines_on_demand(capsys):

@@ -103,12 +103,12 @@ def test_python_m_works_from_the_root_of_a_checkout_that_is_not_installed(checko
     command = [str(python), "-m", "nnunet_moe", "env"]
     shown = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout
     assert str(checkout / "trainers" / "external") in shown
-    found, _ = run_everything_in_checkout(python, checkout)
+    search = "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
+    search += "print('FOUND', find('nnUNetTrainerMoESD').__module__)"
+    environment = {"nnUNet_extTrainer": str(checkout / "trainers" / "external")}
+    result = subprocess.run([str(python), "-c", search], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "FOUND nnunet_moe.trainers.moesd" in result.stdout, result.stderr
+    script = checkout / "everything.py"
+    found, _ = run_everything(python, checkout)
+    script.unlink()
     assert found == [checkout / name / "__init__.py" for name in ("nnunet_moe", "architectures", "trainers")]
-
-
-def run_everything_in_checkout(python: Path, checkout: Path) -> tuple[list[Path], list[str]]:
-    try:
-        return run_everything(python, checkout)
-    finally:
-        (checkout / "everything.py").unlink()

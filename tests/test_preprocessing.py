@@ -165,6 +165,60 @@ def test_files_of_different_geometry_are_an_error_that_names_both_and_the_differ
         setup.run(copied_case)
 
 
+def slightly_other_spacing(image):
+    image.SetSpacing((1, 1, 1.001))
+    return image
+
+
+def slightly_shifted_far_from_zero(image):
+    image.SetOrigin((-200.2, 0, 0))
+    return image
+
+
+def slightly_rotated(image):
+    cosine, sine = np.cos(np.radians(0.1)), np.sin(np.radians(0.1))
+    image.SetDirection((cosine, -sine, 0, sine, cosine, 0, 0, 0, 1))
+    return image
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+@pytest.mark.parametrize("change", [slightly_other_spacing, slightly_shifted_far_from_zero, slightly_rotated])
+def test_a_difference_that_moves_voxels_is_an_error_however_small_it_looks(setup, copied_case, change, reader):
+    setup.plans.plans["image_reader_writer"] = reader
+    for file in copied_case[:2]:
+        image = sitk.ReadImage(str(file))
+        image.SetOrigin((-200, 0, 0))
+        sitk.WriteImage(image, str(file))
+    assert np.isfinite(setup.run(copied_case[:2])[0][:2]).all()
+    sitk.WriteImage(change(sitk.ReadImage(str(copied_case[1]))), str(copied_case[1]))
+    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {copied_case[0]} differ in"):
+        setup.run(copied_case[:2])
+
+
+def test_a_two_dimensional_file_beside_a_volume_of_one_slice_is_an_error(setup, copied_case):
+    volume = sitk.ReadImage(str(copied_case[0]))
+    sitk.WriteImage(volume[:, :, 16:17], str(copied_case[0]))
+    sitk.WriteImage(volume[:, :, 16], str(copied_case[1]))
+    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {copied_case[0]} differ in"):
+        setup.run(copied_case[:2])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, 0.5])
+def test_a_damaged_file_is_an_error_that_names_it(setup, copied_case, kept_bytes):
+    content = copied_case[1].read_bytes()
+    copied_case[1].write_bytes(content[: int(kept_bytes * len(content)) if kept_bytes < 1 else kept_bytes])
+    with pytest.raises(ModalityError, match=f"{copied_case[1]} cannot be read"):
+        setup.run(copied_case)
+
+
+def test_the_log_tells_what_is_absent_and_which_files_look_as_if_they_were_meant(setup, copied_case, capsys):
+    copied_case[1].rename(copied_case[1].with_name("phantomTs000_0001.nii"))
+    copied_case[2].rename(copied_case[2].with_name("phantomTs0001_0002.nii.gz"))  # another case
+    setup.run(copied_case[:1])
+    line = "phantomTs000: absent T2w, FLAIR. Not used, since they do not end in .nii.gz: phantomTs000_0001.nii"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_rounding_in_a_header_is_no_difference(setup, copied_case):
     image = sitk.ReadImage(str(copied_case[2]))
     image.SetOrigin((0, 1e-3, 0))

@@ -30,7 +30,8 @@ def test_an_unknown_key_is_an_error_that_lists_the_allowed_ones():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_experts", 0), ("num_experts", 2.0), ("num_experts", True), ("placement", ["bottleneck"]),
+        ("num_experts", 0), ("num_experts", 2.0), ("num_experts", True), ("num_experts", 10**9), ("alpha", 10**400),
+        ("temperature", 1e-40), ("placement", ["bottleneck"]),
         ("placement", "stem"), ("placement", ["stem", "stem"]), ("placement", [["stem"]]), ("alpha", -0.1),
         ("alpha", "0.1"), ("alpha", float("nan")), ("beta", float("inf")), ("temperature", 0), ("code_noise_sd", -1),
         ("specialization_sign", 2), ("specialization_sign", 0.5), ("ramp_up_fraction", 1.1), ("num_epochs", 0),
@@ -41,6 +42,12 @@ def test_a_value_out_of_range_is_an_error_that_names_key_value_and_range(name, v
     with pytest.raises(SettingsError, match=f"'{name}'.*allowed is") as error:
         Settings.from_plans({"nnunet_moe": {name: value}})
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["nnunet-moe", "nnUNet_MoE"])
+def test_a_misspelt_key_of_the_section_is_an_error(key):
+    with pytest.raises(SettingsError, match=f"'{key}'; the settings' key is 'nnunet_moe'"):
+        Settings.from_plans({key: {}})
 
 
 def test_settings_that_are_no_object_are_refused():

@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_moe.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.environment import trainers_known
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses import gate_regularisation, ramp_up
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
@@ -184,7 +184,6 @@ def test_the_seed_fixes_the_initial_weights(make_trainer):
 def test_validation_takes_the_codes_in_turn_and_goes_on_from_epoch_to_epoch(make_trainer, monkeypatch):
     trainer = make_trainer(num_val_iterations_per_epoch=5)
     seen, texts = [], []
-    monkeypatch.setattr(trainer.network, "register_forward_hook", None, raising=False)
     forward = trainer.network.forward
     trainer.network.forward = lambda x: (seen.append(tuple(available_modalities(x)[0].tolist())), forward(x))[1]
     monkeypatch.setattr(trainer, "print_to_log_file", lambda *text, **_: texts.append(" ".join(map(str, text))))
@@ -226,9 +225,20 @@ def test_building_the_network_gives_the_configuration_our_preprocessor(make_trai
     assert trainer.configuration_manager.preprocessor_class is MissingModalityPreprocessor
 
 
+def test_plans_and_dataset_that_do_not_fit_are_an_error_and_leave_no_folder(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plans, dataset_json = (json.loads(file.read_text()) for file in (dataset.plans_file, dataset.dataset_json_file))
+    with pytest.raises(SettingsError, match="'nnunet_moe' stands at the top"):
+        nnUNetTrainerMoESD({**plans, "nnunet_moe": {}}, "3d_tiny", 0, dataset_json, torch.device("cpu"))
+    dataset_json["channel_names"].pop("2")
+    with pytest.raises(ModalityError, match=r"2 channels \(T1w, T2w\), the plans were made for 3"):
+        nnUNetTrainerMoESD(plans, "3d_tiny", 0, dataset_json, torch.device("cpu"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"num_expert": 3}, "Unknown setting 'num_expert'"), ({"temperature": -1}, "'temperature'.*a number above 0")],
+    [({"num_expert": 3}, "Unknown setting 'num_expert'"), ({"temperature": -1}, "'temperature'.*a number from 0.01")],
 )
 def test_a_mistake_in_the_plans_is_an_error_and_leaves_no_folder(make_trainer, tmp_path, settings, message):
     with pytest.raises(SettingsError, match=message):

@@ -17,11 +17,20 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import all_codes, available_modalities, channel_names, code_text, draw_subsets, drop_modalities
+from nnunet_moe.codes import (
+    Code,
+    all_codes,
+    available_modalities,
+    channel_names,
+    code_text,
+    draw_subsets,
+    drop_modalities,
+)
+from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
-from nnunet_moe.settings import Settings
+from nnunet_moe.settings import PLANS_KEY, Settings
 
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
@@ -50,8 +59,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         # first of all, so that a mistake in the plans leaves no folder behind
-        settings = self.settings_of(PlansManager(plans).get_configuration(configuration))
-        codes = all_codes(len(channel_names(dataset_json)))
+        settings, codes = self._checked(plans, configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
         self.validation_codes = codes
@@ -60,6 +68,20 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
         self.self_distillation = None
         self._step_in_epoch = 0
+
+    @classmethod
+    def _checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
+        """The settings and the codes to validate, once plans and dataset.json are found to fit."""
+        if PLANS_KEY in plans:
+            raise SettingsError(f"{PLANS_KEY!r} stands at the top of the plans; move it into a configuration.")
+        configuration_manager = PlansManager(plans).get_configuration(configuration)
+        names, num_planned = channel_names(dataset_json), len(configuration_manager.normalization_schemes)
+        if len(names) != num_planned:
+            raise ModalityError(
+                f"dataset.json has {len(names)} channels ({', '.join(names)}), the plans were made for {num_planned}. "
+                "Plan and preprocess again."
+            )
+        return cls.settings_of(configuration_manager), all_codes(len(names))
 
     @classmethod
     def settings_of(cls, configuration_manager: ConfigurationManager) -> Settings:
@@ -190,7 +212,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             if outputs:
                 tp, fp, fn = (sum(output[key] for output in outputs) for key in ("tp_hard", "fp_hard", "fn_hard"))
                 with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
-                    dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
+                    dice = np.round((2 * tp / (2 * tp + fp + fn)).astype(np.float64), 4)
                 self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
 
     def _num_modalities(self) -> int:

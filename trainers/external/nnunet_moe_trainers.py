@@ -3,6 +3,13 @@
 nnU-Net imports every module of this folder and drops it again; the classes must live elsewhere to stay picklable.
 """
 
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("nnunet_moe") is None:  # a checkout that is not installed
+    sys.path.append(str(Path(__file__).parents[2]))
+
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
 
