@@ -117,7 +117,7 @@ def add_small_configuration(
 
 def epoch_line(line: str) -> str | None:
     """The line of nnU-Net's training log that closes an epoch, without its time stamp."""
-    match = re.search(r"(Epoch \d+|Pseudo dice \[.*|predicting \S+)\s*$", line)
+    match = re.search(r"(Epoch \d+|Pseudo dice \[.*\]|predicting \S+)\s*$", line)
     return match[1] if match else None
 
 
