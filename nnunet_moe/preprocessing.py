@@ -166,7 +166,10 @@ def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> 
         if _is_available(data[0], file):
             image[channel] = data[0]
     if np.isnan(image).all():
-        raise ModalityError(f"No usable image: {', '.join(files.values())} are zero everywhere.")
+        raise ModalityError(
+            f"No usable image: {', '.join(files.values())} are zero everywhere. Add a file of at least one modality, "
+            "or take the case out."
+        )
     return image, properties
 
 
