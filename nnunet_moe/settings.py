@@ -30,8 +30,9 @@ def _number(default: float, low: float, high: float) -> Any:
 
 def _whole(default: int, low: int, high: int | None = None) -> Any:
     def accepts(value: object) -> bool:
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        return is_whole and low <= value and (high is None or value <= high)
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return low <= value and (high is None or value <= high)
 
     return _setting(default, accepts, f"a whole number from {low}" + ("" if high is None else f" to {high}"))
 

@@ -210,9 +210,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         for number, code in enumerate(self.validation_codes):
             outputs = [output for output in val_outputs if output["code"] == number]
             if outputs:
-                tp, fp, fn = (sum(output[key] for output in outputs) for key in ("tp_hard", "fp_hard", "fn_hard"))
+                tp, fp, fn = (
+                    np.sum([output[key] for output in outputs], axis=0, dtype=np.float64)
+                    for key in ("tp_hard", "fp_hard", "fn_hard")
+                )
                 with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
-                    dice = np.round((2 * tp / (2 * tp + fp + fn)).astype(np.float64), 4)
+                    dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
                 self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
 
     def _num_modalities(self) -> int:
