@@ -87,7 +87,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         available = np.array([_is_available(channel, name) for channel, name in zip(data, names, strict=True)])
         if not available.any():
             raise ModalityError(
-                f"No usable channel: at least one of {', '.join(names)} must be there and not all zero."
+                f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
+                "Fill one in, or take the case out."
             )
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         data, seg_or_border, properties = super().run_case_npy(
@@ -195,7 +196,7 @@ def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], 
         other
         for other in sorted(os.listdir(folder or "."))
         for channel in absent
-        if channel not in files and other.startswith(f"{case}_{channel:04d}")
+        if other.startswith(f"{case}_{channel:04d}") and not other.endswith(file_ending)
     ]
     look = f". Not used, since they do not end in {file_ending}: {', '.join(meant)}" if meant else ""
     print(f"{case}: absent {', '.join(names[channel] for channel in absent)}{look}", flush=True)  # noqa: T201
