@@ -1,7 +1,7 @@
-"""Where mixtures of experts stand in a network that nnU-Net has planned (paper, fig. 1)."""
+"""Where convolutions depend on the modality code in a network that nnU-Net has planned (paper, fig. 1)."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
@@ -9,43 +9,44 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Con
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
+from nnunet_moe.settings import Settings
 
 
-def place_experts(
-    network: nn.Module, placement: Sequence[str], *, num_experts: int, num_modalities: int
-) -> list[MoEConv]:
-    """Turn convolutions of a planned network into mixtures of experts, in place.
+def place_code_convolutions(network: nn.Module, settings: Settings, *, num_modalities: int) -> list[CodeConv]:
+    """Make convolutions of a planned network depend on the modality code, in place.
 
     Args:
         network: as nnU-Net plans it (PlainConvUNet, ResidualEncoderUNet).
-        placement: any of `stem` (the convolution that sees the image) and `encoder` (the second convolution of every
-            stage of a plain encoder, of every block of a residual one).
-        num_experts: E; each gets nnU-Net's own initialisation, drawn anew.
+        settings: `placement` names any of `stem` (the convolution that sees the image), `encoder` (the second
+            convolution of every stage of a plain encoder, of every block of a residual one) and `decoder` (the last
+            convolution of every stage); `conditioning` says what a convolution becomes, `num_experts` of how many
+            experts. Each expert gets nnU-Net's own initialisation, drawn anew.
         num_modalities: K.
 
     Returns:
-        The mixtures, in the order of the network.
+        The new layers, in the order of the network.
 
     Raises:
-        ModelError: the network has no block to place a mixture in.
+        ModelError: the network has no such convolution.
     """
-    find = {"stem": _stem_blocks, "encoder": _encoder_blocks}
-    mixtures = []
-    for place in placement:
-        blocks = list(find[place](network))
+    layers = []
+    for place in settings.placement:
+        blocks = list(_BLOCKS[place](network))
         if not blocks:
             raise ModelError(
-                f"{type(network).__name__} has no convolution to mix in place {place!r}. Networks that nnU-Net plans "
-                "(PlainConvUNet, ResidualEncoderUNet) do; change the architecture or the placement in the plans."
+                f"{type(network).__name__} has no convolution in place {place!r} that can depend on the code. Networks "
+                "that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet) do; change the architecture or the placement "
+                "in the plans."
             )
         for block in blocks:
-            experts = [_initialised_like(block.conv, network) for _ in range(num_experts)]
-            mixture = MoEConv(experts, num_modalities=num_modalities)
-            _replace_convolution(block, mixture)
-            mixtures.append(mixture)
-    return mixtures
+            layer = _layer_for(block.conv, network, settings, num_modalities)
+            _replace_convolution(block, layer)
+            layers.append(layer)
+    return layers
 
 
 def _stem_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
@@ -62,9 +63,33 @@ def _encoder_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
         if isinstance(module, (BasicBlockD, BottleneckD)):
             yield module.conv2
         elif isinstance(module, StackedConvBlocks) and len(module.convs) > 1:
-            second = module.convs[1]
-            assert isinstance(second, ConvDropoutNormReLU)
-            yield second
+            yield _block(module, 1)
+
+
+def _decoder_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
+    for stage in getattr(getattr(network, "decoder", None), "stages", ()):
+        if isinstance(stage, StackedConvBlocks):
+            yield _block(stage, -1)
+
+
+_BLOCKS: dict[str, Callable[[nn.Module], Iterator[ConvDropoutNormReLU]]] = {
+    "stem": _stem_blocks,
+    "encoder": _encoder_blocks,
+    "decoder": _decoder_blocks,
+}
+
+
+def _block(stack: StackedConvBlocks, position: int) -> ConvDropoutNormReLU:
+    block = stack.convs[position]
+    assert isinstance(block, ConvDropoutNormReLU)
+    return block
+
+
+def _layer_for(conv: _ConvNd, network: nn.Module, settings: Settings, num_modalities: int) -> CodeConv:
+    if settings.conditioning == "filter_scaling":
+        return FilterScalingConv(conv, num_modalities=num_modalities)
+    experts = [_initialised_like(conv, network) for _ in range(settings.num_experts)]
+    return MoEConv(experts, num_modalities=num_modalities)
 
 
 def _initialised_like(conv: _ConvNd, network: nn.Module) -> _ConvNd:
@@ -76,8 +101,8 @@ def _initialised_like(conv: _ConvNd, network: nn.Module) -> _ConvNd:
     return expert
 
 
-def _replace_convolution(block: ConvDropoutNormReLU, mixture: MoEConv) -> None:
+def _replace_convolution(block: ConvDropoutNormReLU, layer: CodeConv) -> None:
     """nnU-Net holds a block's convolution under two names; both must go on meaning the same module."""
     position = [module is block.conv for module in block.all_modules].index(True)
-    block.add_module("conv", mixture)
-    block.all_modules[position] = mixture
+    block.add_module("conv", layer)
+    block.all_modules[position] = layer

@@ -5,6 +5,7 @@ MICCAI 2024, eqs. 4, 6 and 7. Decisions where the paper is silent or contradicts
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -43,6 +44,7 @@ def self_distillation_loss(
     temperature: float,
     regions: bool,
     batch_dice: bool = False,
+    sum_over_processes: Callable[[Tensor], Tensor] | None = None,
     smooth: float = 1e-5,
 ) -> Tensor:
     """L_tau: cross-entropy plus soft Dice between softened distributions (eq. 6).
@@ -58,6 +60,7 @@ def self_distillation_loss(
         temperature: tau > 0; logits are divided by it.
         regions: sigmoid and binary cross-entropy instead of softmax and cross-entropy.
         batch_dice: sum the Dice over the batch before the ratio, as nnU-Net's configuration says.
+        sum_over_processes: where a batch is spread over processes, adds up what `batch_dice` sums, gradients included.
         smooth: added to the Dice's numerator and denominator.
 
     Returns:
@@ -78,6 +81,8 @@ def self_distillation_loss(
     axes = [0, *range(2, student.ndim)] if batch_dice else list(range(2, student.ndim))
     overlap = (weight * student * teacher).sum(dim=axes)
     size = (weight * (student.square() + teacher.square())).sum(dim=axes)
+    if batch_dice and sum_over_processes is not None:
+        overlap, size = sum_over_processes(overlap), sum_over_processes(size)
     dice = (2 * overlap + smooth) / (size + smooth)
     return (weight * cross_entropy).sum() / weight.sum().clamp_min(1) + 1 - dice.mean()
 

@@ -19,8 +19,9 @@ from nibabel.filebasedimages import ImageFileError
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_moe.codes import channel_names
+from nnunet_moe.codes import channel_names, code_text
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.settings import Settings
 
 ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on one grid differ by rounding
 TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
@@ -75,7 +76,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             data: `(K, *space)`, NaN in every voxel of an absent channel. A channel of zeros counts as absent.
 
         Raises:
-            ModalityError: not K channels, a channel that is NaN or infinite in places, or no channel left.
+            ModalityError: not K channels, a channel that is NaN or infinite in places, no channel left, or one absent
+                that a dedicated model needs.
         """
         dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
@@ -90,6 +92,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
                 "Fill one in, or take the case out."
             )
+        available = _dedicated(available, Settings.from_plans(configuration_manager.configuration), names)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
@@ -226,6 +229,21 @@ def _is_available(channel: np.ndarray, name: str) -> bool:
         print(f"{name} is zero everywhere: treated as absent", flush=True)  # noqa: T201 - nnU-Net's workers log so
         return False
     return True
+
+
+def _dedicated(available: np.ndarray, settings: Settings, names: Sequence[str]) -> np.ndarray:
+    """What a dedicated model uses of a case; all that is there for any other model."""
+    if settings.modality_code is None:
+        return available
+    needed = np.array(settings.modality_code, dtype=bool)
+    if lacking := code_text(needed & ~available, names):
+        raise ModalityError(
+            f"The model is dedicated to {code_text(needed, names)}, and {lacking} is absent. Predict such cases with a "
+            "model that takes any subset, or with one dedicated to what there is."
+        )
+    if unused := code_text(available & ~needed, names):
+        print(f"not used by this dedicated model: {unused}", flush=True)  # noqa: T201 - nnU-Net's workers log so
+    return needed
 
 
 def _require_same_geometry(

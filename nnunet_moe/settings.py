@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from nnunet_moe.errors import SettingsError
 
 PLANS_KEY = "nnunet_moe"
-PLACEMENTS = ("stem", "encoder")
+PLACEMENTS = ("stem", "encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,22 @@ def _is_placement(value: object) -> bool:
     return all(place in PLACEMENTS and value.count(place) == 1 for place in value)
 
 
+def _is_code(value: object) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return False
+    return any(value) and all(digit in (0, 1) for digit in value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be set in the plans. Symbols as in docs/method.md."""
 
     num_experts: int = _whole(4, 1, 64)
     """N, experts in each mixture."""
-    placement: tuple[str, ...] = _setting(PLACEMENTS, _is_placement, f"a list with any of {', '.join(PLACEMENTS)}")
-    """Where convolutions are mixtures of experts."""
+    placement: tuple[str, ...] = _setting(
+        ("stem", "encoder"), _is_placement, f"a list with any of {', '.join(PLACEMENTS)}, each once"
+    )
+    """Where convolutions depend on the code."""
     alpha: float = _number(0.1, 0, 1000)
     """Weight of the gate regularisation L_reg."""
     beta: float = _number(1.0, 0, 1000)
@@ -63,11 +71,15 @@ class Settings:
     """s, the sign of the second term of L_reg."""
     ramp_up_fraction: float = _number(1 / 3, 0, 1)
     """T_r over the number of all training iterations."""
+    modality_code: tuple[int, ...] | None = _setting(None, _is_code, "a list of 0 and 1, one a channel, not all 0")
+    """The one code of a dedicated model."""
     num_epochs: int = _whole(1000, 1)
     num_iterations_per_epoch: int = _whole(250, 1)
     num_val_iterations_per_epoch: int = _whole(50, 1)
     seed: int = _whole(0, 0)
     """Fixes the initial weights, the order of the dropped codes and the noise on the codes."""
+    conditioning: Literal["experts", "filter_scaling"] = "experts"
+    """How convolutions depend on the code. The trainer's business: it cannot stand in the plans."""
 
     @classmethod
     def from_plans(cls, configuration: dict, forced: dict | None = None) -> "Settings":
@@ -88,7 +100,7 @@ class Settings:
         given = configuration.get(PLANS_KEY, {})
         if not isinstance(given, dict):
             raise SettingsError(f"'{PLANS_KEY}' in the plans is {given!r}; it must be an object of settings.")
-        ranges = {setting.name: setting.metadata["range"] for setting in fields(cls)}
+        ranges = {setting.name: setting.metadata["range"] for setting in fields(cls) if setting.metadata}
         for name, value in given.items():
             if name not in ranges:
                 raise SettingsError(
@@ -100,6 +112,4 @@ class Settings:
                     f"{ranges[name].description}. Correct the plans file."
                 )
         merged = {**given, **(forced or {})}
-        if "placement" in merged:
-            merged["placement"] = tuple(merged["placement"])
-        return cls(**merged)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()})

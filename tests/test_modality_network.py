@@ -30,13 +30,16 @@ def planned(kind="plain", dimensions=3, channels=3, deep_supervision=False, seed
         kernel_sizes=3,
         strides=[1, 2, 2],
         num_classes=2,
-        n_conv_per_stage_decoder=1,
         conv_bias=True,
         norm_op=NORM[dimensions],
         norm_op_kwargs={"affine": True},
         nonlin=nn.LeakyReLU,
         deep_supervision=deep_supervision,
-        **{"n_conv_per_stage" if plain else "n_blocks_per_stage": [2, 2, 2], **more},
+        **{
+            "n_conv_per_stage" if plain else "n_blocks_per_stage": [2, 2, 2],
+            "n_conv_per_stage_decoder": 1,
+            **more,
+        },
     )
     network.apply(network.initialize)
     return network.double()
@@ -72,9 +75,49 @@ def test_a_residual_network_has_mixtures_in_its_stem_and_in_conv2_of_every_block
     assert names_of_mixtures(network) == ["encoder.stem.convs.0.conv", *blocks]
 
 
-@pytest.mark.parametrize(("placement", "number"), [((), 0), (("stem",), 1), (("encoder",), 3)])
+@pytest.mark.parametrize(
+    ("placement", "number"), [((), 0), (("stem",), 1), (("encoder",), 3), (("decoder",), 2), (("decoder", "stem"), 3)]
+)
 def test_the_placement_is_a_choice(placement, number):
     assert len(modality_network(Settings(placement=placement)).mixtures) == number
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("num_convolutions", [1, 2, 3])
+def test_in_the_decoder_the_last_convolution_of_every_stage_is_a_mixture(kind, num_convolutions):
+    settings = Settings(placement=("decoder",), code_noise_sd=0.0)
+    network = modality_network(settings, kind=kind, n_conv_per_stage_decoder=num_convolutions)
+    last = num_convolutions - 1
+    assert names_of_mixtures(network) == [f"decoder.stages.{stage}.convs.{last}.conv" for stage in range(2)]
+    x = batch()
+    x[1, 0] = torch.nan
+    network(x).sum().backward()
+    assert all(mixture.weight.grad.any() and mixture.gate.weight.grad.any() for mixture in network.mixtures)
+
+
+def test_filter_scaling_stands_where_experts_would_and_keeps_the_names_of_the_weights():
+    settings = Settings(placement=("stem",), conditioning="filter_scaling", code_noise_sd=0.0)
+    network, reference = modality_network(settings), planned(seed=3)
+    assert network.mixtures == () and len(network.code_convolutions) == 1
+    network.load_state_dict(reference.state_dict(), strict=False)
+    x = batch()
+    torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-12)  # all factors start at 1
+    nn.init.normal_(network.code_convolutions[0].scaling[-1].weight)
+    x[:, 1] = 0
+    with_zeros = network(x)
+    x[:, 1] = torch.nan
+    assert (network(x) - with_zeros).abs().max() > 1e-3
+
+
+def test_a_dedicated_network_looks_at_its_own_modalities_only():
+    network = modality_network(Settings(placement=(), modality_code=(1, 0, 1))).eval()
+    x = batch()
+    expected = network(torch.where(torch.tensor([True, False, True])[None, :, None, None, None], x, 0.0))
+    for value in (5.0, torch.nan):
+        x[:, 1] = value
+        assert torch.equal(network(x), expected)
+    x[:, 2] += 1
+    assert (network(x) - expected).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
@@ -167,13 +210,13 @@ def test_training_adds_noise_to_the_code_of_the_gates_one_draw_an_item_for_all_l
     x = batch(items=500)
     x[:, 2] = torch.nan
     network(x)
-    codes = [mixture.gate_input.code for mixture in network.mixtures]
+    codes = [mixture.code_input.code for mixture in network.mixtures]
     assert all(code is codes[0] for code in codes)
     noise = codes[0] - torch.tensor([1.0, 1.0, 0.0])
     assert noise.std().item() == pytest.approx(0.2, rel=0.1) and abs(noise.mean().item()) < 0.02
     network.eval()
     network(x)
-    assert network.mixtures[0].gate_input.code.tolist() == [[1.0, 1.0, 0.0]]
+    assert network.mixtures[0].code_input.code.tolist() == [[1.0, 1.0, 0.0]]
 
 
 def test_gates_of_codes_are_the_noise_free_gates_of_every_layer_over_the_exact_set():
@@ -184,6 +227,23 @@ def test_gates_of_codes_are_the_noise_free_gates_of_every_layer_over_the_exact_s
     for mixture, layer_gates in zip(network.mixtures, gates, strict=True):
         assert torch.equal(layer_gates, mixture.gates(codes))
         torch.testing.assert_close(layer_gates.sum(1), torch.ones(7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_in_evaluation_copied_experts_give_the_planned_network_exactly_in_single_precision(kind, dimensions):
+    reference = planned(kind=kind, dimensions=dimensions).float().eval()
+    network = modality_network(kind=kind, dimensions=dimensions).float().eval()
+    own = network.state_dict()
+    network.load_state_dict({n: w.expand_as(own[n]) for n, w in reference.state_dict().items()}, strict=False)
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16, enabled=False),
+        pytest.MonkeyPatch.context() as p,
+    ):
+        p.setenv("nnunet_moe_bf16", "0")
+        x = batch(dimensions=dimensions).float()
+        assert torch.equal(network(x), reference(x))
 
 
 def test_copies_and_pickles_work_on_their_own_weights():

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from nnunet_moe.architectures.moe_conv import GateInput, MoEConv
+from nnunet_moe.architectures.code_conv import CodeInput
+from nnunet_moe.architectures.moe_conv import MoEConv
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -35,14 +36,14 @@ def test_the_output_is_the_gated_sum_of_the_experts_with_a_code_per_item(dimensi
     layer, experts = mixture(dimensions, num_modalities=num_modalities, **settings)
     x = torch.rand(4, 2, *[7, 6, 5][:dimensions], dtype=torch.float64)
     code = torch.rand(4, num_modalities, dtype=torch.float64)  # not 0 and 1 alone: training adds noise
-    layer.gate_input = GateInput(code)
+    layer.code_input = CodeInput(code)
     torch.testing.assert_close(layer(x), by_definition(layer, experts, x, code), rtol=0, atol=1e-10)
 
 
 def test_anisotropic_kernels_strides_and_paddings_are_kept():
     layer, experts = mixture(kernel_size=(1, 3, 3), stride=(1, 2, 1), padding=(0, 1, 1))
     x, code = torch.rand(2, 2, 4, 6, 5, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
-    layer.gate_input = GateInput(code)
+    layer.code_input = CodeInput(code)
     torch.testing.assert_close(layer(x), by_definition(layer, experts, x, code), rtol=0, atol=1e-10)
 
 
@@ -52,17 +53,17 @@ def test_gates_that_lean_to_one_expert_select_it():
         layer.gate.weight.zero_()
         layer.gate.bias.copy_(torch.tensor([0.0, 0.0, 1e4, 0.0]))
     x = torch.rand(1, 2, 4, 4, 4, dtype=torch.float64)
-    layer.gate_input = GateInput(torch.ones(1, 3, dtype=torch.float64))
+    layer.code_input = CodeInput(torch.ones(1, 3, dtype=torch.float64))
     torch.testing.assert_close(layer(x), experts[2](x))
 
 
 def test_an_item_does_not_depend_on_the_others_of_its_batch_or_on_their_codes():
     layer, _ = mixture()
     x, code = torch.rand(3, 2, 4, 4, 4, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64)
-    layer.gate_input = GateInput(code)
+    layer.code_input = CodeInput(code)
     together = layer(x)
     for item in range(3):
-        layer.gate_input = GateInput(code[item : item + 1])
+        layer.code_input = CodeInput(code[item : item + 1])
         torch.testing.assert_close(layer(x[item : item + 1]), together[item : item + 1], rtol=0, atol=1e-12)
 
 
@@ -70,7 +71,7 @@ def test_the_gradients_are_those_of_the_sum_of_experts():
     layer, experts = mixture()
     x = torch.rand(3, 2, 4, 4, 4, dtype=torch.float64)
     code = torch.rand(3, 3, dtype=torch.float64)
-    layer.gate_input = GateInput(code)
+    layer.code_input = CodeInput(code)
     layer(x).square().sum().backward()
     of_mixture = [layer.weight.grad, layer.bias.grad, layer.gate.weight.grad, layer.gate.bias.grad]
     layer.gate.zero_grad()
@@ -85,8 +86,30 @@ def test_the_gradients_are_those_of_the_sum_of_experts():
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("num_experts", [1, 3, 4, 7])
+def test_in_evaluation_experts_that_are_all_alike_are_exactly_the_one_convolution(num_experts):
+    expert = nn.Conv3d(3, 5, 3, padding=1)
+    layer = MoEConv([expert] * num_experts, num_modalities=3).eval()
+    nn.init.normal_(layer.gate.weight, std=3)
+    weight, bias = layer.kernels(torch.tensor([[1.0, 1, 1], [0, 1, 0]]))
+    assert torch.equal(weight, expert.weight.expand(2, -1, -1, -1, -1, -1))
+    assert torch.equal(bias, expert.bias.expand(2, -1))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_under_autocast_items_meet_their_own_kernels_too(kind):
+    layer, experts = mixture()
+    layer, experts = layer.float(), [expert.float() for expert in experts]
+    x, code = torch.rand(3, 2, 6, 6, 6), torch.rand(3, 3)
+    layer.code_input = CodeInput(code)
+    with torch.autocast("cpu", kind):
+        got = layer(x)
+    assert got.dtype == kind
+    torch.testing.assert_close(got.float(), by_definition(layer, experts, x, code), rtol=0, atol=0.03)
+
+
 def evaluate(layer, x, code):
-    layer.gate_input = GateInput(torch.tensor([code], dtype=layer.weight.dtype), key=code)
+    layer.code_input = CodeInput(torch.tensor([code], dtype=layer.weight.dtype), key=code)
     with torch.inference_mode():
         return layer(x)
 
@@ -164,7 +187,7 @@ def test_no_stale_kernel_after_a_change(change):
     layer, code = change(layer)
     x = x.to(layer.weight.dtype)
     after = evaluate(layer, x, code)
-    layer.gate_input = GateInput(torch.tensor([code, code], dtype=layer.weight.dtype))  # per item: nothing is kept
+    layer.code_input = CodeInput(torch.tensor([code, code], dtype=layer.weight.dtype))  # per item: nothing is kept
     torch.testing.assert_close(after, layer(x).detach())
     if change is not other_precision:
         assert (after - before).abs().max() > 1e-3
@@ -175,7 +198,7 @@ def test_evaluation_with_gradients_keeps_no_kernel_and_reaches_the_experts():
     layer.eval()
     x = torch.rand(1, 2, 4, 4, 4, dtype=torch.float64)
     evaluate(layer, x, CODES[0])
-    layer.gate_input = GateInput(torch.tensor([CODES[0]], dtype=torch.float64), key=CODES[0])
+    layer.code_input = CodeInput(torch.tensor([CODES[0]], dtype=torch.float64), key=CODES[0])
     layer(x).sum().backward()
     assert layer.weight.grad.abs().sum() > 0
 
@@ -198,5 +221,5 @@ def test_without_a_code_it_says_where_it_belongs():
     ],
 )
 def test_experts_that_cannot_be_mixed_are_refused(experts):
-    with pytest.raises(ValueError, match=r"mixture|mixed|alike"):
+    with pytest.raises(ValueError, match=r"mixture|depend on a code|alike"):
         MoEConv(experts, num_modalities=3)

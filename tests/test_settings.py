@@ -24,7 +24,18 @@ def test_what_a_trainer_forces_wins_over_the_plans():
 def test_an_unknown_key_is_an_error_that_lists_the_allowed_ones():
     with pytest.raises(SettingsError, match=r"'num_expert'.*num_experts.*placement") as error:
         Settings.from_plans({"nnunet_moe": {"num_expert": 4}})
-    assert all(setting.name in str(error.value) for setting in fields(Settings))
+    assert all(setting.name in str(error.value) for setting in fields(Settings) if setting.name != "conditioning")
+
+
+def test_how_convolutions_depend_on_the_code_is_the_trainers_choice_alone():
+    with pytest.raises(SettingsError, match="Unknown setting 'conditioning'"):
+        Settings.from_plans({"nnunet_moe": {"conditioning": "filter_scaling"}})
+    assert Settings.from_plans({}, {"conditioning": "filter_scaling"}).conditioning == "filter_scaling"
+
+
+def test_a_list_of_the_plans_becomes_a_tuple():
+    settings = Settings.from_plans({"nnunet_moe": {"placement": ["decoder"], "modality_code": [1, 0]}})
+    assert settings.placement == ("decoder",) and settings.modality_code == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +47,7 @@ def test_an_unknown_key_is_an_error_that_lists_the_allowed_ones():
         ("alpha", "0.1"), ("alpha", float("nan")), ("beta", float("inf")), ("temperature", 0), ("code_noise_sd", -1),
         ("specialization_sign", 2), ("specialization_sign", 0.5), ("ramp_up_fraction", 1.1), ("num_epochs", 0),
         ("num_iterations_per_epoch", None), ("num_val_iterations_per_epoch", -3), ("seed", -1),
+        ("modality_code", [0, 0]), ("modality_code", "101"), ("modality_code", [1, 2]), ("modality_code", []),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_an_error_that_names_key_value_and_range(name, value):

@@ -5,6 +5,7 @@ is detached, so its graph is freed before the dropped view is computed: peak mem
 """
 
 import random
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     """
 
     forced_settings: ClassVar[dict[str, Any]] = {}
+    is_dedicated: ClassVar[bool] = False
+    """Whether the plans must name the one `modality_code` that this trainer is for; all others refuse it."""
 
     # None until nnU-Net's or our `initialize`
     network: Any
@@ -81,12 +84,34 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 f"dataset.json has {len(names)} channels ({', '.join(names)}), the plans were made for {num_planned}. "
                 "Plan and preprocess again."
             )
-        return cls.settings_of(configuration_manager), all_codes(len(names))
+        settings = cls.settings_of(configuration_manager)
+        if settings.modality_code is not None:
+            return settings, [tuple(digit == 1 for digit in settings.modality_code)]
+        return settings, all_codes(len(names))
 
     @classmethod
     def settings_of(cls, configuration_manager: ConfigurationManager) -> Settings:
-        """The settings of a configuration, with this trainer's own on top."""
-        return Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
+        """The settings of a configuration, with this trainer's own on top.
+
+        Raises:
+            SettingsError: a setting is unknown or out of range, or `modality_code` does not fit trainer or channels.
+        """
+        settings = Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
+        code, num_modalities = settings.modality_code, len(configuration_manager.normalization_schemes)
+        if (code is not None) != cls.is_dedicated:
+            raise SettingsError(
+                f"{cls.__name__} needs the setting 'modality_code' under {PLANS_KEY!r} in the plans' configuration, "
+                "one 0 or 1 a channel. Add it to a configuration of its own."
+                if cls.is_dedicated
+                else f"The plans' configuration has a 'modality_code', {list(code or ())}: it is for dedicated models. "
+                f"Train {cls.__name__} on a configuration without it, or use nnUNetTrainerDedicated."
+            )
+        if code is not None and len(code) != num_modalities:
+            raise SettingsError(
+                f"Setting 'modality_code' is {list(code)}, but there are {num_modalities} channels. Give one 0 or 1 a "
+                "channel."
+            )
+        return settings
 
     @classmethod
     def build_network_architecture(  # pyright: ignore[reportIncompatibleMethodOverride] - static in nnU-Net
@@ -120,6 +145,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             temperature=self.settings.temperature,
             regions=self.label_manager.has_regions,
             batch_dice=self.configuration_manager.batch_dice,
+            sum_over_processes=_sum_over_processes if self.is_ddp else None,
         )
         deep = isinstance(self.loss, DeepSupervisionWrapper)
         self.self_distillation = DeepSupervisionWrapper(loss, self.loss.weight_factors) if deep else loss
@@ -142,7 +168,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self._step_in_epoch += 1
 
         self.optimizer.zero_grad(set_to_none=True)
-        teacher, full_view_parts = self.backward_full_view(data, target)
+        with self._without_synchronisation():
+            teacher, full_view_parts = self.backward_full_view(data, target)
         dropped = drop_modalities(data, self.draw_codes(data, iteration))
         dropped_view_parts = self.backward_dropped_view(dropped, target, teacher, iteration)
         self._clip_and_step()
@@ -189,7 +216,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
-        self.print_to_log_file(", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"))
+        if parts := ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"):
+            self.print_to_log_file(parts)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -231,8 +259,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             return [level.to(self.device, non_blocking=True) for level in target]
         return target.to(self.device, non_blocking=True)
 
-    def _autocast(self) -> Any:
-        return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else dummy_context()
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else nullcontext()
+
+    def _without_synchronisation(self) -> AbstractContextManager:
+        """Of the two backward passes the last one alone averages the gradients over processes."""
+        return self.network.no_sync() if self.is_ddp else nullcontext()
 
     def _backward(self, parts: dict[str, Tensor]) -> None:
         loss = sum(parts.values(), start=torch.zeros((), device=self.device))
@@ -269,6 +301,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+def _sum_over_processes(summand: Tensor) -> Tensor:
+    """As nnU-Net's own Dice does for a batch that is spread over processes."""
+    return AllGatherGrad.apply(summand).sum(dim=0)
 
 
 def _detached(logits: Levels) -> Levels:

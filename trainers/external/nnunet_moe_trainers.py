@@ -10,7 +10,20 @@ from pathlib import Path
 if importlib.util.find_spec("nnunet_moe") is None:  # a checkout that is not installed
     sys.path.append(str(Path(__file__).parents[2]))
 
+from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
+from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
 
-__all__ = ["nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout"]
+__all__ = [
+    "nnUNetTrainerDedicated",
+    "nnUNetTrainerDynamicStem",
+    "nnUNetTrainerMoE",
+    "nnUNetTrainerMoENoReg",
+    "nnUNetTrainerMoESD",
+    "nnUNetTrainerMoEStem",
+    "nnUNetTrainerModalityDropout",
+    "nnUNetTrainerSD",
+]

@@ -1,0 +1,11 @@
+"""Self-distillation without experts: a row of the paper's table 1."""
+
+from typing import Any, ClassVar
+
+from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+
+
+class nnUNetTrainerSD(nnUNetTrainerMissingModality):
+    """Both views supervised, self-distillation; no experts."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0}
