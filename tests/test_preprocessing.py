@@ -87,6 +87,15 @@ def test_a_file_that_is_zero_everywhere_counts_as_absent_with_a_line_in_the_log(
     assert f"{copied_case[1]} is zero everywhere: treated as absent" in capsys.readouterr().out
 
 
+def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup, copied_case, capsys):
+    expected = setup.run([copied_case[0], copied_case[2]])[0]
+    setup.configuration.configuration["nnunet_moe"] = {"modality_code": [1, 0, 1]}
+    assert np.array_equal(setup.run(copied_case)[0], expected, equal_nan=True)
+    assert "not used by this dedicated model: T2w" in capsys.readouterr().out
+    with pytest.raises(ModalityError, match=r"dedicated to T1w\+FLAIR, and FLAIR is absent"):
+        setup.run(copied_case[:2])
+
+
 def test_ct_normalisation_of_the_zeros_does_not_show_in_an_absent_channel(setup, copied_case):
     setup.configuration.configuration["normalization_schemes"] = ["CTNormalization"] * 3
     assert np.isnan(setup.run(copied_case[:1])[0][1:]).all()

@@ -16,8 +16,12 @@ from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses import gate_regularisation, ramp_up
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
+from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
 
 LABELS = {
     "labels": {"labels": {"background": 0, "lesion": 1, "other": 2}},
@@ -159,6 +163,75 @@ def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_
     assert make_trainer().train_step(batch_for(trainer, dtype=torch.float32)).keys() == {
         *("loss", "L_seg full", "alpha L_reg", "L_seg dropped", "w beta L_sd")
     }
+
+
+@pytest.mark.parametrize(
+    ("trainer", "num_mixtures", "num_scaled", "parts"),
+    [
+        (nnUNetTrainerMoESD, 4, 0, {"alpha L_reg", "w beta L_sd"}),
+        (nnUNetTrainerMoE, 4, 0, {"alpha L_reg"}),
+        (nnUNetTrainerMoEStem, 1, 0, {"alpha L_reg"}),
+        (nnUNetTrainerMoENoReg, 4, 0, set()),
+        (nnUNetTrainerSD, 0, 0, {"w beta L_sd"}),
+        (nnUNetTrainerDynamicStem, 0, 1, set()),
+        (nnUNetTrainerModalityDropout, 0, 0, set()),
+    ],
+)
+def test_each_trainer_is_its_row_of_the_papers_table(make_trainer, trainer, num_mixtures, num_scaled, parts):
+    made = make_trainer(trainer, alpha=0.3, beta=2.0)
+    network = made.network
+    assert (len(network.mixtures), len(network.code_convolutions) - len(network.mixtures)) == (num_mixtures, num_scaled)
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    losses = made.train_step(batch_for(made, dtype=torch.float32))
+    assert losses.keys() == {"loss", "L_seg full", "L_seg dropped", *parts}
+    # the lowest resolution of deep supervision has weight 0 in nnU-Net
+    unmoved = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
+    assert all("seg_layers.0" in name or name.startswith(SECOND_STEP) for name in unmoved), unmoved
+
+
+SECOND_STEP = (
+    "encoder.stages.0.0.convs.0.conv.scaling.0"  # factors that start at 1 whatever the code: moves from then on
+)
+
+
+def test_a_dedicated_model_takes_nnunets_own_step_on_its_code_and_validates_it_alone(make_trainer, monkeypatch):
+    ours, theirs = make_trainer(nnUNetTrainerDedicated, modality_code=[1, 0, 1]), make_trainer(nnUNetTrainer)
+    theirs.network.load_state_dict(ours.network.state_dict())
+    for seed in range(3):
+        batch = batch_for(ours, dtype=torch.float32, seed=seed)
+        batch["data"] = batch["data"].nan_to_num(0.5)
+        without = {"data": batch["data"].clone(), "target": batch["target"]}
+        without["data"][:, 1] = 0
+        assert float(ours.train_step(batch)["loss"]) == float(theirs.train_step(without)["loss"])
+    for mine, other in zip(ours.network.parameters(), theirs.network.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+    assert ours.validation_codes == [(True, False, True)]
+    texts = []
+    monkeypatch.setattr(ours, "print_to_log_file", lambda *text, **_: texts.append(" ".join(map(str, text))))
+    with torch.no_grad():
+        ours.on_validation_epoch_start()
+        ours.on_validation_epoch_end([ours.validation_step(dict(batch)) for _ in range(2)])
+    assert [text.split(":")[0] for text in texts if "Pseudo dice " in text] == ["Pseudo dice m0+m2"]
+    ours.on_train_epoch_end([{"loss": np.array(1.0)}])
+    assert all(texts)  # a dedicated model's loss has no parts to tell of
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "message"),
+    [
+        (nnUNetTrainerDedicated, {}, "nnUNetTrainerDedicated needs the setting 'modality_code'"),
+        (nnUNetTrainerDedicated, {"modality_code": [1, 0]}, r"\[1, 0\], but there are 3 channels"),
+        (nnUNetTrainerDedicated, {"modality_code": [0, 0, 0]}, "a list of 0 and 1, one a channel, not all 0"),
+        (nnUNetTrainerMoESD, {"modality_code": [1, 0, 1]}, "it is for dedicated models"),
+    ],
+)
+def test_a_modality_code_that_does_not_fit_is_an_error_and_leaves_no_folder(
+    make_trainer, tmp_path, trainer, settings, message
+):
+    with pytest.raises(SettingsError, match=message):
+        make_trainer(trainer, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_dropped_codes_follow_from_seed_fold_and_iteration_and_are_subsets_of_what_a_case_has(make_trainer):

@@ -140,15 +140,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     def initialize(self) -> None:
         self._seed_generators()
         super().initialize()
-        loss = partial(
-            self_distillation_loss,
-            temperature=self.settings.temperature,
-            regions=self.label_manager.has_regions,
-            batch_dice=self.configuration_manager.batch_dice,
-            sum_over_processes=_sum_over_processes if self.is_ddp else None,
-        )
-        deep = isinstance(self.loss, DeepSupervisionWrapper)
-        self.self_distillation = DeepSupervisionWrapper(loss, self.loss.weight_factors) if deep else loss
+        self.self_distillation = self._build_self_distillation_loss()
 
     def on_train_start(self) -> None:
         self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
@@ -245,6 +237,17 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
                     dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
                 self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
+
+    def _build_self_distillation_loss(self) -> Any:
+        """L_sd with the weights of deep supervision that `self.loss` has."""
+        loss = partial(
+            self_distillation_loss,
+            temperature=self.settings.temperature,
+            regions=self.label_manager.has_regions,
+            batch_dice=self.configuration_manager.batch_dice,
+            sum_over_processes=_sum_over_processes if self.is_ddp else None,
+        )
+        return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
 
     def _num_modalities(self) -> int:
         return len(self.validation_codes[0])

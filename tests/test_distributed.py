@@ -1,0 +1,62 @@
+"""Training in several processes (torch.distributed, gloo on the CPU) is training in one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("distributed_step.py")
+
+
+def batch(seed):
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randn(2, 3, 16, 16, 16, generator=generator, dtype=torch.float64)
+    data[seed % 2, 0] = torch.nan
+    target = torch.randint(0, 2, (2, 1, 16, 16, 16), generator=generator).to(torch.int16)
+    return {"data": data, "target": [target, target[:, :, ::2, ::2, ::2]]}
+
+
+@pytest.fixture(scope="module")
+def trained_in_one_and_two_processes(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    plans = json.loads(dataset.plans_file.read_text())
+    plans["configurations"]["3d_tiny"]["nnunet_moe"]["code_noise_sd"] = 0.0  # noise is each process's own
+    codes = torch.tensor([[[1, 1, 0], [0, 1, 1]], [[0, 0, 1], [1, 0, 0]]]).bool()
+    inputs = {
+        "plans": plans,
+        "dataset_json": json.loads(dataset.dataset_json_file.read_text()),
+        "batches": [batch(0), batch(1)],
+        "codes": codes,
+    }
+    torch.save(inputs, folder / "inputs.pt")
+    environment = {**os.environ, "nnUNet_results": str(folder / "results"), "nnunet_moe_bf16": "0"}
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world)], env=environment)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_two_processes_take_the_same_steps_as_one_on_the_joined_batch(trained_in_one_and_two_processes, batch_dice):
+    one, first, second = (
+        torch.load(trained_in_one_and_two_processes / f"{batch_dice}_{name}.pt")
+        for name in ("0_of_1", "0_of_2", "1_of_2")
+    )
+    initial = one["weights"].keys()
+    assert len(initial) > 20
+    for name, weights in one["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], weights, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_gradients_are_averaged_in_the_second_backward_pass_alone(trained_in_one_and_two_processes, rank):
+    counts = torch.load(trained_in_one_and_two_processes / f"True_{rank}_of_2.pt")
+    assert counts["after_first_pass"] == [0, 0]
+    assert all(number > 0 for number in counts["reductions"])
