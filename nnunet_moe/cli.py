@@ -30,6 +30,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", type=Path, default=Path("nnunet_moe_demo"), help="output folder (default: %(default)s)")
     demo.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
     demo.set_defaults(run=_demo)
+
+    upcycle = verbs.add_parser(
+        "upcycle", help="make an ordinary nnU-Net checkpoint a start for training with experts (-pretrained_weights)"
+    )
+    upcycle.add_argument("-i", type=Path, required=True, help="the checkpoint of an ordinary nnU-Net")
+    upcycle.add_argument("-o", type=Path, required=True, help="the file to write")
+    upcycle.add_argument("-tr", required=True, help="the trainer that will start from it, e.g. nnUNetTrainerMoESD")
+    upcycle.add_argument("-d", help="dataset to train on, name or id (default: the checkpoint's)")
+    upcycle.add_argument("-c", help="configuration to train (default: the checkpoint's)")
+    upcycle.add_argument("-p", help="its plans (default: the checkpoint's)")
+    upcycle.add_argument(
+        "-noise",
+        type=float,
+        default=0.01,
+        help="SD of the experts' noise over the SD of the weights (default: %(default)s)",
+    )
+    upcycle.add_argument("-seed", type=int, default=0, help="of noise and gates (default: %(default)s)")
+    upcycle.set_defaults(run=_upcycle)
     return parser
 
 
@@ -48,3 +66,20 @@ def _demo(options: argparse.Namespace) -> None:
     from nnunet_moe.demo import run_demo
 
     run_demo(options.o, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _upcycle(options: argparse.Namespace) -> None:
+    from nnunet_moe.upcycle import upcycle_checkpoint
+
+    target = upcycle_checkpoint(
+        options.i,
+        options.o,
+        options.tr,
+        dataset=options.d,
+        plans=options.p,
+        configuration=options.c,
+        noise=options.noise,
+        seed=options.seed,
+    )
+    model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
+    print(f"Wrote {options.o}. Start from it: nnUNetv2_train {model} -pretrained_weights {options.o}")

@@ -1,5 +1,6 @@
 """A tiny phantom dataset, planned, preprocessed and trained once a session with nnU-Net's own commands."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +17,9 @@ TRAINER = "nnUNetTrainerMoESD"
 LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 7}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def few_processes() -> Iterator[None]:
-    """nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_def_n_proc", "1")
-        patch.setenv("nnUNet_n_proc_DA", "0")
-        yield
+# nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
+# reads the first when it is imported, so it is set before the test modules are
+os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Dataset:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory, few_processes) -> Iterator[Dataset]:
+def dataset(tmp_path_factory) -> Iterator[Dataset]:
     """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
     dataset = Dataset(workspace)

@@ -1,0 +1,189 @@
+"""Make an ordinary nnU-Net checkpoint a starting point for a trainer whose convolutions depend on the code.
+
+Each expert is a copy of the trained convolution plus small noise ("sparse upcycling", Komatsuzaki et al., ICLR 2023).
+Experts that are alike give the ordinary network whatever the gates say; the noise lets them part.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.moe_conv import MoEConv
+from nnunet_moe.environment import trainers_known
+from nnunet_moe.errors import ModelError, SettingsError
+
+HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
+
+
+@dataclass(frozen=True)
+class Target:
+    """What will be trained from the upcycled weights, in the words of `nnUNetv2_train`."""
+
+    trainer: str
+    dataset: str
+    plans: str
+    configuration: str
+
+    def network(self) -> ModalityNetwork:
+        """The network that a training would start with.
+
+        Raises:
+            ModelError: no such plans, configuration or trainer, or a trainer whose network knows no modality codes.
+            SettingsError: a mistake in the plans' settings.
+        """
+        folder = Path(os.fspath(nnUNet_preprocessed)) / self.dataset
+        plans_file, dataset_file = folder / f"{self.plans}.json", folder / "dataset.json"
+        for file in (plans_file, dataset_file):
+            if not file.exists():
+                raise ModelError(f"{file} is not there. Plan and preprocess the dataset, or name another by -d and -p.")
+        plans, dataset_json = (json.loads(file.read_text()) for file in (plans_file, dataset_file))
+        if self.configuration not in plans["configurations"]:
+            raise ModelError(
+                f"{plans_file} has no configuration {self.configuration!r}, only {', '.join(plans['configurations'])}. "
+                "Name one of them by -c."
+            )
+        try:
+            with trainers_known():
+                trainer: Any = recursive_find_trainer_class_by_name(self.trainer)
+        except RuntimeError as error:
+            raise ModelError(f"There is no trainer {self.trainer!r}; name one of this package's by -tr.") from error
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration(self.configuration)
+        network = trainer.build_network_architecture(
+            manager,
+            configuration,
+            determine_num_input_channels(manager, configuration, dataset_json),
+            manager.get_label_manager(dataset_json).num_segmentation_heads,
+            True,
+        )
+        if not isinstance(network, ModalityNetwork):
+            raise ModelError(f"{self.trainer} is none of this package's trainers; name one of them by -tr.")
+        return network
+
+
+def upcycle_checkpoint(
+    source: Path,
+    out: Path,
+    trainer: str,
+    *,
+    dataset: str | None = None,
+    plans: str | None = None,
+    configuration: str | None = None,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Target:
+    """Write a file for `nnUNetv2_train ... -pretrained_weights`.
+
+    Args:
+        source: a checkpoint of an ordinary nnU-Net, or of a trainer of this package without experts.
+        out: the file to write; it must not exist.
+        trainer: what will be trained from it.
+        dataset: name or id; `plans` and `configuration` as in `nnUNetv2_train`. By default those of the source.
+        noise: SD of the experts' noise, as a fraction of the SD of each tensor of weights; from 0.
+        seed: fixes noise and gates; from 0.
+
+    Returns:
+        The target, defaults filled in.
+
+    Raises:
+        ModelError: no such files, or source and target do not fit.
+        SettingsError: `noise` or `seed` out of range.
+    """
+    if not (0 <= noise < float("inf") and seed >= 0):
+        raise SettingsError(f"-noise {noise} -seed {seed}: both must be at least 0, and noise finite.")
+    if out.exists():
+        raise ModelError(f"{out} exists already. Remove it, or name another file by -o.")
+    checkpoint = _read_checkpoint(source)
+    source_plans = checkpoint["init_args"]["plans"]
+    target = Target(
+        trainer,
+        source_plans["dataset_name"] if dataset is None else maybe_convert_to_dataset_name(dataset),
+        plans or source_plans["plans_name"],
+        configuration or checkpoint["init_args"]["configuration"],
+    )
+    torch.manual_seed(seed)
+    network = target.network()
+    weights = upcycled_weights(checkpoint["network_weights"], network, noise)
+    origin = {"checkpoint": str(source), "noise": noise, "seed": seed, "trainer": checkpoint["trainer_name"]}
+    partial = out.with_name(f"{out.name}.partial")
+    torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, partial)
+    partial.replace(out)
+    return target
+
+
+def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise: float) -> dict[str, Tensor]:
+    """The state of a network, with the weights of an ordinary one put in.
+
+    What the ordinary network does not have, gates and the like, stays as it is; so do segmentation heads for other
+    labels.
+
+    Args:
+        source: the ordinary network's state.
+        network: it is not changed.
+        noise: SD of what is added to each copy, as a fraction of the SD of the tensor's weights, drawn from torch's
+            global generator.
+
+    Raises:
+        ModelError: the networks do not fit, or there is nothing to upcycle.
+    """
+    own = network.state_dict()
+    # nnU-Net holds the encoder, and each convolution, under several names; all of them are in the state
+    layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)]
+    new = {key for key in own.keys() - source.keys() if any(key.startswith(name) for name, _ in layers)}
+    experts = {f"{name}{kind}" for name, m in layers if isinstance(m, MoEConv) for kind in ("weight", "bias")}
+    if own.keys() - source.keys() != new or source.keys() - own.keys():
+        strangers = sorted((own.keys() - source.keys() - new) | (source.keys() - own.keys()))
+        raise ModelError(
+            f"The networks differ: {len(strangers)} weights are in one of them only, first {strangers[0]}. Name the "
+            "plans and configuration that the checkpoint was trained on by -d, -p and -c."
+        )
+    if not new:
+        raise ModelError(
+            "There is nothing to upcycle: the checkpoint fits this trainer as it is. Give it to -pretrained_weights."
+        )
+    copies: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    result = {}
+    for key, target in own.items():
+        given = source.get(key, target)
+        if key in experts and key in source and target.shape[1:] == given.shape:
+            kind = (target.data_ptr(), tuple(target.shape))
+            if kind not in copies:  # one draw for a tensor of several names
+                spread = noise * given.std(correction=0)
+                copies[kind] = given + spread * torch.randn_like(target) if noise else given.expand_as(target).clone()
+            result[key] = copies[kind]
+        elif target.shape == given.shape:
+            result[key] = given
+        elif HEADS in key:
+            result[key] = target
+        else:
+            raise ModelError(
+                f"The networks differ: {key} is {tuple(given.shape)} in the checkpoint and should be "
+                f"{tuple(target.shape[1:] if key in experts else target.shape)}. Name the plans and configuration that "
+                "the checkpoint was trained on by -d, -p and -c."
+            )
+    return result
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    except FileNotFoundError:
+        raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
+    except Exception as error:  # whatever unpickling a file of another kind raises
+        raise ModelError(f"{file} cannot be read as a checkpoint: {error}.") from error
+    wanted = {"network_weights", "init_args", "trainer_name"}
+    if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
+        raise ModelError(f"{file} is no nnU-Net checkpoint: it lacks one of {', '.join(sorted(wanted))}.")
+    return checkpoint

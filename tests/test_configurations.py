@@ -1,0 +1,288 @@
+"""Everything that nnU-Net plans and trains, trained for a few iterations and predicted with files missing.
+
+nnU-Net's commands run inside this process, and trainings end before the final validation, to save what starting worker
+processes costs; `test_commands` runs them whole.
+"""
+
+import json
+import shutil
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+from nnunet_moe.architectures.moe_conv import MoEConv
+from nnunet_moe.codes import all_codes, code_digits
+from nnunet_moe.environment import trainers_known
+from nnunet_moe.phantom import draw_phantom
+
+CPU = torch.device("cpu")
+MOESD = "nnUNetTrainerMoESD"
+LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
+
+
+def command(name: str, *arguments: object) -> None:
+    """Run one of nnU-Net's console scripts in this process."""
+    (script,) = entry_points(group="console_scripts", name=name)
+    with trainers_known(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        if "plan" in name or "preprocess" in name:  # there nnU-Net takes 0 for a number of threads, and fails
+            patch.setenv("nnUNet_n_proc_DA", "1")
+        script.load()()
+
+
+def shorten(file: Path, *configurations: str) -> None:
+    """Few iterations, and few features a stage: what else nnU-Net planned stays."""
+    plans = json.loads(file.read_text())
+    for configuration in map(plans["configurations"].get, configurations):
+        configuration["nnunet_moe"] = LENGTH
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration:
+            network = configuration["architecture"]["arch_kwargs"]
+            network["features_per_stage"] = [4 + 2 * stage for stage in range(network["n_stages"])]
+    file.write_text(json.dumps(plans))
+
+
+def train(dataset_id, configuration, trainer=MOESD, *, plans="nnUNetPlans", fold=0, pretrained=None):
+    """`nnUNetv2_train` up to its final validation."""
+    with trainers_known():
+        made = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=CPU)
+    maybe_load_checkpoint(made, False, False, pretrained)
+    made.run_training()
+    return made
+
+
+def incoming(folder: Path, raw: Path, case: str, codes) -> Path:
+    """A case under each code as a case of its own; files of absent modalities are just absent."""
+    folder.mkdir()
+    for code in codes:
+        for channel in np.flatnonzero(code):
+            name = f"{case}_{channel:04d}.nii.gz"
+            shutil.copy(raw / "imagesTs" / name, folder / f"c{code_digits(code)}_{channel:04d}.nii.gz")
+    return folder
+
+
+def predict(dataset_id, configuration, images: Path, out: Path, *more, trainer=MOESD, plans="nnUNetPlans", fold=0):
+    """Probabilities `(classes or regions, *space)` and segmentations by case."""
+    model = ("-d", dataset_id, "-c", configuration, "-tr", trainer, "-p", plans, "-f", fold, "-device", "cpu")
+    options = ("-npp", 0, "-nps", 0, "--disable_tta", "--save_probabilities", *more)
+    command("nnUNetv2_predict", *model, "-i", images, "-o", out, *options)
+    segmentations = {f.name[:-7]: sitk.GetArrayFromImage(sitk.ReadImage(str(f))) for f in out.glob("*.nii.gz")}
+    return {case: (np.load(out / f"{case}.npz")["probabilities"], seg) for case, seg in segmentations.items()}
+
+
+def assert_differ_by_code(predicted, codes, shape, labels):
+    """A prediction for each code, in the images' grid, finite, and not the same whatever is there."""
+    assert set(predicted) == {f"c{code_digits(code)}" for code in codes}
+    for probabilities, segmentation in predicted.values():
+        assert np.isfinite(probabilities).all() and 0 <= probabilities.min() <= probabilities.max() <= 1
+        assert segmentation.shape == shape and set(np.unique(segmentation)) <= labels
+    assert len({probabilities.tobytes() for probabilities, _ in predicted.values()}) == len(codes)
+
+
+@pytest.fixture(scope="module")
+def three_modalities(dataset, tmp_path_factory):
+    """A test case of the tiny dataset under all codes."""
+    return incoming(tmp_path_factory.mktemp("three") / "in", dataset.raw, "phantomTs000", all_codes(3))
+
+
+TINY = {"codes": all_codes(3), "shape": (32, 36, 32), "labels": {0, 1}}
+
+
+def test_2d(dataset, three_modalities, tmp_path):
+    command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
+    shorten(dataset.plans_file, "2d")
+    trainer = train(901, "2d")
+    assert all(mixture.weight.ndim == 5 for mixture in trainer.network.mixtures)  # experts and a 2D kernel
+    assert_differ_by_code(predict(901, "2d", three_modalities, tmp_path / "out"), **TINY)
+
+
+@pytest.mark.parametrize("size", ["M", "L", "XL"])
+def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size):
+    plans = f"nnUNetResEncUNet{size}Plans"
+    command("nnUNetv2_plan_experiment", "-d", 901, "-pl", f"nnUNetPlannerResEnc{size}", "-gpu_memory_target", 0.05)
+    shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_fullres")
+    trainer = train(901, "3d_fullres", plans=plans)
+    blocks = trainer.configuration_manager.network_arch_init_kwargs["n_blocks_per_stage"]
+    assert len(trainer.network.mixtures) == 1 + sum(blocks)
+    assert_differ_by_code(predict(901, "3d_fullres", three_modalities, tmp_path / "out", plans=plans), **TINY)
+
+
+def test_the_cascade(dataset, tmp_path):
+    """Low resolution with its validation, which writes what the next stage is trained on; then full resolution."""
+    plans = "nnUNetPlansCascade"
+    finer = ("-overwrite_target_spacing", 0.5, 0.5, 0.5, "-overwrite_plans_name", plans)
+    command("nnUNetv2_plan_experiment", "-d", 901, "-gpu_memory_target", 0.05, *finer)
+    command("nnUNetv2_preprocess", "-d", 901, "-plans_name", plans, "-c", "3d_fullres", "3d_lowres", "-np", 1, 1)
+    shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_lowres", "3d_cascade_fullres")
+    cases = sorted(file.name[:-7] for file in (dataset.raw / "labelsTr").iterdir())
+    splits = dataset.plans_file.with_name("splits_final.json")
+    before = splits.read_text() if splits.exists() else None
+    splits.write_text(json.dumps([{"train": cases, "val": cases}]))  # one training predicts all cases
+
+    train(901, "3d_lowres", plans=plans).perform_actual_validation()
+    trainer = train(901, "3d_cascade_fullres", plans=plans)
+    splits.unlink() if before is None else splits.write_text(before)
+    stem = trainer.network.mixtures[0]
+    assert stem.weight.shape[2] == 4 and stem.gate.in_features == trainer.network.num_modalities == 3
+
+    codes = [(True, False, False), (False, True, True)]
+    images = incoming(tmp_path / "in", dataset.raw, "phantomTs000", codes)
+    low = predict(901, "3d_lowres", images, tmp_path / "low", plans=plans)
+    assert_differ_by_code(low, **{**TINY, "codes": codes})
+    full = [
+        predict(901, "3d_cascade_fullres", images, tmp_path / name, "-prev_stage_predictions", stage, plans=plans)
+        for name, stage in (("full", tmp_path / "low"), ("other", inverted(tmp_path / "low", tmp_path / "inverted")))
+    ]
+    assert_differ_by_code(full[0], **{**TINY, "codes": codes})
+    assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
+
+
+def inverted(folder: Path, out: Path) -> Path:
+    out.mkdir()
+    for file in folder.glob("*.nii.gz"):
+        sitk.WriteImage(1 - sitk.ReadImage(str(file)), str(out / file.name))
+    return out
+
+
+def write_dataset(
+    dataset_id: int, names: list[str], labels: dict, channels, relabel, *, every: int = 1, **more
+) -> Path:
+    """A raw dataset made of phantoms: `channels` makes its K images, `relabel` its labels; every n-th slice is kept."""
+    from nnunetv2.paths import nnUNet_raw
+
+    raw = Path(str(nnUNet_raw)) / f"Dataset{dataset_id}_Made"
+    for suffix, count in (("Tr", 5), ("Ts", 1)):
+        (raw / f"images{suffix}").mkdir(parents=True)
+        (raw / f"labels{suffix}").mkdir()
+        for number in range(count):
+            phantom = draw_phantom(np.random.default_rng(number), (20 * every if every > 1 else 36, 36, 32))
+            arrays = [*channels(phantom.images), relabel(phantom.lesions)]
+            files = [f"images{suffix}/p{number}_{channel:04d}" for channel in range(len(names))]
+            for array, file in zip(arrays, [*files, f"labels{suffix}/p{number}"], strict=True):
+                image = sitk.GetImageFromArray(array[::every])
+                image.SetSpacing((1.0, 1.0, float(every)))
+                sitk.WriteImage(image, str(raw / f"{file}.nii.gz"))
+    channel_names = {str(channel): name for channel, name in enumerate(names)}
+    description = {"channel_names": channel_names, "labels": labels, "numTraining": 5, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps({**description, **more}))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def made_datasets(dataset):
+    """902: CT and MRI, anisotropic, overlapping regions, ignore label. 903: one modality. 905: five modalities."""
+    rng = np.random.default_rng(0)
+
+    def with_core_and_ignored(lesions):
+        labels = lesions.copy()
+        labels[lesions.astype(bool) & (np.arange(lesions.shape[2]) % 2 == 0)] = 2
+        labels[:, :4] = 3
+        return labels
+
+    def five(images):
+        return [*images, images[::-1].mean(0), *(images[:1] + rng.normal(0, 9, images[:1].shape))]
+
+    def as_float(channels):
+        return lambda images: [channel.astype(np.float32) for channel in channels(images)]
+
+    raw = {
+        902: write_dataset(
+            902,
+            ["CT", "MRI"],
+            {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
+            as_float(lambda images: [images[0] * 3 - 1000, images[2]]),
+            with_core_and_ignored,
+            every=4,
+            regions_class_order=[1, 2],
+        ),
+        903: write_dataset(903, ["FLAIR"], {"background": 0, "lesion": 1}, lambda images: images[2:], np.copy),
+        905: write_dataset(905, list("abcde"), {"background": 0, "lesion": 1}, as_float(five), np.copy),
+    }
+    for dataset_id in raw:
+        extractor = DatasetFingerprintExtractor(dataset_id, num_processes=1)
+        extractor.num_foreground_voxels_for_intensitystats = 1e5  # of 1e8: most of what the command takes its time for
+        extractor.run()
+    command("nnUNetv2_plan_experiment", "-d", *raw, "-gpu_memory_target", 0.05)
+    command("nnUNetv2_preprocess", "-d", *raw, "-c", "3d_fullres", "-np", 1)
+    for folder in raw.values():
+        shorten(dataset.workspace.preprocessed / folder.name / "nnUNetPlans.json", "2d", "3d_fullres")
+    return raw
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_ct_beside_mri_anisotropic_with_regions_and_an_ignore_label(made_datasets, tmp_path, configuration):
+    if configuration == "2d":
+        command("nnUNetv2_preprocess", "-d", 902, "-c", "2d", "-np", 1)
+    trainer = train(902, configuration)
+    manager = trainer.configuration_manager
+    assert trainer.label_manager.has_regions and trainer.label_manager.has_ignore_label
+    assert manager.normalization_schemes == ["CTNormalization", "ZScoreNormalization"]
+    if configuration == "3d_fullres":
+        kernels = [tuple(mixture.weight.shape[3:]) for mixture in trainer.network.mixtures]
+        assert kernels[0] == (1, 3, 3) and (3, 3, 3) in kernels
+    images = incoming(tmp_path / "in", made_datasets[902], "p0", all_codes(2))
+    predicted = predict(902, configuration, images, tmp_path / "out")
+    assert_differ_by_code(predicted, all_codes(2), (20, 36, 32), {0, 1, 2})
+    assert all(probabilities.shape == (2, 20, 36, 32) for probabilities, _ in predicted.values())
+
+
+def test_one_modality(made_datasets, tmp_path):
+    trainer = train(903, "3d_fullres")
+    assert trainer.validation_codes == [(True,)] and all(m.gate.in_features == 1 for m in trainer.network.mixtures)
+    images = incoming(tmp_path / "in", made_datasets[903], "p0", all_codes(1))
+    assert_differ_by_code(predict(903, "3d_fullres", images, tmp_path / "out"), all_codes(1), (36, 36, 32), {0, 1})
+
+
+def test_five_modalities(made_datasets, tmp_path):
+    trainer = train(905, "3d_fullres")
+    assert len(trainer.validation_codes) == 31 and trainer.network.mixtures[0].weight.shape[2] == 5
+    images = incoming(tmp_path / "in", made_datasets[905], "p0", all_codes(5))
+    assert_differ_by_code(predict(905, "3d_fullres", images, tmp_path / "out"), all_codes(5), (36, 36, 32), {0, 1})
+
+
+def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_modalities, tmp_path):
+    """Both have to do with where a training starts and ends; a rate of 0 shows where it started."""
+    first = train(901, "3d_tiny")
+    source = Path(first.output_folder) / "checkpoint_final.pth"
+    trainer = train(901, "3d_tiny", fold="all", pretrained=str(source))
+    assert Path(trainer.output_folder).name == "fold_all"
+    assert_differ_by_code(predict(901, "3d_tiny", three_modalities, tmp_path / "out", fold="all"), **TINY)
+    with trainers_known():
+        started = get_trainer_from_args("901", "3d_tiny", "all", MOESD, device=CPU)
+    maybe_load_checkpoint(started, False, False, str(source))
+    weights = torch.load(source, weights_only=False)["network_weights"]
+    own = started.network.state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in own if ".seg_layers." not in name)
+    assert any(isinstance(module, MoEConv) for module in started.network.modules())
+
+
+@pytest.mark.parametrize("name", ["MoE", "MoEStem", "MoENoReg", "SD", "DynamicStem"])
+def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modalities, tmp_path, name):
+    dataset.add_configuration("3d_rows", **LENGTH)
+    train(901, "3d_rows", f"nnUNetTrainer{name}")
+    predicted = predict(901, "3d_rows", three_modalities, tmp_path / "out", trainer=f"nnUNetTrainer{name}")
+    assert_differ_by_code(predicted, **TINY)
+
+
+def test_a_dedicated_model_predicts_from_its_modalities_whatever_else_is_there(dataset, three_modalities, tmp_path):
+    dataset.add_configuration("3d_dedicated", **LENGTH, modality_code=[1, 0, 1])
+    trainer = train(901, "3d_dedicated", "nnUNetTrainerDedicated")
+    assert "Dedicated model: trained and validated on T1w+FLAIR only" in Path(trainer.log_file).read_text()
+    model = {"configuration": "3d_dedicated", "trainer": "nnUNetTrainerDedicated"}
+    enough = tmp_path / "enough"
+    enough.mkdir()
+    for file in three_modalities.iterdir():
+        if file.name.startswith(("c111", "c101")):
+            shutil.copy(file, enough)
+    predicted = predict(901, images=enough, out=tmp_path / "out", **model)
+    assert np.array_equal(predicted["c111"][0], predicted["c101"][0])
+    with pytest.raises(Exception, match=r"dedicated to T1w\+FLAIR, and T1w is absent"):
+        predict(901, images=three_modalities, out=tmp_path / "none", **model)
+    assert not list((tmp_path / "none").glob("*.nii.gz"))
