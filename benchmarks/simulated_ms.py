@@ -12,8 +12,6 @@ The real patients are predicted with nnUNetv2_predict's defaults, the 105 simula
 
 import argparse
 import json
-import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from pathlib import Path
 
 from nnunet_moe.case_subsets import CaseSubsets, cases_of, median_case
 from nnunet_moe.codes import channel_names
-from nnunet_moe.workspace import Workspace, add_small_configuration, case_line, epoch_line
+from nnunet_moe.workspace import Workspace, add_small_configuration, case_line, epoch_line, machine
 
 DATASET_ID, DATASET = 502, "Dataset502_SimMS"
 CONFIGURATION = "3d_cpu"
@@ -39,7 +37,7 @@ def main() -> None:
     raw = workspace.raw / DATASET
     model = ("-tr", options.trainer, "-device", options.device)
     model_folder = workspace.results / DATASET / f"{options.trainer}__nnUNetPlans__{CONFIGURATION}"
-    print(f"{platform.platform()}, {_processor()}")
+    print(machine())
     if not (model_folder / "fold_0" / "checkpoint_final.pth").exists():
         subprocess.run([sys.executable, simulator, "--inputs", inputs, "--out", raw], check=True, stdout=sys.stderr)
         _train(workspace, model, options.epochs)
@@ -79,12 +77,6 @@ def _predict(workspace: Workspace, subsets: CaseSubsets, options: tuple[str, ...
     start = time.monotonic()
     workspace.run("nnUNetv2_predict", *model, *where, progress=case_line)
     return (time.monotonic() - start) / (len(subsets.cases) * len(subsets.codes))
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 def _options() -> argparse.Namespace:

@@ -236,12 +236,12 @@ def _dedicated(available: np.ndarray, settings: Settings, names: Sequence[str]) 
     if settings.modality_code is None:
         return available
     needed = np.array(settings.modality_code, dtype=bool)
-    if lacking := code_text(needed & ~available, names):
+    if lacking := code_text((needed & ~available).tolist(), names):
         raise ModalityError(
-            f"The model is dedicated to {code_text(needed, names)}, and {lacking} is absent. Predict such cases with a "
-            "model that takes any subset, or with one dedicated to what there is."
+            f"The model is dedicated to {code_text(needed.tolist(), names)}, and {lacking} is absent. Predict such "
+            "cases with a model that takes any subset, or with one dedicated to what there is."
         )
-    if unused := code_text(available & ~needed, names):
+    if unused := code_text((available & ~needed).tolist(), names):
         print(f"not used by this dedicated model: {unused}", flush=True)  # noqa: T201 - nnU-Net's workers log so
     return needed
 

@@ -111,5 +111,10 @@ class Settings:
                     f"Setting {name!r} under '{PLANS_KEY}' in the plans is {value!r}; allowed is "
                     f"{ranges[name].description}. Correct the plans file."
                 )
-        merged = {**given, **(forced or {})}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()})
+        merged: dict[str, Any] = {**given, **(forced or {})}
+        return cls(**{name: _frozen(value) for name, value in merged.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """A list of the plans' JSON as a tuple."""
+    return tuple(value) if isinstance(value, list) else value

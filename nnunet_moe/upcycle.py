@@ -156,8 +156,11 @@ def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise:
     copies: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     result = {}
     for key, target in own.items():
-        given = source.get(key, target)
-        if key in experts and key in source and target.shape[1:] == given.shape:
+        if key not in source:
+            result[key] = target
+            continue
+        given = source[key]
+        if key in experts and target.shape[1:] == given.shape:
             kind = (target.data_ptr(), tuple(target.shape))
             if kind not in copies:  # one draw for a tensor of several names
                 spread = noise * given.std(correction=0)

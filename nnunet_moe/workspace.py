@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -125,3 +126,10 @@ def case_line(line: str) -> str | None:
     """The line of nnU-Net's prediction that names the case."""
     match = re.match(r"Predicting \S+:", line)
     return match[0] if match else None
+
+
+def machine() -> str:
+    """This machine in words, to stand beside what was measured on it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return f"{platform.platform()}, {f'{len(names)} x {names[0]}' if names else platform.processor()}"

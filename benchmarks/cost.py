@@ -1,0 +1,330 @@
+"""What the method costs beside nnU-Net: time and memory of steps and forward passes on a real plan, in one run.
+
+nnU-Net's own planners plan a phantom cohort with the size of a head at 1 mm. All times are medians over repetitions in
+which the candidates take turns, each time in another order; a ratio is the median of the ratios within a repetition.
+Prints Markdown.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.moe_conv import MoEConv
+from nnunet_moe.codes import MAX_MODALITIES
+from nnunet_moe.losses import gate_regularisation
+from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
+from nnunet_moe.precision import cpu_autocast
+from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.workspace import Workspace, machine
+
+DATASET_ID, DATASET = 903, "Dataset903_Head"
+PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
+TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD)}
+STOCK, DROPOUT, MOESD = TRAINERS
+
+
+def main() -> None:
+    options = _options()
+    device = torch.device(options.device)
+    if options.memory_of:
+        trainer, network, precision = options.memory_of
+        print(_peak_of_a_step(trainer, network, precision, Path(options.out), device))
+        return
+    workspace = _planned(Path(options.out), options.shape)
+    print(f"{machine()}, device {device}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    for network, plans_name in PLANS.items():
+        plans = json.loads((workspace.preprocessed / DATASET / f"{plans_name}.json").read_text())
+        configuration = PlansManager(plans).get_configuration("3d_fullres")
+        patch, batch = configuration.patch_size, configuration.batch_size
+        print(f"## {network}: patch {patch}, batch {batch}, {len(SIGNAL)} channels\n")
+        step = report_steps(plans, device, options.repetitions)
+        report_regularisation(plans, step, options.repetitions)
+        report_memory(network, workspace.folder, device)
+        report_forward(plans, device, options.repetitions)
+        if network == "PlainConvUNet":
+            report_kernels(plans, device, options.repetitions)
+
+
+def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
+    """Prints the time of a training step of each trainer; returns that of MoE-SD in seconds."""
+    steps = {name: _step(name, plans, device) for name in TRAINERS}
+    times = in_turn(steps, repetitions, device)
+    rows = {name: f"{statistics.median(seconds):.2f} s" for name, seconds in times.items()}
+    print(table("training step", rows))
+    print(f"MoESD / ModalityDropout: {ratio(times, MOESD, DROPOUT)}\n")
+    return statistics.median(times[MOESD])
+
+
+def report_regularisation(plans: dict, step: float, repetitions: int) -> None:
+    """L_reg with its gradient, for the largest number of modalities."""
+    network = _network(nnUNetTrainerMoESD, plans, MAX_MODALITIES)
+    assert isinstance(network, ModalityNetwork)
+
+    def l_reg() -> None:
+        torch.stack([gate_regularisation(gates) for gates in network.gates_of_codes()]).sum().backward()
+
+    seconds = statistics.median(in_turn({"L_reg": l_reg}, repetitions, torch.device("cpu"))["L_reg"])
+    share = f"{100 * seconds / step:.3f} % of a step of MoESD"
+    print(f"L_reg for K = {MAX_MODALITIES}, {len(network.mixtures)} layers: {1e3 * seconds:.1f} ms, {share}\n")
+
+
+def report_memory(network: str, folder: Path, device: torch.device) -> None:
+    """Peak memory of a step over what the process had before the network was built; a process each."""
+    variants = {STOCK: (STOCK, "own"), f"{STOCK}, same precision": (STOCK, "same"), MOESD: (MOESD, "own")}
+    if device.type != "cpu":
+        del variants[f"{STOCK}, same precision"]  # nnU-Net's own precision is that of ours there
+    peaks = {}
+    for label, (trainer, precision) in variants.items():
+        arguments = ("--memory-of", trainer, network, precision, "--out", str(folder), "--device", device.type)
+        run = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+        peaks[label] = float(run.stdout.split()[-1])
+    print(table("peak memory of a step", {label: f"{peak / 2**30:.2f} GiB" for label, peak in peaks.items()}))
+    for label in list(peaks)[:-1]:
+        print(f"MoESD / {label}: {peaks[MOESD] / peaks[label]:.2f}\n")
+
+
+def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
+    """One patch in evaluation, as in sliding-window prediction."""
+    patch = _patch(plans, batch_size=1).to(device)
+    networks = {name: _network(TRAINERS[name], plans).to(device).eval() for name in (STOCK, MOESD)}
+
+    def forward(name: str, precision: AbstractContextManager) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode(), precision:
+                return networks[name](patch)
+
+        return run
+
+    same = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
+    ours, theirs, alike = "MoESD's network", "nnUNetTrainer's network", "nnUNetTrainer's network, same precision"
+    candidates = {alike: forward(STOCK, same), ours: forward(MOESD, same if device.type == "cuda" else nullcontext())}
+    if device.type == "cpu":
+        candidates[theirs] = forward(STOCK, nullcontext())
+    times = in_turn(candidates, repetitions, device)
+    print(table("evaluation forward of a patch", {n: f"{statistics.median(s):.3f} s" for n, s in times.items()}))
+    for name in candidates.keys() - {ours}:
+        print(f"MoESD / {name}: {ratio(times, ours, name)}\n")
+
+
+def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
+    """Forward and backward of a layer with a kernel for each item, by its implementation and by the alternatives."""
+    for label, bf16 in (("bfloat16", True), ("float32", False)) if device.type == "cpu" else (("float16", True),):
+        print(
+            f"| per-item kernels, {label}: C_in, C_out, input | used | loop | grouped | N convolutions | used / best |"
+        )
+        print("|---|---|---|---|---|---|")
+        for layer, shape in _layers(plans):
+            layer.to(device).train()
+            x = torch.randn(shape, device=device, requires_grad=True)
+            code = torch.rand(len(x), len(SIGNAL), device=device)
+            ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
+            precision = torch.autocast(device.type, torch.bfloat16 if device.type == "cpu" else None, enabled=bf16)
+            runs = {name: _forward_and_backward(way, layer, x, code, precision) for name, way in ways.items()}
+            times = in_turn(runs, repetitions, device)
+            others = [statistics.median(times[name]) for name in ("loop", "grouped", "N convolutions")]
+            best = ("loop", "grouped", "N convolutions")[others.index(min(others))]
+            cells = " | ".join(f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values())
+            name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
+            print(f"| {name} | {cells} | {ratio(times, 'used', best)} |", flush=True)
+        print()
+
+
+def _used(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
+    layer.code_input = CodeInput(code)
+    return layer(x)
+
+
+def _loop(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
+    weight, bias = _kernels(layer, code)
+    items = zip(x.split(1), weight, bias, strict=True)
+    return torch.cat([F.conv3d(item, w, b, layer.stride, layer.padding) for item, w, b in items])
+
+
+def _grouped(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
+    weight, bias = _kernels(layer, code)
+    joined = x.reshape(1, -1, *x.shape[2:])
+    y = F.conv3d(joined, weight.flatten(0, 1), bias.flatten(), layer.stride, layer.padding, groups=len(x))
+    return y.reshape(len(x), -1, *y.shape[2:])
+
+
+def _experts(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
+    gates = layer.gates(code).reshape(len(x), -1, 1, 1, 1, 1)
+    assert layer.bias is not None
+    experts = zip(layer.weight, layer.bias, strict=True)
+    outputs = torch.stack([F.conv3d(x, w, b, layer.stride, layer.padding) for w, b in experts], dim=1)
+    return (gates * outputs).sum(dim=1)
+
+
+def _kernels(layer: MoEConv, code: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.autocast(code.device.type, enabled=False):
+        weight, bias = layer.kernels(code)
+    assert bias is not None
+    return weight, bias
+
+
+def _forward_and_backward(
+    way: Callable[[MoEConv, Tensor, Tensor], Tensor],
+    layer: MoEConv,
+    x: Tensor,
+    code: Tensor,
+    precision: AbstractContextManager,
+) -> Callable[[], None]:
+    def run() -> None:
+        layer.zero_grad()
+        x.grad = None
+        with precision:
+            y = way(layer, x, code)
+        y.backward(torch.ones_like(y))
+
+    return run
+
+
+def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
+    """The mixtures of the planned network, and what each gets for a batch; each kind once."""
+    network = _network(nnUNetTrainerMoESD, plans).eval()
+    assert isinstance(network, ModalityNetwork)
+    shapes: dict[CodeConv, torch.Size] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: shapes.update({layer: inputs[0].shape}))
+        for layer in network.mixtures
+    ]
+    batch_size = PlansManager(plans).get_configuration("3d_fullres").batch_size
+    with torch.inference_mode():
+        network(_patch(plans, batch_size=1))
+    for hook in hooks:
+        hook.remove()
+    seen = set()
+    for layer, shape in shapes.items():
+        kind = (tuple(layer.get_parameter("weight").shape), shape)
+        if kind not in seen and isinstance(layer, MoEConv):
+            seen.add(kind)
+            yield layer, torch.Size((batch_size, *shape[1:]))
+
+
+def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, device: torch.device) -> int:
+    """Bytes; run in a process of its own."""
+    plans = json.loads((folder / "nnUNet_preprocessed" / DATASET / f"{PLANS[network]}.json").read_text())
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    step = _step(trainer, plans, device)
+    with cpu_autocast(device) if precision == "same" else nullcontext():
+        for _ in range(2):  # momentum is there from the second step on
+            step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """Bytes of this process in memory, now or at most (Linux)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def in_turn(
+    candidates: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each candidate in each repetition, after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for repetition in range(repetitions + 1):
+        first = repetition % len(candidates)  # what runs first finds other memory free than what follows
+        for name in [*list(candidates)[first:], *list(candidates)[:first]]:
+            _wait(device)
+            start = time.perf_counter()
+            candidates[name]()
+            _wait(device)
+            if repetition:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, reference: str) -> str:
+    """The median of the paired ratios, with the lowest and the highest."""
+    ratios = sorted(a / b for a, b in zip(times[name], times[reference], strict=True))
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def table(title: str, rows: dict[str, str]) -> str:
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _step(trainer: str, plans: dict, device: torch.device) -> Callable[[], Any]:
+    with redirect_stdout(sys.stderr):
+        made = TRAINERS[trainer]({**plans, "continue_training": False}, "3d_fullres", 0, _dataset_json(), device)
+        made.initialize()
+    image = _patch(plans, made.configuration_manager.batch_size)
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randint(0, 2, (len(image), 1, *image.shape[2:]), generator=generator).to(torch.int16)
+    scales = made._get_deep_supervision_scales() or [[1.0, 1.0, 1.0]]
+    targets = [target[:, :, :: round(1 / z), :: round(1 / y), :: round(1 / x)] for z, y, x in scales]
+    return lambda: made.train_step({"data": image, "target": targets})
+
+
+def _network(trainer: type[nnUNetTrainer], plans: dict, num_channels: int = len(SIGNAL)) -> nn.Module:
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    for key in ("normalization_schemes", "use_mask_for_norm"):
+        configuration.configuration[key] = configuration.configuration[key][:1] * num_channels
+    return trainer.build_network_architecture(manager, configuration, num_channels, 2, False)
+
+
+def _patch(plans: dict, batch_size: int) -> Tensor:
+    size = PlansManager(plans).get_configuration("3d_fullres").patch_size
+    return torch.randn(batch_size, len(SIGNAL), *size, generator=torch.Generator().manual_seed(0))
+
+
+def _dataset_json() -> dict:
+    names = {str(channel): name for channel, name in enumerate(SIGNAL)}
+    return {"channel_names": names, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
+
+
+def _planned(folder: Path, shape: list[int]) -> Workspace:
+    workspace = Workspace(folder, reuse=True)
+    os.environ["nnUNet_results"], os.environ["nnUNet_preprocessed"] = (
+        str(workspace.results),
+        str(workspace.preprocessed),
+    )
+    if not (workspace.preprocessed / DATASET / "nnUNetResEncUNetMPlans.json").exists():
+        write_phantom_cohort(workspace.raw / DATASET, num_training=5, num_test=0, shape=(shape[0], shape[1], shape[2]))
+        plan = ("-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "2", "-npfp", "2")
+        workspace.run("nnUNetv2_plan_and_preprocess", *plan)
+        workspace.run("nnUNetv2_plan_experiment", "-d", str(DATASET_ID), "-pl", "nnUNetPlannerResEncM")
+    return workspace
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--out", default="cost", help="a new folder, or one of an earlier run, whose plans are used again"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shape", type=int, nargs=3, default=[150, 180, 150], help="of the heads, voxels of 1 mm")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
