@@ -1,0 +1,66 @@
+"""Whether bfloat16 on the CPU changes what a model predicts: Dice by code in both precisions, and the time.
+
+Takes a workspace that `nnunet_moe demo` or `simulated_ms.py` has filled, and predicts its test cases under every code
+with nnU-Net's command, once with `nnunet_moe_bf16=0` and once with 1.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnunet_moe.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.codes import channel_names, code_text
+from nnunet_moe.workspace import Workspace, case_line, machine
+
+
+def main() -> None:
+    options = _options()
+    workspace = Workspace(options.workspace, reuse=True)
+    (model,) = workspace.results.glob("*/*__*__*")
+    dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
+    raw = workspace.raw / dataset
+    images, labels = options.images or raw / "imagesTs", options.labels or raw / "labelsTs"
+    modalities = channel_names(json.loads((raw / "dataset.json").read_text()))
+    folder = workspace.folder / "bfloat16"
+    shutil.rmtree(folder, ignore_errors=True)
+    subsets = CaseSubsets(images, labels, folder, cases_of(labels), modalities)
+    subsets.write_inputs(folder / "incoming")
+    arguments = ("-d", dataset, "-c", configuration, "-tr", trainer, "-p", plans, "-f", "0", "-chk", options.chk)
+    arguments += ("-i", str(folder / "incoming"), "-device", "cpu", "-npp", "1", "-nps", "1", *options.more)
+
+    dice, seconds = {}, {}
+    for name, value in (("float32", "0"), ("bfloat16", "1")):
+        os.environ["nnunet_moe_bf16"] = value
+        start = time.monotonic()
+        workspace.run("nnUNetv2_predict", *arguments, "-o", str(folder / name), progress=case_line)
+        seconds[name] = time.monotonic() - start
+        dice[name] = replace(subsets, predictions=folder / name).dice().mean(axis=1)
+
+    number = len(subsets.cases) * len(subsets.codes)
+    print(f"{machine()}, torch {torch.__version__}\n{model.name}, {options.chk}, {len(subsets.cases)} cases\n")
+    print("| modalities | Dice, float32 | Dice, bfloat16 | difference |\n|---|---|---|---|")
+    for code, single, half in zip(subsets.codes, dice["float32"], dice["bfloat16"], strict=True):
+        print(f"| {code_text(code, modalities)} | {single:.4f} | {half:.4f} | {half - single:+.4f} |")
+    print(f"\nlargest difference {np.abs(dice['bfloat16'] - dice['float32']).max():.4f}")
+    print(", ".join(f"{name} {value / number:.2f} s a prediction" for name, value in seconds.items()))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--images", type=Path, help="default: the dataset's test cases")
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--chk", default="checkpoint_final.pth")
+    parser.add_argument("more", nargs="*", help="further options of nnUNetv2_predict, after --")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
