@@ -49,8 +49,8 @@ def main() -> None:
         return
     workspace = _planned(Path(options.out), options.shape)
     print(f"{machine()}, device {device}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    for network, plans_name in PLANS.items():
-        plans = json.loads((workspace.preprocessed / DATASET / f"{plans_name}.json").read_text())
+    for network in options.networks:
+        plans = json.loads((workspace.preprocessed / DATASET / f"{PLANS[network]}.json").read_text())
         configuration = PlansManager(plans).get_configuration("3d_fullres")
         patch, batch = configuration.patch_size, configuration.batch_size
         print(f"## {network}: patch {patch}, batch {batch}, {len(SIGNAL)} channels\n")
@@ -321,6 +321,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", type=int, nargs=3, default=[150, 180, 150], help="of the heads, voxels of 1 mm")
+    parser.add_argument("--networks", nargs="+", choices=PLANS, default=list(PLANS))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

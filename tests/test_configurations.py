@@ -17,7 +17,6 @@ import torch
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.codes import all_codes, code_digits
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.phantom import draw_phantom
@@ -84,6 +83,14 @@ def assert_differ_by_code(predicted, codes, shape, labels):
         assert np.isfinite(probabilities).all() and 0 <= probabilities.min() <= probabilities.max() <= 1
         assert segmentation.shape == shape and set(np.unique(segmentation)) <= labels
     assert len({probabilities.tobytes() for probabilities, _ in predicted.values()}) == len(codes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def results_of_their_own(dataset, tmp_path_factory):
+    """The other modules' models stay as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +255,6 @@ def test_five_modalities(made_datasets, tmp_path):
 
 
 def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_modalities, tmp_path):
-    """Both have to do with where a training starts and ends; a rate of 0 shows where it started."""
     first = train(901, "3d_tiny")
     source = Path(first.output_folder) / "checkpoint_final.pth"
     trainer = train(901, "3d_tiny", fold="all", pretrained=str(source))
@@ -260,12 +266,20 @@ def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_moda
     weights = torch.load(source, weights_only=False)["network_weights"]
     own = started.network.state_dict()
     assert all(torch.equal(own[name], weights[name]) for name in own if ".seg_layers." not in name)
-    assert any(isinstance(module, MoEConv) for module in started.network.modules())
 
 
-@pytest.mark.parametrize("name", ["MoE", "MoEStem", "MoENoReg", "SD", "DynamicStem"])
-def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modalities, tmp_path, name):
-    dataset.add_configuration("3d_rows", **LENGTH)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("MoE", {"placement": ["stem", "encoder", "decoder"]}),
+        ("MoEStem", {}),
+        ("MoENoReg", {}),
+        ("SD", {}),
+        ("DynamicStem", {}),
+    ],
+)
+def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modalities, tmp_path, name, settings):
+    dataset.add_configuration("3d_rows", **LENGTH, **settings)
     train(901, "3d_rows", f"nnUNetTrainer{name}")
     predicted = predict(901, "3d_rows", three_modalities, tmp_path / "out", trainer=f"nnUNetTrainer{name}")
     assert_differ_by_code(predicted, **TINY)
