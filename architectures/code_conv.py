@@ -78,8 +78,10 @@ class CodeConv(nn.Module):
     def _convolve_items(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One kernel an item; which way is faster was measured (`benchmarks/cost.py`)."""
         if torch.is_autocast_enabled(x.device.type):
-            biases = [None] * len(weight) if bias is None else bias
-            return torch.cat([self._convolve(x[b : b + 1], weight[b], biases[b]) for b in range(len(weight))])
+            # split and unbind, not indices: the gradient of an index is a tensor of the whole size, mostly zeros
+            biases = [None] * len(weight) if bias is None else bias.unbind()
+            items = zip(x.split(1), weight.unbind(), biases, strict=True)
+            return torch.cat([self._convolve(*item) for item in items])
         # items become groups of one convolution, so that each meets its own kernel in a single call
         joined = x.reshape(1, -1, *x.shape[2:])
         y = self._convolve(joined, weight.flatten(0, 1), None if bias is None else bias.flatten(), groups=len(weight))

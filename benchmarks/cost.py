@@ -38,6 +38,7 @@ DATASET_ID, DATASET = 903, "Dataset903_Head"
 PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
 TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD)}
 STOCK, DROPOUT, MOESD = TRAINERS
+PARTS = ("steps", "memory", "forward", "kernels")
 
 
 def main() -> None:
@@ -54,11 +55,14 @@ def main() -> None:
         configuration = PlansManager(plans).get_configuration("3d_fullres")
         patch, batch = configuration.patch_size, configuration.batch_size
         print(f"## {network}: patch {patch}, batch {batch}, {len(SIGNAL)} channels\n")
-        step = report_steps(plans, device, options.repetitions)
-        report_regularisation(plans, step, options.repetitions)
-        report_memory(network, workspace.folder, device)
-        report_forward(plans, device, options.repetitions)
-        if network == "PlainConvUNet":
+        if "steps" in options.parts:
+            step = report_steps(plans, device, options.repetitions)
+            report_regularisation(plans, step, options.repetitions)
+        if "memory" in options.parts:
+            report_memory(network, workspace.folder, device)
+        if "forward" in options.parts:
+            report_forward(plans, device, options.repetitions)
+        if "kernels" in options.parts and network == "PlainConvUNet":
             report_kernels(plans, device, options.repetitions)
 
 
@@ -322,6 +326,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", type=int, nargs=3, default=[150, 180, 150], help="of the heads, voxels of 1 mm")
     parser.add_argument("--networks", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
