@@ -129,25 +129,25 @@ def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
 
 def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
     """Forward and backward of a layer with a kernel for each item, by its implementation and by the alternatives."""
-    for label, bf16 in (("bfloat16", True), ("float32", False)) if device.type == "cpu" else (("float16", True),):
-        print(
-            f"| per-item kernels, {label}: C_in, C_out, input | used | loop | grouped | N convolutions | used / best |"
-        )
-        print("|---|---|---|---|---|---|")
-        for layer, shape in _layers(plans):
-            layer.to(device).train()
-            x = torch.randn(shape, device=device, requires_grad=True)
-            code = torch.rand(len(x), len(SIGNAL), device=device)
-            ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
-            precision = torch.autocast(device.type, torch.bfloat16 if device.type == "cpu" else None, enabled=bf16)
-            runs = {name: _forward_and_backward(way, layer, x, code, precision) for name, way in ways.items()}
-            times = in_turn(runs, repetitions, device)
-            others = [statistics.median(times[name]) for name in ("loop", "grouped", "N convolutions")]
-            best = ("loop", "grouped", "N convolutions")[others.index(min(others))]
-            cells = " | ".join(f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values())
-            name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
-            print(f"| {name} | {cells} | {ratio(times, 'used', best)} |", flush=True)
-        print()
+    precision = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
+    with precision:
+        half = torch.is_autocast_enabled(device.type)
+    label = f"autocast to {torch.get_autocast_dtype(device.type)}" if half else "torch.float32"
+    print(f"| per-item kernels, {label}: C_in, C_out, input | used | loop | grouped | N convolutions | used / best |")
+    print("|---|---|---|---|---|---|")
+    for layer, shape in _layers(plans):
+        layer.to(device).train()
+        x = torch.randn(shape, device=device, requires_grad=True)
+        code = torch.rand(len(x), len(SIGNAL), device=device)
+        ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
+        runs = {name: _forward_and_backward(way, layer, x, code, precision) for name, way in ways.items()}
+        times = in_turn(runs, repetitions, device)
+        others = [statistics.median(times[name]) for name in ("loop", "grouped", "N convolutions")]
+        best = ("loop", "grouped", "N convolutions")[others.index(min(others))]
+        cells = " | ".join(f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values())
+        name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
+        print(f"| {name} | {cells} | {ratio(times, 'used', best)} |", flush=True)
+    print()
 
 
 def _used(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
