@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,10 @@ from nnunet_moe.workspace import Workspace, case_line, machine
 def main() -> None:
     options = _options()
     workspace = Workspace(options.workspace, reuse=True)
-    (model,) = workspace.results.glob("*/*__*__*")
+    models = list(workspace.results.glob("*/*__*__*"))
+    if len(models) != 1:
+        sys.exit(f"{workspace.results} holds {len(models)} models; this benchmark takes a workspace with one.")
+    model = models[0]
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
     images, labels = options.images or raw / "imagesTs", options.labels or raw / "labelsTs"

@@ -57,7 +57,7 @@ def main() -> None:
         print(f"## {network}: patch {patch}, batch {batch}, {len(SIGNAL)} channels\n")
         if "steps" in options.parts:
             step = report_steps(plans, device, options.repetitions)
-            report_regularisation(plans, step, options.repetitions)
+            report_regularisation(plans, step, device, options.repetitions)
         if "memory" in options.parts:
             report_memory(network, workspace.folder, device)
         if "forward" in options.parts:
@@ -76,15 +76,15 @@ def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
     return statistics.median(times[MOESD])
 
 
-def report_regularisation(plans: dict, step: float, repetitions: int) -> None:
+def report_regularisation(plans: dict, step: float, device: torch.device, repetitions: int) -> None:
     """L_reg with its gradient, for the largest number of modalities."""
-    network = _network(nnUNetTrainerMoESD, plans, MAX_MODALITIES)
+    network = _network(nnUNetTrainerMoESD, plans, MAX_MODALITIES).to(device)
     assert isinstance(network, ModalityNetwork)
 
     def l_reg() -> None:
         torch.stack([gate_regularisation(gates) for gates in network.gates_of_codes()]).sum().backward()
 
-    seconds = statistics.median(in_turn({"L_reg": l_reg}, repetitions, torch.device("cpu"))["L_reg"])
+    seconds = statistics.median(in_turn({"L_reg": l_reg}, repetitions, device)["L_reg"])
     share = f"{100 * seconds / step:.3f} % of a step of MoESD"
     print(f"L_reg for K = {MAX_MODALITIES}, {len(network.mixtures)} layers: {1e3 * seconds:.1f} ms, {share}\n")
 
@@ -123,7 +123,7 @@ def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
         candidates[theirs] = forward(STOCK, nullcontext())
     times = in_turn(candidates, repetitions, device)
     print(table("evaluation forward of a patch", {n: f"{statistics.median(s):.3f} s" for n, s in times.items()}))
-    for name in candidates.keys() - {ours}:
+    for name in [name for name in candidates if name != ours]:
         print(f"MoESD / {name}: {ratio(times, ours, name)}\n")
 
 

@@ -1,6 +1,7 @@
 """The command `nnunet_moe`, with nnU-Net's own option names."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,4 +83,5 @@ def _upcycle(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
-    print(f"Wrote {options.o}. Start from it: nnUNetv2_train {model} -pretrained_weights {options.o}")
+    file = shlex.quote(str(options.o))
+    print(f"Wrote {options.o}. Start from it: nnUNetv2_train {model} -pretrained_weights {file}")

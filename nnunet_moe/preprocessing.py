@@ -58,6 +58,9 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         reader = plans_manager.image_reader_writer_class()
         image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
         _log_absent(image, files_by_channel, names, dataset_json["file_ending"])
+        available = np.array([not np.isnan(channel).any() for channel in image])
+        first = next(iter(files_by_channel.values()))
+        image[~_dedicated(available, configuration_manager, names, f"{first}: ")] = np.nan
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
 
@@ -92,7 +95,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
                 "Fill one in, or take the case out."
             )
-        available = _dedicated(available, Settings.from_plans(configuration_manager.configuration), names)
+        available = _dedicated(available, configuration_manager, names)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
@@ -231,18 +234,21 @@ def _is_available(channel: np.ndarray, name: str) -> bool:
     return True
 
 
-def _dedicated(available: np.ndarray, settings: Settings, names: Sequence[str]) -> np.ndarray:
+def _dedicated(
+    available: np.ndarray, configuration_manager: ConfigurationManager, names: Sequence[str], case: str = ""
+) -> np.ndarray:
     """What a dedicated model uses of a case; all that is there for any other model."""
-    if settings.modality_code is None:
+    code = Settings.from_plans(configuration_manager.configuration).modality_code
+    if code is None:
         return available
-    needed = np.array(settings.modality_code, dtype=bool)
+    needed = np.array(code, dtype=bool)
     if lacking := code_text((needed & ~available).tolist(), names):
         raise ModalityError(
-            f"The model is dedicated to {code_text(needed.tolist(), names)}, and {lacking} is absent. Predict such "
-            "cases with a model that takes any subset, or with one dedicated to what there is."
+            f"{case}the model is dedicated to {code_text(needed.tolist(), names)}, and {lacking} is absent. Predict "
+            "such cases with a model that takes any subset, or with one dedicated to what there is."
         )
     if unused := code_text((available & ~needed).tolist(), names):
-        print(f"not used by this dedicated model: {unused}", flush=True)  # noqa: T201 - nnU-Net's workers log so
+        print(f"{case}not used by this dedicated model: {unused}", flush=True)  # noqa: T201 - nnU-Net's workers log so
     return needed
 
 

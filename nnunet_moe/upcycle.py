@@ -4,8 +4,10 @@ Each expert is a copy of the trained convolution plus small noise ("sparse upcyc
 Experts that are alike give the ordinary network whatever the gates say; the noise lets them part.
 """
 
+import io
 import json
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError, SettingsError
 
 HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
+MAX_SEED = 2**63 - 1
+OTHER_PLANS = "Name the plans and configuration that the checkpoint was trained on by -d, -p and -c."
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Target:
             ModelError: no such plans, configuration or trainer, or a trainer whose network knows no modality codes.
             SettingsError: a mistake in the plans' settings.
         """
+        if not nnUNet_preprocessed.is_set():
+            raise ModelError("nnUNet_preprocessed is not set. Set nnU-Net's three variables as for a training.")
         folder = Path(os.fspath(nnUNet_preprocessed)) / self.dataset
         plans_file, dataset_file = folder / f"{self.plans}.json", folder / "dataset.json"
         for file in (plans_file, dataset_file):
@@ -55,12 +61,15 @@ class Target:
                 "Name one of them by -c."
             )
         try:
-            with trainers_known():
+            with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
                 trainer: Any = recursive_find_trainer_class_by_name(self.trainer)
         except RuntimeError as error:
             raise ModelError(f"There is no trainer {self.trainer!r}; name one of this package's by -tr.") from error
         manager = PlansManager(plans)
-        configuration = manager.get_configuration(self.configuration)
+        try:
+            configuration = manager.get_configuration(self.configuration)
+        except ValueError as error:
+            raise ModelError(f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error}") from error
         network = trainer.build_network_architecture(
             manager,
             configuration,
@@ -101,25 +110,30 @@ def upcycle_checkpoint(
         ModelError: no such files, or source and target do not fit.
         SettingsError: `noise` or `seed` out of range.
     """
-    if not (0 <= noise < float("inf") and seed >= 0):
-        raise SettingsError(f"-noise {noise} -seed {seed}: both must be at least 0, and noise finite.")
-    if out.exists():
-        raise ModelError(f"{out} exists already. Remove it, or name another file by -o.")
+    if not (0 <= noise < float("inf") and 0 <= seed <= MAX_SEED):
+        raise SettingsError(f"-noise {noise} -seed {seed}: both must be at least 0, noise finite, seed below 2^63.")
+    if out.exists() or not out.parent.is_dir():
+        problem = "exists already" if out.exists() else "lies in no folder that there is"
+        raise ModelError(f"{out} {problem}. Name another file by -o.")
     checkpoint = _read_checkpoint(source)
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
         trainer,
-        source_plans["dataset_name"] if dataset is None else maybe_convert_to_dataset_name(dataset),
+        source_plans["dataset_name"] if dataset is None else _dataset_name(dataset),
         plans or source_plans["plans_name"],
         configuration or checkpoint["init_args"]["configuration"],
     )
     torch.manual_seed(seed)
-    network = target.network()
-    weights = upcycled_weights(checkpoint["network_weights"], network, noise)
+    weights = upcycled_weights(checkpoint["network_weights"], target.network(), noise)
     origin = {"checkpoint": str(source), "noise": noise, "seed": seed, "trainer": checkpoint["trainer_name"]}
     partial = out.with_name(f"{out.name}.partial")
-    torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, partial)
-    partial.replace(out)
+    try:
+        torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, partial)
+        partial.replace(out)
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{out} cannot be written: {error}. Is there room, and may you write there?") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return target
 
 
@@ -141,52 +155,67 @@ def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise:
     own = network.state_dict()
     # nnU-Net holds the encoder, and each convolution, under several names; all of them are in the state
     layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)]
-    new = {key for key in own.keys() - source.keys() if any(key.startswith(name) for name, _ in layers)}
     experts = {f"{name}{kind}" for name, m in layers if isinstance(m, MoEConv) for kind in ("weight", "bias")}
-    if own.keys() - source.keys() != new or source.keys() - own.keys():
-        strangers = sorted((own.keys() - source.keys() - new) | (source.keys() - own.keys()))
-        raise ModelError(
-            f"The networks differ: {len(strangers)} weights are in one of them only, first {strangers[0]}. Name the "
-            "plans and configuration that the checkpoint was trained on by -d, -p and -c."
-        )
+    new = {key for key in own.keys() - source.keys() if any(key.startswith(name) for name, _ in layers)}
+    if strangers := sorted((own.keys() - source.keys() - new) | (source.keys() - own.keys())):
+        found = f"{len(strangers)} weights are in one of them only, first {strangers[0]}"
+        raise ModelError(f"The networks differ: {found}. {OTHER_PLANS}")
+    copies: dict[int, Tensor] = {}
+    result = {}
+    for key, target in own.items():
+        if key in new or (HEADS in key and source[key].shape != target.shape):
+            result[key] = target
+            continue
+        given = source[key]
+        is_copied = bool(new) and key in experts
+        expected = target.shape[1:] if is_copied else target.shape
+        if given.shape != expected:
+            raise ModelError(
+                f"The networks differ: {key} is {tuple(given.shape)} in the checkpoint and should be "
+                f"{tuple(expected)}. {OTHER_PLANS}"
+            )
+        if is_copied and target.data_ptr() not in copies:  # one draw for a tensor of several names
+            spread = noise * given.std(correction=0)
+            copies[target.data_ptr()] = given + spread * torch.randn_like(target)
+        result[key] = copies[target.data_ptr()] if is_copied else given
     if not new:
         raise ModelError(
             "There is nothing to upcycle: the checkpoint fits this trainer as it is. Give it to -pretrained_weights."
         )
-    copies: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-    result = {}
-    for key, target in own.items():
-        if key not in source:
-            result[key] = target
-            continue
-        given = source[key]
-        if key in experts and target.shape[1:] == given.shape:
-            kind = (target.data_ptr(), tuple(target.shape))
-            if kind not in copies:  # one draw for a tensor of several names
-                spread = noise * given.std(correction=0)
-                copies[kind] = given + spread * torch.randn_like(target) if noise else given.expand_as(target).clone()
-            result[key] = copies[kind]
-        elif target.shape == given.shape:
-            result[key] = given
-        elif HEADS in key:
-            result[key] = target
-        else:
-            raise ModelError(
-                f"The networks differ: {key} is {tuple(given.shape)} in the checkpoint and should be "
-                f"{tuple(target.shape[1:] if key in experts else target.shape)}. Name the plans and configuration that "
-                "the checkpoint was trained on by -d, -p and -c."
-            )
     return result
 
 
+def _dataset_name(name_or_id: str) -> str:
+    try:
+        return maybe_convert_to_dataset_name(name_or_id)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"-d {name_or_id} is no dataset that nnU-Net finds: {error}") from error
+
+
 def _read_checkpoint(file: Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint with what is needed of it."""
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=False)
     except FileNotFoundError:
         raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
     except Exception as error:  # whatever unpickling a file of another kind raises
         raise ModelError(f"{file} cannot be read as a checkpoint: {error}.") from error
-    wanted = {"network_weights", "init_args", "trainer_name"}
-    if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
-        raise ModelError(f"{file} is no nnU-Net checkpoint: it lacks one of {', '.join(sorted(wanted))}.")
+    try:
+        weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
+        known = [arguments["plans"][key] for key in ("dataset_name", "plans_name")]
+        known += [arguments["configuration"], checkpoint["trainer_name"]]
+        is_finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{file} is no nnU-Net checkpoint: {type(error).__name__} {error} in what it holds."
+        ) from error
+    if not is_finite:
+        raise ModelError(
+            f"{file} has weights that are NaN or infinite. Name a checkpoint of a training that went well."
+        )
+    if any(".gate." in key or ".scaling." in key for key in weights):
+        raise ModelError(
+            f"{file} is of {known[-1]}, whose convolutions depend on the code already. Give it to -pretrained_weights "
+            "of the same trainer, or upcycle an ordinary nnU-Net."
+        )
     return checkpoint

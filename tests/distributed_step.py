@@ -45,7 +45,12 @@ def two_steps(trainer: nnUNetTrainerMoESD, inputs: dict, rank: int, world: int) 
         target = [level[share] for level in batch["target"]]
         trainer.train_step({"data": batch["data"][share], "target": target})
     weights = trainer._modality_network().state_dict()
-    return {"weights": weights, "reductions": reductions[1:], "after_first_pass": after_first_pass}
+    return {
+        "weights": weights,
+        "reductions": reductions[1:],
+        "after_first_pass": after_first_pass,
+        "ranks": trainer._of_all_processes([{"rank": rank}]),
+    }
 
 
 def counted(reductions: list[int]):

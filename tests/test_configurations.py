@@ -76,7 +76,7 @@ def predict(dataset_id, configuration, images: Path, out: Path, *more, trainer=M
     return {case: (np.load(out / f"{case}.npz")["probabilities"], seg) for case, seg in segmentations.items()}
 
 
-def assert_differ_by_code(predicted, codes, shape, labels):
+def assert_predicted(predicted, codes, shape, labels):
     """A prediction for each code, in the images' grid, finite, and not the same whatever is there."""
     assert set(predicted) == {f"c{code_digits(code)}" for code in codes}
     for probabilities, segmentation in predicted.values():
@@ -107,18 +107,18 @@ def test_2d(dataset, three_modalities, tmp_path):
     shorten(dataset.plans_file, "2d")
     trainer = train(901, "2d")
     assert all(mixture.weight.ndim == 5 for mixture in trainer.network.mixtures)  # experts and a 2D kernel
-    assert_differ_by_code(predict(901, "2d", three_modalities, tmp_path / "out"), **TINY)
+    assert_predicted(predict(901, "2d", three_modalities, tmp_path / "out"), **TINY)
 
 
-@pytest.mark.parametrize("size", ["M", "L", "XL"])
-def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size):
+@pytest.mark.parametrize(("size", "memory"), [("M", 0.05), ("L", 0.1), ("XL", 0.2)])
+def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size, memory):
     plans = f"nnUNetResEncUNet{size}Plans"
-    command("nnUNetv2_plan_experiment", "-d", 901, "-pl", f"nnUNetPlannerResEnc{size}", "-gpu_memory_target", 0.05)
+    command("nnUNetv2_plan_experiment", "-d", 901, "-pl", f"nnUNetPlannerResEnc{size}", "-gpu_memory_target", memory)
     shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_fullres")
     trainer = train(901, "3d_fullres", plans=plans)
     blocks = trainer.configuration_manager.network_arch_init_kwargs["n_blocks_per_stage"]
     assert len(trainer.network.mixtures) == 1 + sum(blocks)
-    assert_differ_by_code(predict(901, "3d_fullres", three_modalities, tmp_path / "out", plans=plans), **TINY)
+    assert_predicted(predict(901, "3d_fullres", three_modalities, tmp_path / "out", plans=plans), **TINY)
 
 
 def test_the_cascade(dataset, tmp_path):
@@ -142,12 +142,12 @@ def test_the_cascade(dataset, tmp_path):
     codes = [(True, False, False), (False, True, True)]
     images = incoming(tmp_path / "in", dataset.raw, "phantomTs000", codes)
     low = predict(901, "3d_lowres", images, tmp_path / "low", plans=plans)
-    assert_differ_by_code(low, **{**TINY, "codes": codes})
+    assert_predicted(low, **{**TINY, "codes": codes})
     full = [
         predict(901, "3d_cascade_fullres", images, tmp_path / name, "-prev_stage_predictions", stage, plans=plans)
         for name, stage in (("full", tmp_path / "low"), ("other", inverted(tmp_path / "low", tmp_path / "inverted")))
     ]
-    assert_differ_by_code(full[0], **{**TINY, "codes": codes})
+    assert_predicted(full[0], **{**TINY, "codes": codes})
     assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
 
 
@@ -236,7 +236,7 @@ def test_ct_beside_mri_anisotropic_with_regions_and_an_ignore_label(made_dataset
         assert kernels[0] == (1, 3, 3) and (3, 3, 3) in kernels
     images = incoming(tmp_path / "in", made_datasets[902], "p0", all_codes(2))
     predicted = predict(902, configuration, images, tmp_path / "out")
-    assert_differ_by_code(predicted, all_codes(2), (20, 36, 32), {0, 1, 2})
+    assert_predicted(predicted, all_codes(2), (20, 36, 32), {0, 1, 2})
     assert all(probabilities.shape == (2, 20, 36, 32) for probabilities, _ in predicted.values())
 
 
@@ -244,14 +244,14 @@ def test_one_modality(made_datasets, tmp_path):
     trainer = train(903, "3d_fullres")
     assert trainer.validation_codes == [(True,)] and all(m.gate.in_features == 1 for m in trainer.network.mixtures)
     images = incoming(tmp_path / "in", made_datasets[903], "p0", all_codes(1))
-    assert_differ_by_code(predict(903, "3d_fullres", images, tmp_path / "out"), all_codes(1), (36, 36, 32), {0, 1})
+    assert_predicted(predict(903, "3d_fullres", images, tmp_path / "out"), all_codes(1), (36, 36, 32), {0, 1})
 
 
 def test_five_modalities(made_datasets, tmp_path):
     trainer = train(905, "3d_fullres")
     assert len(trainer.validation_codes) == 31 and trainer.network.mixtures[0].weight.shape[2] == 5
     images = incoming(tmp_path / "in", made_datasets[905], "p0", all_codes(5))
-    assert_differ_by_code(predict(905, "3d_fullres", images, tmp_path / "out"), all_codes(5), (36, 36, 32), {0, 1})
+    assert_predicted(predict(905, "3d_fullres", images, tmp_path / "out"), all_codes(5), (36, 36, 32), {0, 1})
 
 
 def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_modalities, tmp_path):
@@ -259,7 +259,7 @@ def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_moda
     source = Path(first.output_folder) / "checkpoint_final.pth"
     trainer = train(901, "3d_tiny", fold="all", pretrained=str(source))
     assert Path(trainer.output_folder).name == "fold_all"
-    assert_differ_by_code(predict(901, "3d_tiny", three_modalities, tmp_path / "out", fold="all"), **TINY)
+    assert_predicted(predict(901, "3d_tiny", three_modalities, tmp_path / "out", fold="all"), **TINY)
     with trainers_known():
         started = get_trainer_from_args("901", "3d_tiny", "all", MOESD, device=CPU)
     maybe_load_checkpoint(started, False, False, str(source))
@@ -282,7 +282,7 @@ def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modali
     dataset.add_configuration("3d_rows", **LENGTH, **settings)
     train(901, "3d_rows", f"nnUNetTrainer{name}")
     predicted = predict(901, "3d_rows", three_modalities, tmp_path / "out", trainer=f"nnUNetTrainer{name}")
-    assert_differ_by_code(predicted, **TINY)
+    assert_predicted(predicted, **TINY)
 
 
 def test_a_dedicated_model_predicts_from_its_modalities_whatever_else_is_there(dataset, three_modalities, tmp_path):

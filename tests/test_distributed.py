@@ -60,3 +60,12 @@ def test_gradients_are_averaged_in_the_second_backward_pass_alone(trained_in_one
     counts = torch.load(trained_in_one_and_two_processes / f"True_{rank}_of_2.pt")
     assert counts["after_first_pass"] == [0, 0]
     assert all(number > 0 for number in counts["reductions"])
+
+
+def test_the_log_is_of_all_processes(trained_in_one_and_two_processes):
+    found = {
+        name: torch.load(trained_in_one_and_two_processes / f"True_{name}.pt")["ranks"]
+        for name in ("0_of_1", "0_of_2", "1_of_2")
+    }
+    assert found["0_of_1"] == [{"rank": 0}]
+    assert found["0_of_2"] == found["1_of_2"] == [{"rank": 0}, {"rank": 1}]

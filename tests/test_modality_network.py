@@ -12,6 +12,7 @@ from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.codes import all_codes
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.settings import Settings
+from nnunet_moe.upcycle import upcycled_weights
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -231,19 +232,15 @@ def test_gates_of_codes_are_the_noise_free_gates_of_every_layer_over_the_exact_s
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_in_evaluation_copied_experts_give_the_planned_network_exactly_in_single_precision(kind, dimensions):
-    reference = planned(kind=kind, dimensions=dimensions).float().eval()
-    network = modality_network(kind=kind, dimensions=dimensions).float().eval()
-    own = network.state_dict()
-    network.load_state_dict({n: w.expand_as(own[n]) for n, w in reference.state_dict().items()}, strict=False)
-    with (
-        torch.inference_mode(),
-        torch.autocast("cpu", torch.bfloat16, enabled=False),
-        pytest.MonkeyPatch.context() as p,
-    ):
-        p.setenv("nnunet_moe_bf16", "0")
-        x = batch(dimensions=dimensions).float()
-        assert torch.equal(network(x), reference(x))
+@pytest.mark.parametrize("placement", [("stem", "encoder"), ("stem", "encoder", "decoder")])
+def test_upcycled_without_noise_it_is_the_ordinary_network_exactly(kind, dimensions, placement, monkeypatch):
+    monkeypatch.setenv("nnunet_moe_bf16", "0")
+    ordinary = planned(kind=kind, dimensions=dimensions, seed=1).float().eval()
+    network = modality_network(Settings(placement=placement), kind=kind, dimensions=dimensions).float().eval()
+    network.load_state_dict(upcycled_weights(ordinary.state_dict(), network, noise=0.0))
+    x = batch(dimensions=dimensions).float()
+    with torch.inference_mode():
+        assert torch.equal(network(x), ordinary(x))
 
 
 def test_copies_and_pickles_work_on_their_own_weights():

@@ -91,9 +91,13 @@ def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup
     expected = setup.run([copied_case[0], copied_case[2]])[0]
     setup.configuration.configuration["nnunet_moe"] = {"modality_code": [1, 0, 1]}
     assert np.array_equal(setup.run(copied_case)[0], expected, equal_nan=True)
-    assert "not used by this dedicated model: T2w" in capsys.readouterr().out
-    with pytest.raises(ModalityError, match=r"dedicated to T1w\+FLAIR, and FLAIR is absent"):
+    assert capsys.readouterr().out.count(f"{copied_case[0]}: not used by this dedicated model: T2w") == 1
+    with pytest.raises(ModalityError, match=rf"{copied_case[0]}: the model is dedicated to T1w\+FLAIR, and FLAIR is"):
         setup.run(copied_case[:2])
+    image = np.ones((3, 8, 8, 8), dtype=np.float32)
+    image[0] = np.nan
+    with pytest.raises(ModalityError, match=r"dedicated to T1w\+FLAIR, and T1w is absent"):
+        setup.run_npy(image)
 
 
 def test_ct_normalisation_of_the_zeros_does_not_show_in_an_absent_channel(setup, copied_case):

@@ -1,5 +1,6 @@
 """Starting a training with experts from an ordinary nnU-Net."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
     assert (dataset.model_folder(configuration="3d_upcycled") / "fold_0" / "checkpoint_final.pth").exists()
 
 
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerSD", "nnUNetTrainerModalityDropout"])
+def test_trainers_without_experts_take_an_ordinary_checkpoint_as_it_is(ordinary, tmp_path, trainer):
+    with pytest.raises(ModelError, match="There is nothing to upcycle: the checkpoint fits"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", trainer)
+    made = initialised(trainer)
+    load_pretrained_weights(made.network, str(ordinary[1]))
+    weights, own = ordinary[0].network.state_dict(), made.network.state_dict()
+    assert all(torch.equal(own[key], weights[key]) for key in weights if ".seg_layers." not in key)
+
+
 def other_network(checkpoint):
     checkpoint["network_weights"]["encoder.stages.9.weight"] = torch.zeros(1)
 
@@ -121,6 +132,11 @@ def other_network(checkpoint):
 def other_channels(checkpoint):
     for key in [key for key in checkpoint["network_weights"] if "stages.0.0.convs.0" in key and "conv.weight" in key]:
         checkpoint["network_weights"][key] = torch.zeros(4, 2, 3, 3, 3)
+
+
+def other_width(checkpoint):
+    for key in [key for key in checkpoint["network_weights"] if "stages.2.0.convs.0" in key and "conv.weight" in key]:
+        checkpoint["network_weights"][key] = torch.zeros(9, 6, 3, 3, 3)
 
 
 def no_configuration(checkpoint):
@@ -135,17 +151,36 @@ def no_weights(checkpoint):
     del checkpoint["network_weights"]
 
 
+def no_plans(checkpoint):
+    checkpoint["init_args"] = None
+
+
+def weights_of_nothing(checkpoint):
+    checkpoint["network_weights"] = None
+
+
+def not_a_number(checkpoint):
+    next(iter(checkpoint["network_weights"].values())).fill_(torch.nan)
+
+
+def unchanged(checkpoint):
+    pass
+
+
 @pytest.mark.parametrize(
     ("change", "trainer", "message"),
     [
         (other_network, MOESD, "1 weights are in one of them only, first encoder.stages.9.weight"),
         (other_channels, MOESD, r"is \(4, 2, 3, 3, 3\) in the checkpoint and should be \(4, 3, 3, 3, 3\)"),
+        (other_width, "nnUNetTrainerSD", r"is \(9, 6, 3, 3, 3\) in the checkpoint and should be \(8, 6, 3, 3, 3\)"),
         (no_configuration, MOESD, "has no configuration '3d_gone', only 2d, 3d_fullres"),
         (no_dataset, MOESD, "Dataset999_Gone/nnUNetPlans.json is not there"),
-        (no_weights, MOESD, "is no nnU-Net checkpoint: it lacks one of init_args, network_weights"),
-        (lambda checkpoint: None, "nnUNetTrainerSD", "There is nothing to upcycle"),
-        (lambda checkpoint: None, "nnUNetTrainer", "nnUNetTrainer is none of this package's trainers"),
-        (lambda checkpoint: None, "nnUNetTrainerMoeSD", "There is no trainer 'nnUNetTrainerMoeSD'"),
+        (no_weights, MOESD, "is no nnU-Net checkpoint: KeyError 'network_weights'"),
+        (no_plans, MOESD, "is no nnU-Net checkpoint: TypeError"),
+        (weights_of_nothing, MOESD, "is no nnU-Net checkpoint: AttributeError"),
+        (not_a_number, MOESD, "weights that are NaN or infinite"),
+        (unchanged, "nnUNetTrainer", "nnUNetTrainer is none of this package's trainers"),
+        (unchanged, "nnUNetTrainerMoeSD", "There is no trainer 'nnUNetTrainerMoeSD'"),
     ],
 )
 def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, change, trainer, message):
@@ -157,13 +192,34 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, ch
     assert not list(tmp_path.glob("up*"))
 
 
-def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path):
+@pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerSD"])
+def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path, trainer):
     upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
     checkpoint = torch.load(ordinary[1], weights_only=False)
     checkpoint["network_weights"] = torch.load(tmp_path / "up.pth")["network_weights"]
     torch.save(checkpoint, tmp_path / "moe.pth")
-    with pytest.raises(ModelError, match="nothing to upcycle"):
-        upcycle_checkpoint(tmp_path / "moe.pth", tmp_path / "again.pth", MOESD)
+    with pytest.raises(ModelError, match="whose convolutions depend on the code already"):
+        upcycle_checkpoint(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
+
+
+def test_an_inheritance_that_leads_nowhere_is_named(dataset, ordinary, tmp_path):
+    plans = json.loads(dataset.plans_file.read_text())
+    plans["configurations"]["3d_orphan"] = {"inherits_from": "3d_nowhere"}
+    changed = dataset.plans_file.with_name("OrphanPlans.json")
+    changed.write_text(json.dumps(plans))
+    with pytest.raises(ModelError, match=r"'3d_orphan' of .*OrphanPlans\.json cannot be used"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD, plans="OrphanPlans", configuration="3d_orphan")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(ordinary, tmp_path, monkeypatch):
+    def fails_half_way(_, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fails_half_way)
+    with pytest.raises(ModelError, match=r"up\.pth cannot be written: unexpected pos"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
+    assert not list(tmp_path.glob("up*"))
 
 
 def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
@@ -176,11 +232,19 @@ def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
     load_pretrained_weights(initialised(MOESD).network, str(tmp_path / "up.pth"))
 
 
-def test_bad_options_and_files_are_named(ordinary, tmp_path, capsys):
+def test_bad_options_and_files_are_named(ordinary, tmp_path):
     file, out = ordinary[1], tmp_path / "up.pth"
-    for options in ({"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}, {"seed": -1}):
+    for options in ({"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}, {"seed": -1}, {"seed": 2**70}):
         with pytest.raises(SettingsError, match="must be at least 0"):
             upcycle_checkpoint(file, out, MOESD, **options)
+    for name in ("777", "foo"):
+        with pytest.raises(ModelError, match=f"-d {name} is no dataset that nnU-Net finds"):
+            upcycle_checkpoint(file, out, MOESD, dataset=name)
+    with pytest.raises(ModelError, match="lies in no folder that there is"):
+        upcycle_checkpoint(file, tmp_path / "gone" / "up.pth", MOESD)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="nnUNet_preprocessed is not set"):
+        patch.delenv("nnUNet_preprocessed")
+        upcycle_checkpoint(file, out, MOESD)
     with pytest.raises(SystemExit, match=r"gone\.pth is not there"):
         main(["upcycle", "-i", str(tmp_path / "gone.pth"), "-tr", MOESD, "-o", str(out)])
     (tmp_path / "text.pth").write_text("no checkpoint")

@@ -15,7 +15,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import (
@@ -207,6 +207,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
+        train_outputs = self._of_all_processes(train_outputs)
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
         if parts := ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"):
             self.print_to_log_file(parts)
@@ -226,6 +227,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """nnU-Net's pseudo Dice is over all codes, and so is 'best'; the log shows each code's own."""
         super().on_validation_epoch_end(val_outputs)
+        val_outputs = self._of_all_processes(val_outputs)
         names = channel_names(self.dataset_json)
         for number, code in enumerate(self.validation_codes):
             outputs = [output for output in val_outputs if output["code"] == number]
@@ -248,6 +250,14 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             sum_over_processes=_sum_over_processes if self.is_ddp else None,
         )
         return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
+
+    def _of_all_processes(self, outputs: list[dict]) -> list[dict]:
+        """What the steps of an epoch gave, of every process that trains."""
+        if not self.is_ddp:
+            return outputs
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, outputs)
+        return [output for of_process in gathered for output in of_process]
 
     def _num_modalities(self) -> int:
         return len(self.validation_codes[0])
