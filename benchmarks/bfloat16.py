@@ -37,7 +37,8 @@ def main() -> None:
     subsets = CaseSubsets(images, labels, folder, cases_of(labels), modalities)
     subsets.write_inputs(folder / "incoming")
     arguments = ("-d", dataset, "-c", configuration, "-tr", trainer, "-p", plans, "-f", "0", "-chk", options.chk)
-    arguments += ("-i", str(folder / "incoming"), "-device", "cpu", "-npp", "1", "-nps", "1", *options.more)
+    arguments += ("-i", str(folder / "incoming"), "-device", "cpu", "-npp", "1", "-nps", "1")
+    arguments += () if options.tta else ("--disable_tta",)
 
     dice, seconds = {}, {}
     for name, value in (("float32", "0"), ("bfloat16", "1")):
@@ -62,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="default: the dataset's test cases")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--chk", default="checkpoint_final.pth")
-    parser.add_argument("more", nargs="*", help="further options of nnUNetv2_predict, after --")
+    parser.add_argument("--tta", action="store_true", help="mirror in prediction, as nnU-Net does by default")
     return parser.parse_args()
 
 
