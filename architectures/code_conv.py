@@ -4,6 +4,7 @@ The kernel is made first and one convolution runs: the cost of a plain one. Item
 so their own kernels.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class CodeInput:
     """That one code without noise, under which kernels may be kept; None if they may not."""
 
 
-class CodeConv(nn.Module):
+class CodeConv(nn.Module, ABC):
     """A convolution that asks its subclass for the kernel of each code.
 
     Before each forward pass the network sets `code_input`.
@@ -51,9 +52,9 @@ class CodeConv(nn.Module):
         self.code_input = None
         self._kept: tuple[object, tuple[Tensor, Tensor | None]] | None = None
 
+    @abstractmethod
     def kernels(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
         """Kernels `(B, C_out, C_in, *kernel)` and biases `(B, C_out)`, or None, of `(B, K)` codes."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C_in, *space)` to `(B, C_out, *space')`, each item by the kernel of its own code.

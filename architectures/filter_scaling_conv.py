@@ -16,8 +16,8 @@ HIDDEN_FEATURES = 16
 class FilterScalingConv(CodeConv):
     """A convolution whose filters are scaled by a multilayer perceptron of the modality code.
 
-    Its `weight` and `bias` have the names and shapes of the convolution's. All factors start at 1: the
-    network starts as it was planned.
+    Its `weight` and `bias` have the names and shapes of the convolution's. All factors start at 1: the network
+    starts as it was planned.
 
     Args:
         conv: 2D or 3D, ungrouped, zero padding; its weights are copied.

@@ -39,9 +39,9 @@ class MoEConv(CodeConv):
     def num_experts(self) -> int:
         return self.weight.shape[0]
 
-    def gates(self, code: Tensor) -> Tensor:
-        """phi: `(B, K)` codes to `(B, E)` weights that sum to 1."""
-        return self.gate(code.to(self.gate.weight.dtype)).softmax(dim=1)
+    def gates(self, code: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """phi: `(B, K)` codes to `(B, E)` weights that sum to 1, up to rounding in `dtype` (the layer's by default)."""
+        return self.gate(code.to(self.gate.weight.dtype)).softmax(dim=1, dtype=dtype)
 
     def kernels(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mixed kernels and biases.
@@ -50,7 +50,7 @@ class MoEConv(CodeConv):
         alike give exactly themselves, and a mixed kernel is the same wherever it is made.
         """
         dtype = self.weight.dtype if self.training or self.weight.device.type == "mps" else torch.float64
-        gates = self.gate(code.to(self.gate.weight.dtype)).to(dtype).softmax(dim=1)
+        gates = self.gates(code, dtype)
         weight = torch.einsum("be,e...->b...", gates, self.weight.to(dtype)).to(self.weight.dtype)
         bias = None if self.bias is None else (gates @ self.bias.to(dtype)).to(self.bias.dtype)
         return weight, bias

@@ -98,13 +98,15 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         """
         settings = Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
         code, num_modalities = settings.modality_code, len(configuration_manager.normalization_schemes)
-        if (code is not None) != cls.is_dedicated:
+        if cls.is_dedicated and code is None:
             raise SettingsError(
                 f"{cls.__name__} needs the setting 'modality_code' under {PLANS_KEY!r} in the plans' configuration, "
                 "one 0 or 1 a channel. Add it to a configuration of its own."
-                if cls.is_dedicated
-                else f"The plans' configuration has a 'modality_code', {list(code or ())}: it is for dedicated models. "
-                f"Train {cls.__name__} on a configuration without it, or use nnUNetTrainerDedicated."
+            )
+        if code is not None and not cls.is_dedicated:
+            raise SettingsError(
+                f"The plans' configuration has a 'modality_code', {list(code)}: it is for dedicated models. Train "
+                f"{cls.__name__} on a configuration without it, or use nnUNetTrainerDedicated."
             )
         if code is not None and len(code) != num_modalities:
             raise SettingsError(
