@@ -53,14 +53,11 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 geometry, a voxel that is not finite, or no channel left.
         """
         dataset_json = _loaded(dataset_json)
-        names = channel_names(dataset_json)
-        files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
         reader = plans_manager.image_reader_writer_class()
-        image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
-        _log_absent(image, files_by_channel, names, dataset_json["file_ending"])
+        image, properties = read_case(image_files, reader, dataset_json)
+        names = channel_names(dataset_json)
         available = np.array([not np.isnan(channel).any() for channel in image])
-        first = next(iter(files_by_channel.values()))
-        image[~_dedicated(available, configuration_manager, names, f"{first}: ")] = np.nan
+        image[~_dedicated(available, configuration_manager, names, f"{min(image_files)}: ")] = np.nan
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
 
@@ -130,6 +127,26 @@ def use_missing_modality_preprocessor(configuration_manager: ConfigurationManage
     configuration_manager.__class__ = MissingModalityConfigurationManager
 
 
+def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> tuple[np.ndarray, dict]:
+    """Read the files of a case that exist, and say in the log what is absent.
+
+    Args:
+        image_files: as in `MissingModalityPreprocessor.run_case`.
+        reader: one of nnU-Net's image readers.
+
+    Returns:
+        Image `(K, *space)`, float32, NaN in absent channels, and the reader's properties.
+
+    Raises:
+        ModalityError: as in `MissingModalityPreprocessor.run_case`.
+    """
+    names = channel_names(dataset_json)
+    files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
+    image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
+    _log_absent(image, files_by_channel, names, dataset_json["file_ending"])
+    return image, properties
+
+
 def _loaded(dataset_json: dict | str) -> dict:
     """nnU-Net's preprocessor takes the dataset.json itself or its path."""
     return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
@@ -164,7 +181,7 @@ def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> 
         if not first:
             first, properties = file, file_properties
             image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
-        _require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
+        require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
         if num_bad:
             raise ModalityError(
                 f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file: a "
@@ -252,9 +269,14 @@ def _dedicated(
     return needed
 
 
-def _require_same_geometry(
+def require_same_geometry(
     first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
 ) -> None:
+    """Compare the shapes and the properties that nnU-Net's reader gave of two files of a case.
+
+    Raises:
+        ModalityError: they do not lie on one grid.
+    """
     sides = [{"shape": shape, **_flat(properties)} for shape, properties in (first, other)]
     for name, value in sides[0].items():
         if not _is_same(name, value, sides[1].get(name)):

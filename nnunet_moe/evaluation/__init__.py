@@ -1,0 +1,1 @@
+"""Scoring models under every subset of the modalities: `nnunet_moe evaluate`."""
