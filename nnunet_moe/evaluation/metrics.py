@@ -7,12 +7,16 @@ same cases are means over the same numbers of values, and a prediction cannot im
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from surface_distance import compute_robust_hausdorff, compute_surface_dice_at_tolerance, compute_surface_distances
 
 from nnunet_moe.errors import SettingsError
+
+Number = TypeVar("Number", float, np.ndarray)
 
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
 """Voxels that touch a voxel in 3D -> how many axes they may differ in."""
@@ -114,12 +118,12 @@ def score_segmentation(
     )
 
 
-def composite_without_correlation(dsc: float, ppv: float, ltpr: float, lfpr: float) -> float:
-    """The part of the CScore that a single case has: DSC/8 + PPV/8 + LTPR/4 + (1 - LFPR)/4, 0 to 0.75."""
+def composite_without_correlation(dsc: Number, ppv: Number, ltpr: Number, lfpr: Number) -> Number:
+    """The part of the CScore that a case has: DSC/8 + PPV/8 + LTPR/4 + (1 - LFPR)/4, 0 to 0.75; arrays case by case."""
     return dsc / 8 + ppv / 8 + ltpr / 4 + (1 - lfpr) / 4
 
 
-def volume_correlation(volumes: Sequence[float], reference_volumes: Sequence[float]) -> float:
+def volume_correlation(volumes: ArrayLike, reference_volumes: ArrayLike) -> float:
     """Pearson correlation of volumes over cases, -1 to 1.
 
     NaN for fewer than three cases, with which it is 1 or -1 whatever the volumes, or if the reference's are all alike.
@@ -133,7 +137,7 @@ def volume_correlation(volumes: Sequence[float], reference_volumes: Sequence[flo
 
 def _compare_lesions(
     prediction: np.ndarray, reference: np.ndarray, voxel_mm3: float, settings: MetricSettings
-) -> dict[str, float]:
+) -> dict[str, Any]:
     predicted, num_predicted = _lesions(prediction, voxel_mm3, settings)
     true, num_true = _lesions(reference, voxel_mm3, settings)
     touching = (predicted > 0) & (true > 0)
@@ -150,12 +154,13 @@ def _compare_lesions(
 def _lesions(mask: np.ndarray, voxel_mm3: float, settings: MetricSettings) -> tuple[np.ndarray, int]:
     """The mask's lesions numbered, 0 elsewhere and in those too small to count, and how many are counted."""
     neighbours = ndimage.generate_binary_structure(mask.ndim, min(CONNECTIVITIES[settings.connectivity], mask.ndim))
-    labels, count = ndimage.label(mask, neighbours)
-    sizes = np.bincount(labels[mask], minlength=count + 1)
+    labels = np.empty(mask.shape, dtype=np.int32)
+    ndimage.label(mask, neighbours, output=labels)
+    sizes = np.bincount(labels[mask], minlength=1)
     # a lesion of exactly the smallest volume counts, whatever the rounding of its spacing
     counted = sizes * voxel_mm3 >= settings.min_lesion_mm3 * (1 - 1e-6)
     counted[0] = False
-    return np.where(counted[labels], labels, 0), int(counted.sum())
+    return np.where(np.take(counted, labels), labels, 0), int(counted.sum())
 
 
 def _compare_surfaces(

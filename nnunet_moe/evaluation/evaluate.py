@@ -1,0 +1,171 @@
+"""`nnunet_moe evaluate`: score trained models under every subset of the modalities."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_moe.codes import Code, all_codes, channel_names, parse_code
+from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.evaluation.metrics import MetricSettings
+from nnunet_moe.evaluation.models import Fold, Model, dataset_name, find_models, folder_cases, validation_cases
+from nnunet_moe.evaluation.records import Records
+from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of
+from nnunet_moe.evaluation.segmenter import PredictionSettings
+
+MAX_MODALITIES_WITH_ALL_CODES = 5
+RECORDS = "records"
+OF_AN_EVALUATION = (RECORDS, "results.csv")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, in the words of the command's options."""
+
+    dataset: str
+    configuration: str
+    trainers: tuple[str, ...]
+    out: Path
+    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+    plans: str = "nnUNetPlans"
+    images: Path | None = None
+    """A folder of images to score instead of the folds' validation cases; then `labels` too."""
+    labels: Path | None = None
+    codes: tuple[str, ...] | None = None
+    """By names, `T1w+FLAIR`, or digits; None: all."""
+    num_codes: int | None = None
+    """So many codes at random, the complete one among them."""
+    checkpoint: str = "checkpoint_final.pth"
+    save_predictions: bool = False
+    metrics: MetricSettings = field(default_factory=MetricSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+
+
+def score_models(request: Request) -> Results:
+    """Segment and score every case under every code, with each trainer's models.
+
+    Scores are kept below the output folder, so that a run that was killed goes on where it stopped. A segmentation
+    that fails is a row of its own in the results; the others go on.
+
+    Raises:
+        ModelError: a model, fold or case that is not there, or models that do not belong together.
+        ModalityError: images and labels that do not belong together, or an unknown code.
+        SettingsError: options that do not go together, or an output folder that holds something else.
+    """
+    _check(request)
+    dataset = dataset_name(request.dataset)
+    models = {
+        trainer: find_models(dataset, trainer, request.plans, request.configuration, request.folds, request.checkpoint)
+        for trainer in request.trainers
+    }
+    dataset_json = _dataset_json([model for found in models.values() for model in found])
+    modalities = channel_names(dataset_json)
+    codes = choose_codes(modalities, request.codes, request.num_codes)
+    parts = _parts(request, dataset, dataset_json["file_ending"])
+    scorer = Scorer(
+        tuple(codes),
+        request.metrics,
+        request.prediction,
+        Records(request.out / RECORDS),
+        request.out / "predictions" if request.save_predictions else None,
+    )
+    rows, dedicated = [], []
+    for trainer, found in models.items():
+        for part in parts:
+            taken: dict[Code, Model] = {}
+            for model in found:
+                run = ModelRun(scorer, model, part)
+                if run.segmenter.is_dedicated and trainer not in dedicated:
+                    dedicated.append(trainer)
+                for code in run.codes:
+                    _require_single(taken.setdefault(code, model), model)
+                rows.extend(run.rows())
+    return Results(
+        rows,
+        modalities=modalities,
+        codes=codes,
+        trainers=request.trainers,
+        dedicated=dedicated,
+        labels=tuple(labels_of(dataset_json)),
+    )
+
+
+def choose_codes(modalities: Sequence[str], texts: Sequence[str] | None, number: int | None) -> list[Code]:
+    """The codes to score: all, those named, or a number of them drawn at random (always the same ones).
+
+    Raises:
+        ModalityError: a text that names no code.
+        SettingsError: a number out of range, or more than five modalities without a choice of codes.
+    """
+    codes = all_codes(len(modalities))
+    if texts is not None:
+        named = {parse_code(text, modalities) for text in texts}
+        return [code for code in codes if code in named]
+    if number is not None:
+        if not 1 <= number <= len(codes):
+            raise SettingsError(f"-num_codes is {number}; {len(modalities)} modalities have 1 to {len(codes)} codes.")
+        drawn = np.random.default_rng(0).permutation(len(codes) - 1)[: number - 1]
+        return [code for index, code in enumerate(codes) if index in drawn or all(code)]
+    if len(modalities) > MAX_MODALITIES_WITH_ALL_CODES:
+        raise SettingsError(
+            f"{len(modalities)} modalities have {len(codes)} codes. Name those to score by -codes, or how many to draw "
+            "at random by -num_codes."
+        )
+    return codes
+
+
+def _check(request: Request) -> None:
+    if len(set(request.trainers)) < len(request.trainers) or len(set(request.folds)) < len(request.folds):
+        raise SettingsError("A trainer or a fold is named twice. Name each once by -tr and -f.")
+    if (request.images is None) != (request.labels is None):
+        raise SettingsError("-i and -l go together: a folder of images and one of their labels.")
+    if request.codes is not None and request.num_codes is not None:
+        raise SettingsError("-codes and -num_codes exclude each other.")
+    if not 0 < request.prediction.step_size <= 1:
+        raise SettingsError(f"-step_size is {request.prediction.step_size}; it must be above 0 and at most 1.")
+    out = request.out
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OF_AN_EVALUATION):
+        raise SettingsError(f"{out} is not empty and holds no evaluation. Name another folder by -o.")
+
+
+def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
+    if request.images is not None and request.labels is not None:
+        return [Part(request.folds, tuple(folder_cases(request.images, request.labels, file_ending)))]
+    parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.folds]
+    names = [case.name for part in parts for case in part.cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ModelError(
+            f"{', '.join(twice)} are validation cases of more than one of these folds; a case counts once. Name other "
+            "folds by -f."
+        )
+    return parts
+
+
+def _dataset_json(models: Sequence[Model]) -> dict:
+    """That of all models.
+
+    Raises:
+        ModelError: they were trained on other channels or labels.
+    """
+    contents = [json.loads((model.folder / "dataset.json").read_text()) for model in models]
+    for model, content in zip(models, contents, strict=True):
+        same = channel_names(content) == channel_names(contents[0]) and labels_of(content) == labels_of(contents[0])
+        if not same or content["file_ending"] != contents[0]["file_ending"]:
+            raise ModelError(
+                f"{model.folder} and {models[0].folder} were trained on other channels, labels or files "
+                "(dataset.json). Score them in runs of their own."
+            )
+    return contents[0]
+
+
+def _require_single(first: Model, second: Model) -> None:
+    if first is not second:
+        raise ModelError(
+            f"{first.folder} and {second.folder} are models for the same modalities. Take one of them out of the "
+            "results folder, or name its configuration by -c."
+        )

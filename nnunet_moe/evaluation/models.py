@@ -1,0 +1,194 @@
+"""Which trained models are scored, and on which cases."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.settings import Settings
+
+Fold = int | str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What one training command made: the folder of a trainer, plans and configuration."""
+
+    trainer: str
+    plans: str
+    configuration: str
+    folder: Path
+    checkpoint: str
+    """The name of the checkpoint file in each fold."""
+
+    def checkpoint_file(self, fold: Fold) -> Path:
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+    @property
+    def previous_stage(self) -> "Model | None":
+        """The model whose segmentations a cascade takes."""
+        plans = PlansManager(str(self.folder / "plans.json"))
+        name = plans.get_configuration(self.configuration).previous_stage_name
+        if name is None:
+            return None
+        folder = self.folder.with_name(f"{self.trainer}__{self.plans}__{name}")
+        return Model(self.trainer, self.plans, name, folder, self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of a case: those images that there are, and the reference segmentation."""
+
+    name: str
+    images: tuple[str, ...]
+    label: str
+    channels: frozenset[int]
+    """Those that the images' names tell."""
+
+
+def dataset_name(dataset: str) -> str:
+    """The full name of a dataset given by name or id.
+
+    Raises:
+        ModelError: there is no such dataset in nnU-Net's folders.
+    """
+    try:
+        return maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"There is no dataset {dataset!r} in nnU-Net's folders: {error}. Name it by -d, and set nnUNet_raw, "
+            "nnUNet_preprocessed and nnUNet_results as for a training."
+        ) from error
+
+
+def find_models(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
+) -> list[Model]:
+    """The trained models that a trainer's name stands for.
+
+    That is the one of the configuration; and every dedicated one, whose configuration inherits from it and has a
+    `modality_code`.
+
+    Raises:
+        ModelError: none was trained, or a fold's checkpoint is missing.
+    """
+    results = _folder(nnUNet_results, "nnUNet_results") / dataset
+    models = []
+    for folder in sorted(results.glob(f"{trainer}__{plans}__*")):
+        name = folder.name.split("__")[2]
+        if (folder / "plans.json").exists() and _stands_for(folder / "plans.json", name, configuration):
+            models.append(Model(trainer, plans, name, folder, checkpoint))
+    if not models:
+        trained = ", ".join(folder.name for folder in sorted(results.glob("*__*__*"))) or "none"
+        raise ModelError(
+            f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
+            f"Trained are: {trained}. Name one by -tr, -p and -c."
+        )
+    for model in models:
+        for fold in folds:
+            _require_checkpoint(model, fold)
+        if (previous := model.previous_stage) is not None:
+            for fold in folds:
+                _require_checkpoint(previous, fold)
+    return models
+
+
+def validation_cases(dataset: str, fold: Fold) -> list[Case]:
+    """The cases that a fold was not trained on, from the raw dataset.
+
+    Raises:
+        ModelError: the split has no such fold, or a case is not in the raw dataset.
+    """
+    file = _folder(nnUNet_preprocessed, "nnUNet_preprocessed") / dataset / "splits_final.json"
+    splits = json.loads(file.read_text()) if file.exists() else []
+    if not isinstance(fold, int) or fold >= len(splits):
+        raise ModelError(
+            f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Name another by -f, or score cases "
+            "that it was not trained on: -i IMAGES -l LABELS."
+        )
+    raw = _folder(nnUNet_raw, "nnUNet_raw") / dataset
+    if not (raw / "dataset.json").exists():
+        raise ModelError(f"{raw / 'dataset.json'} is not there: the validation cases' images are read from there.")
+    files = get_filenames_of_train_images_and_targets(str(raw))
+    file_ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
+    if missing := [case for case in splits[fold]["val"] if case not in files]:
+        raise ModelError(f"{raw} has no images of {', '.join(missing)}, which {file} names for fold {fold}.")
+    return [
+        _case(name, files[name]["images"], files[name]["label"], file_ending) for name in sorted(splits[fold]["val"])
+    ]
+
+
+def folder_cases(images: Path, labels: Path, file_ending: str) -> list[Case]:
+    """The cases of a folder of images, some files of which may be missing, with a label each.
+
+    Raises:
+        ModalityError: no folder, no images, or images and labels that do not belong together.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise ModalityError(f"{folder} is no folder.")
+    files: dict[str, list[str]] = {}
+    for path in sorted(images.glob(f"*{file_ending}")):
+        match = _match_channel(path.name, file_ending)
+        if match is None:
+            raise ModalityError(
+                f"{path} names no channel: images are named CASE_XXXX{file_ending}. Rename or remove it."
+            )
+        files.setdefault(match[1], []).append(str(path))
+    if not files:
+        raise ModalityError(f"{images} holds no images CASE_XXXX{file_ending}.")
+    labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"*{file_ending}")}
+    if alone := sorted(labelled ^ set(files)):
+        raise ModalityError(
+            f"{images} and {labels} do not hold the same cases: in one of them only are {', '.join(alone)}. Add what "
+            "is missing or take the rest out."
+        )
+    return [_case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in files.items()]
+
+
+def _case(name: str, images: Sequence[str], label: str, file_ending: str) -> Case:
+    matches = [_match_channel(os.path.basename(image), file_ending) for image in images]
+    return Case(name, tuple(images), label, frozenset(int(match[2]) for match in matches if match))
+
+
+def _match_channel(name: str, file_ending: str) -> re.Match[str] | None:
+    """The case (1) and the channel (2) in an image's name."""
+    return re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(file_ending)}", name)
+
+
+def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
+    """Whether a trained configuration is the one asked for, or a dedicated one that inherits from it."""
+    if name == configuration:
+        return True
+    configurations = json.loads(plans_file.read_text())["configurations"]
+    parents, parent = [], name
+    while (parent := configurations.get(parent, {}).get("inherits_from")) is not None and parent not in parents:
+        parents.append(parent)
+    if configuration not in parents:
+        return False
+    resolved = PlansManager(str(plans_file)).get_configuration(name).configuration
+    return Settings.from_plans(resolved).modality_code is not None
+
+
+def _require_checkpoint(model: Model, fold: Fold) -> None:
+    if not model.checkpoint_file(fold).exists():
+        there = sorted(str(file.relative_to(model.folder)) for file in model.folder.glob("fold_*/checkpoint_*.pth"))
+        raise ModelError(
+            f"{model.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
+            "-chk."
+        )
+
+
+def _folder(variable: os.PathLike, name: str) -> Path:
+    try:
+        return Path(os.fspath(variable))
+    except RuntimeError as error:
+        raise ModelError(f"{name} is not set. Set nnU-Net's three variables as for a training.") from error

@@ -1,0 +1,167 @@
+"""The scores of an evaluation and the means over its cases.
+
+A mean is only ever one over all the cases that it is about: where a segmentation failed there is none, and what is
+compared is over the same cases.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from nnunet_moe.codes import Code, code_text
+from nnunet_moe.evaluation.metrics import METRICS, composite_without_correlation, volume_correlation
+
+CSCORE = "cscore"
+WITHOUT_CORRELATION = "cscore_without_corr"
+MEAN_OVER_LABELS = "mean over labels"
+COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over cases; NaN if one of them failed or there are none."""
+
+    mean: float
+    standard_error: float
+    """NaN for a single case."""
+    cases: int
+    """For which the metric is defined."""
+    failed: int
+
+    @property
+    def is_known(self) -> bool:
+        return not math.isnan(self.mean)
+
+
+class Results:
+    """All scores of an evaluation.
+
+    Args:
+        rows: one for each trainer, fold, case, code and label, with the keys of `COLUMNS`.
+        modalities: names in channel order.
+        codes: those asked for, in the order of the tables.
+        trainers: in the order given; the first is compared with the others.
+        dedicated: the trainers among them whose models are dedicated.
+        labels: of the dataset.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict],
+        *,
+        modalities: Sequence[str],
+        codes: Sequence[Code],
+        trainers: Sequence[str],
+        dedicated: Sequence[str],
+        labels: Sequence[str],
+    ) -> None:
+        self.modalities, self.codes, self.trainers = tuple(modalities), tuple(codes), tuple(trainers)
+        self.dedicated, self.labels = frozenset(dedicated), tuple(labels)
+        self.table = pd.DataFrame(rows, columns=list(COLUMNS))
+        composite = composite_without_correlation(
+            *(self.table[name].to_numpy(dtype=float) for name in ("dsc", "ppv", "ltpr", "lfpr"))
+        )
+        self.table[WITHOUT_CORRELATION] = composite
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """One row a segmentation that failed: trainer, fold, case, code, failure."""
+        failed = self.table[self.table["failure"] != ""]
+        return failed[["trainer", "fold", "case", "code", "failure"]].drop_duplicates(ignore_index=True)
+
+    @property
+    def shown_labels(self) -> tuple[str, ...]:
+        """The labels, after their mean where there are several."""
+        return (MEAN_OVER_LABELS, *self.labels) if len(self.labels) > 1 else self.labels
+
+    def code_text(self, code: Code) -> str:
+        return code_text(code, self.modalities)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.table["case"])))
+
+    @cached_property
+    def complete_cases(self) -> frozenset[str]:
+        """The cases to which every code applies: those that lack none of the modalities asked for."""
+        by_code = [set(self.table["case"][self.table["code"] == self.code_text(code)]) for code in self.codes]
+        return frozenset(set.intersection(*by_code))
+
+    def values(
+        self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> pd.Series | None:
+        """The values of a trainer's cases under a code, indexed by case, NaN where not defined.
+
+        Args:
+            trainer: one of the trainers.
+            code: one of the codes.
+            label: one of the labels, or their mean, over those for which the metric is defined.
+            metric: a column of the table, or the CScore, whose correlation is that of these very cases.
+            cases: only these; by default all that have the code's modalities.
+
+        Returns:
+            None if the trainer has no model for the code, or a case failed.
+        """
+        if label == MEAN_OVER_LABELS:
+            parts = [self.values(trainer, code, each, metric, cases) for each in self.labels]
+            return None if any(part is None for part in parts) else pd.concat(parts, axis=1).mean(axis=1)
+        rows = self._rows(trainer, code, cases)
+        if rows is None or (rows["failure"] != "").any():
+            return None
+        rows = rows[rows["label"] == label]
+        if metric != CSCORE:
+            return rows[metric]
+        return rows[WITHOUT_CORRELATION] + volume_correlation(rows["volume_mm3"], rows["reference_volume_mm3"]) / 8
+
+    def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
+        """Over all cases that have the code's modalities, or over some of them."""
+        values = self.values(trainer, code, label, metric, cases)
+        if values is not None:
+            return _mean(values)
+        rows = self._rows(trainer, code, cases)
+        return Mean(math.nan, math.nan, 0, 0 if rows is None else _num_failed(rows))
+
+    def mean_over_codes(self, trainer: str, label: str, metric: str) -> Mean:
+        """Each case's mean over all codes, then over the cases to which every code applies."""
+        by_code = [self.values(trainer, code, label, metric, self.complete_cases) for code in self.codes]
+        if all(values is not None for values in by_code):
+            return _mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
+        tables = [self._rows(trainer, code, self.complete_cases) for code in self.codes]
+        return Mean(math.nan, math.nan, 0, sum(_num_failed(rows) for rows in tables if rows is not None))
+
+    def common_means(self, trainer: str, label: str, metric: str) -> dict[Code, float]:
+        """The means of the codes over the cases to which every code applies, for those codes that have one."""
+        means = {code: self.mean(trainer, code, label, metric, self.complete_cases) for code in self.codes}
+        return {code: mean.mean for code, mean in means.items() if mean.is_known}
+
+    def paired(self, first: str, second: str, code: Code, label: str, metric: str) -> pd.DataFrame:
+        """Two trainers' values of the same cases under a code, columns 0 and 1; empty unless both have all of them."""
+        series = [self.values(trainer, code, label, metric) for trainer in (first, second)]
+        if any(values is None for values in series):
+            return pd.DataFrame({0: [], 1: []}, dtype=float)
+        return pd.concat(series, axis=1, keys=(0, 1)).dropna()
+
+    def _rows(self, trainer: str, code: Code, cases: Collection[str] | None = None) -> pd.DataFrame | None:
+        rows = self._by_model.get((trainer, self.code_text(code)))
+        return rows if rows is None or cases is None else rows.loc[rows.index.isin(list(cases))]
+
+    @cached_property
+    def _by_model(self) -> dict[Any, pd.DataFrame]:
+        """(trainer, code) -> rows, indexed by case."""
+        return dict(iter(self.table.set_index("case").sort_index().groupby(["trainer", "code"])))
+
+
+def _num_failed(rows: pd.DataFrame) -> int:
+    return len(set(rows.index[rows["failure"] != ""]))
+
+
+def _mean(values: pd.Series) -> Mean:
+    defined = values.dropna().to_numpy()
+    if not defined.size:
+        return Mean(math.nan, math.nan, 0, 0)
+    error = float(defined.std(ddof=1) / math.sqrt(defined.size)) if defined.size > 1 else math.nan
+    return Mean(float(defined.mean()), error, defined.size, 0)

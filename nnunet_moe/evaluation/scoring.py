@@ -1,0 +1,232 @@
+"""Segment cases under every code and score what comes out."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
+from tqdm import tqdm
+
+from nnunet_moe.codes import Code, channel_names, code_text
+from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
+from nnunet_moe.evaluation.models import Case, Fold, Model
+from nnunet_moe.evaluation.records import Record, Records, digest, file_states, key_of, versions
+from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
+
+T = TypeVar("T")
+
+NATURAL_IMAGE_SPACING = 999  # nnU-Net's readers give 2D images a first axis with this spacing
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that one fold's model segments, or an ensemble of folds."""
+
+    folds: tuple[Fold, ...]
+    cases: tuple[Case, ...]
+
+    @property
+    def fold_text(self) -> str:
+        return "+".join(str(fold) for fold in self.folds)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How segmentations are made, measured and kept."""
+
+    codes: tuple[Code, ...]
+    metrics: MetricSettings
+    prediction: PredictionSettings
+    records: Records
+    predictions: Path | None
+    """Where the segmentations go, or None if they are not kept."""
+
+
+def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
+    """Name -> label or region, of what is segmented: neither the background nor the ignore label."""
+    labels = {
+        name: value if isinstance(value, int) else tuple(value)
+        for name, value in dataset_json["labels"].items()
+        if name != "ignore"
+    }
+    return {name: value for name, value in labels.items() if value not in (0, (0,))}
+
+
+@dataclass(frozen=True)
+class OpenedCase:
+    """A case's images and its reference."""
+
+    loaded: LoadedCase
+    reference: np.ndarray
+    """Labels, `(*space)`."""
+    spacing: tuple[float, ...]
+
+
+class ModelRun:
+    """One model over the cases of one part.
+
+    Raises:
+        ModelError: a model that cannot be loaded.
+    """
+
+    def __init__(self, scorer: Scorer, model: Model, part: Part) -> None:
+        self.scorer, self.model, self.part = scorer, model, part
+        self.segmenter = Segmenter(model, part.folds, scorer.prediction)
+        self.labels = labels_of(self.segmenter.dataset_json)
+        self.modalities = channel_names(self.segmenter.dataset_json)
+        self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
+        self.model_state = {
+            "checkpoints": _checkpoint_digests(model, part.folds),
+            "labels": self.labels,
+            "metrics": asdict(scorer.metrics),
+            "prediction": asdict(scorer.prediction),
+            "versions": versions(),
+        }
+
+    def rows(self) -> Iterator[dict]:
+        """Rows of the results, as `Results` takes them; what has been scored before is not scored again."""
+        total = sum(_is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
+        about = f"{self.model.trainer} {self.model.configuration} fold {self.part.fold_text}"
+        with tqdm(total=total, desc=about, unit="segmentation", mininterval=1) as progress:
+            for case in self.part.cases:
+                progress.set_postfix_str(case.name)
+                yield from self._case_rows(case, progress)
+
+    def _case_rows(self, case: Case, progress: tqdm) -> Iterator[dict]:
+        key = key_of([self.model_state, file_states((*case.images, case.label))])
+        records = {code: self._stored(key, case, code) for code in self.codes}
+        known = next((_code_of(record.available) for record in records.values() if record is not None), None)
+        pending = [
+            code for code in self.codes if records[code] is None and _is_within(code, known or self._named(case))
+        ]
+        opened, unopened = _attempt(lambda: self._open(case)) if pending else (None, "")
+        for code in self.codes:
+            record, failure = records[code], unopened if code in pending else ""
+            if code in pending and opened is not None and _is_within(code, opened.loaded.available):
+                record, failure = _attempt(lambda code=code: self._make(case, opened, code, key))
+            if _is_within(code, self._named(case)):
+                progress.update()
+            if record is not None or failure:
+                yield from self._record_rows(case, code, record, failure)
+
+    def _named(self, case: Case) -> Code:
+        """What a case has by the names of its files."""
+        return tuple(channel in case.channels for channel in range(len(self.modalities)))
+
+    def _stored(self, key: str, case: Case, code: Code) -> Record | None:
+        if self.scorer.predictions is not None and not self._prediction_file(case, code).exists():
+            return None
+        return self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
+
+    def _open(self, case: Case) -> OpenedCase:
+        loaded = self.segmenter.read(case)
+        if not os.path.exists(case.label):
+            raise ModalityError(f"{case.label} is not there: without a reference there is no score.")
+        reference, properties = self.segmenter.reader.read_seg(case.label)
+        shape, spacing = loaded.image.shape[1:], loaded.properties["spacing"]
+        if reference.shape[1:] != shape or not np.allclose(properties["spacing"], spacing, rtol=0, atol=1e-3):
+            raise ModalityError(
+                f"{case.label} has shape {reference.shape[1:]} and spacing {properties['spacing']}, the images "
+                f"{shape} and {spacing}. Put the label on the images' grid."
+            )
+        return OpenedCase(loaded, reference[0], tuple(float(step) for step in spacing))
+
+    def _make(self, case: Case, opened: OpenedCase, code: Code, key: str) -> Record:
+        segmentation = self.segmenter.segment(opened.loaded, code)
+        scores = self._scores(segmentation, opened)
+        if self.scorer.predictions is not None:
+            self._write(segmentation, case, code, opened.loaded)
+        digits = "".join(str(int(there)) for there in opened.loaded.available)
+        record = Record(digits, scores, segmentation[overlay_index(opened.reference)])
+        self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
+        return record
+
+    def _scores(self, segmentation: np.ndarray, opened: OpenedCase) -> dict[str, dict[str, float | None]]:
+        ignore_label = self.segmenter.label_manager.ignore_label
+        annotated = opened.reference != ignore_label if ignore_label is not None else None
+        scores = {}
+        for name, label in self.labels.items():
+            predicted, true = (_mask(array, label, annotated) for array in (segmentation, opened.reference))
+            spacing = opened.spacing
+            if len(true) == 1 and spacing[0] == NATURAL_IMAGE_SPACING:
+                predicted, true, spacing = predicted[0], true[0], spacing[1:]
+            values = asdict(score_segmentation(predicted, true, spacing, self.scorer.metrics))
+            scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
+        return scores
+
+    def _prediction_folder(self, code: Code) -> Path:
+        assert self.scorer.predictions is not None
+        return self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
+
+    def _prediction_file(self, case: Case, code: Code) -> Path:
+        return self._prediction_folder(code) / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
+
+    def _write(self, segmentation: np.ndarray, case: Case, code: Code, loaded: LoadedCase) -> None:
+        """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
+        file = self._prediction_file(case, code)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plans)):
+            (file.parent / f"{name}.json").write_text(json.dumps(content, indent=4))
+        unfinished = file.with_name(f".unfinished_{file.name}")
+        self.segmenter.write(segmentation, str(unfinished), loaded)
+        os.replace(unfinished, file)
+
+    def _record_rows(self, case: Case, code: Code, record: Record | None, failure: str) -> Iterator[dict]:
+        for label in self.labels:
+            scores = record.scores[label] if record is not None else dict.fromkeys(METRICS)
+            yield {
+                "trainer": self.model.trainer,
+                "fold": self.part.fold_text,
+                "case": case.name,
+                "code": code_text(code, self.modalities),
+                "label": label,
+                **{metric: np.nan if value is None else value for metric, value in scores.items()},
+                "configuration": self.model.configuration,
+                "failure": failure,
+            }
+
+
+def overlay_index(reference: np.ndarray) -> int:
+    """The slice along the first axis with most foreground, or the middle one of an empty reference."""
+    foreground = (reference > 0).reshape(len(reference), -1).sum(axis=1)
+    return int(foreground.argmax()) if foreground.any() else len(reference) // 2
+
+
+def folder_name(name: str) -> str:
+    """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
+    return "".join("_" if character in '/\\:*?"<>|' else character for character in name)
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
+    """What a piece of work gives, or how it failed: whatever it is, it is one case's, and is counted there."""
+    try:
+        return work(), ""
+    except NnunetMoeError as error:
+        return None, str(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _mask(array: np.ndarray, label: int | tuple[int, ...], annotated: np.ndarray | None) -> np.ndarray:
+    mask = region_or_label_to_mask(array, label)
+    return mask if annotated is None else mask & annotated
+
+
+def _is_within(code: Code, available: Code) -> bool:
+    return all(there for there, needed in zip(available, code, strict=True) if needed)
+
+
+def _code_of(digits: str) -> Code:
+    return tuple(digit == "1" for digit in digits)
+
+
+def _checkpoint_digests(model: Model, folds: Sequence[Fold]) -> list[str]:
+    digests = [digest(model.checkpoint_file(fold)) for fold in folds]
+    return digests + (_checkpoint_digests(model.previous_stage, folds) if model.previous_stage else [])
