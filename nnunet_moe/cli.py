@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_moe.environment import export_line
-from nnunet_moe.errors import NnunetMoeError
+from nnunet_moe.errors import NnunetMoeError, SettingsError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +49,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     upcycle.add_argument("-seed", type=int, default=0, help="of noise and gates (default: %(default)s)")
     upcycle.set_defaults(run=_upcycle)
+
+    _add_evaluate(verbs)
     return parser
+
+
+def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = verbs.add_parser("evaluate", help="score trained models under every subset of the modalities")
+    add = evaluate.add_argument
+    add("-d", required=True, help="dataset, name or id")
+    add("-c", required=True, help="configuration; dedicated models of configurations that inherit from it count too")
+    add("-tr", required=True, nargs="+", help="one or more trainers, the first compared with the others")
+    add(
+        "-f",
+        nargs="+",
+        default=("0", "1", "2", "3", "4"),
+        help="folds: their validation cases are scored (default: 0 to 4)",
+    )
+    add("-p", default="nnUNetPlans", help="plans (default: %(default)s)")
+    add("-o", type=Path, required=True, help="output folder; the same command goes on with what is there")
+    add("-i", type=Path, help="score these images instead, by the ensemble of the folds; files may be missing")
+    add("-l", type=Path, help="labels of the images of -i")
+    add("-codes", nargs="+", metavar="CODE", help="only these subsets, e.g. T1w FLAIR T1w+FLAIR (default: all)")
+    add("-num_codes", type=int, help="only so many, drawn at random, the complete one among them")
+    add("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+    add("-connectivity", type=int, choices=(6, 18, 26), default=26, help="of lesions (default: %(default)s)")
+    add("-min_lesion", type=float, default=0.0, help="smallest lesion counted, mm3 (default: %(default)s)")
+    add("-tolerance", type=float, default=1.0, help="of the surface Dice, mm (default: %(default)s)")
+    add("-step_size", type=float, default=0.5, help="of the sliding window (default: %(default)s)")
+    add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    add("--save_predictions", action="store_true", help="keep the segmentations, in predictions/TRAINER/CODE")
+    add("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    evaluate.set_defaults(run=_evaluate)
 
 
 def _env(options: argparse.Namespace) -> None:
@@ -85,3 +116,44 @@ def _upcycle(options: argparse.Namespace) -> None:
     model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
     file = shlex.quote(str(options.o))
     print(f"Wrote {options.o}. Start from it: nnUNetv2_train {model} -pretrained_weights {file}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import torch
+
+    from nnunet_moe.evaluation.evaluate import Request, score_models
+    from nnunet_moe.evaluation.metrics import MetricSettings
+    from nnunet_moe.evaluation.report import write_evaluation
+    from nnunet_moe.evaluation.segmenter import PredictionSettings
+    from nnunet_moe.evaluation.tables import code_table
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    request = Request(
+        dataset=options.d,
+        configuration=options.c,
+        trainers=tuple(options.tr),
+        out=options.o,
+        folds=tuple(_fold(text) for text in options.f),
+        plans=options.p,
+        images=options.i,
+        labels=options.l,
+        codes=None if options.codes is None else tuple(options.codes),
+        num_codes=options.num_codes,
+        checkpoint=options.chk,
+        save_predictions=options.save_predictions,
+        metrics=MetricSettings(options.connectivity, options.min_lesion, options.tolerance),
+        prediction=PredictionSettings(options.step_size, not options.disable_tta, device),
+    )
+    evaluation = score_models(request)
+    report = write_evaluation(evaluation, request)
+    results = evaluation.results
+    print(code_table(results, results.shown_labels[0]).markdown())
+    print(f"Report: {report}")
+    if num_failed := len(results.failures):
+        sys.exit(f"{num_failed} segmentations failed; the report tells which and why. Repair, and run it again.")
+
+
+def _fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise SettingsError(f"-f {text}: a fold is a number from 0, or 'all'.")
+    return text if text == "all" else int(text)

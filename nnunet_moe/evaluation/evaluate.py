@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nnunet_moe.codes import Code, all_codes, channel_names, parse_code
 from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import MetricSettings
 from nnunet_moe.evaluation.models import Fold, Model, dataset_name, find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
 from nnunet_moe.evaluation.results import Results
-from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of
+from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 
 MAX_MODALITIES_WITH_ALL_CODES = 5
@@ -44,7 +46,17 @@ class Request:
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
-def score_models(request: Request) -> Results:
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    results: Results
+    gates: dict[str, dict[str, np.ndarray]]
+    """Model -> layer -> gate weights `(codes, experts)`."""
+    overlays: list[Overlay]
+
+
+def score_models(request: Request) -> Evaluation:
     """Segment and score every case under every code, with each trainer's models.
 
     Scores are kept below the output folder, so that a run that was killed goes on where it stopped. A segmentation
@@ -72,24 +84,67 @@ def score_models(request: Request) -> Results:
         Records(request.out / RECORDS),
         request.out / "predictions" if request.save_predictions else None,
     )
-    rows, dedicated = [], []
+    rows: list[dict] = []
+    gates: dict[str, dict[str, np.ndarray]] = {}
+    dedicated: set[str] = set()
+    run = None
     for trainer, found in models.items():
         for part in parts:
             taken: dict[Code, Model] = {}
             for model in found:
                 run = ModelRun(scorer, model, part)
-                if run.segmenter.is_dedicated and trainer not in dedicated:
-                    dedicated.append(trainer)
                 for code in run.codes:
                     _require_single(taken.setdefault(code, model), model)
+                if run.segmenter.is_dedicated:
+                    dedicated.add(trainer)
+                if part is parts[0] and (weights := run.gates()):
+                    gates[f"{trainer}, fold {part.folds[0]}"] = weights
                 rows.extend(run.rows())
-    return Results(
+    assert run is not None
+    results = Results(
         rows,
         modalities=modalities,
         codes=codes,
         trainers=request.trainers,
         dedicated=dedicated,
         labels=tuple(labels_of(dataset_json)),
+    )
+    return Evaluation(
+        results, gates, [_overlay(title, case, results, parts, run) for title, case in extreme_cases(results)]
+    )
+
+
+def extreme_cases(results: Results) -> list[tuple[str, str]]:
+    """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes."""
+    trainer, label = results.trainers[0], results.shown_labels[0]
+    by_code = [results.values(trainer, code, label, "dsc", results.complete_cases) for code in results.codes]
+    known = [values for values in by_code if values is not None]
+    if not known or not results.complete_cases:
+        return []
+    order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
+    places = {len(order) - 1: "Best case", (len(order) - 1) // 2: "Median case", 0: "Worst case"}
+    return [(title, str(order[place])) for place, title in sorted(places.items())]
+
+
+def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run: ModelRun) -> Overlay:
+    part, case = next((part, case) for part in parts for case in part.cases if case.name == name)
+    opened = run.open(case)
+    index = overlay_index(opened.reference)
+    predictions, scores = {}, {}
+    for trainer in results.trainers:
+        for code in results.codes:
+            values = results.values(trainer, code, results.shown_labels[0], "dsc")
+            prediction = run.scorer.records.overlay(trainer, part.fold_text, name, code)
+            if values is not None and prediction is not None:
+                predictions[trainer, code], scores[trainer, code] = prediction, float(values[name])
+    return Overlay(
+        case=name,
+        title=title,
+        images=opened.loaded.image[:, index],
+        reference=opened.reference[index],
+        predictions=predictions,
+        scores=scores,
+        aspect=opened.spacing[-2] / opened.spacing[-1],
     )
 
 

@@ -55,6 +55,14 @@ class Records:
             np.savez_compressed(out, key=key, content=content, overlay=record.overlay)
         os.replace(unfinished, file)
 
+    def overlay(self, trainer: str, fold: str, case: str, code: Code) -> np.ndarray | None:
+        """The slice of a segmentation, if there is one."""
+        file = self._file(trainer, fold, case, code)
+        if not file.exists():
+            return None
+        with np.load(file) as stored:
+            return stored["overlay"]
+
     def _file(self, trainer: str, fold: str, case: str, code: Code) -> Path:
         return self.folder / trainer / f"fold_{fold}" / case / f"{code_digits(code)}.npz"
 

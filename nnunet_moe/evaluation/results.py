@@ -16,6 +16,9 @@ from nnunet_moe.codes import Code, code_text
 from nnunet_moe.evaluation.metrics import METRICS, composite_without_correlation, volume_correlation
 
 CSCORE = "cscore"
+ISBI_SCORE = "isbi_score"
+CORRELATION_WEIGHTS = {CSCORE: 1 / 8, ISBI_SCORE: 1 / 4}
+"""Scores of a cohort -> the weight of its volume correlation: of the paper, and of the ISBI 2015 challenge."""
 WITHOUT_CORRELATION = "cscore_without_corr"
 MEAN_OVER_LABELS = "mean over labels"
 COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
@@ -56,7 +59,7 @@ class Results:
         modalities: Sequence[str],
         codes: Sequence[Code],
         trainers: Sequence[str],
-        dedicated: Sequence[str],
+        dedicated: Collection[str],
         labels: Sequence[str],
     ) -> None:
         self.modalities, self.codes, self.trainers = tuple(modalities), tuple(codes), tuple(trainers)
@@ -100,7 +103,7 @@ class Results:
             trainer: one of the trainers.
             code: one of the codes.
             label: one of the labels, or their mean, over those for which the metric is defined.
-            metric: a column of the table, or the CScore, whose correlation is that of these very cases.
+            metric: a column of the table, or a score of the cohort, whose correlation is that of these very cases.
             cases: only these; by default all that have the code's modalities.
 
         Returns:
@@ -113,9 +116,15 @@ class Results:
         if rows is None or (rows["failure"] != "").any():
             return None
         rows = rows[rows["label"] == label]
-        if metric != CSCORE:
+        if metric not in CORRELATION_WEIGHTS:
             return rows[metric]
-        return rows[WITHOUT_CORRELATION] + volume_correlation(rows["volume_mm3"], rows["reference_volume_mm3"]) / 8
+        correlation = volume_correlation(rows["volume_mm3"], rows["reference_volume_mm3"])
+        return rows[WITHOUT_CORRELATION] + correlation * CORRELATION_WEIGHTS[metric]
+
+    def correlation(self, trainer: str, code: Code, label: str) -> float:
+        """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed."""
+        volumes = [self.values(trainer, code, label, name) for name in ("volume_mm3", "reference_volume_mm3")]
+        return math.nan if volumes[0] is None or volumes[1] is None else volume_correlation(volumes[0], volumes[1])
 
     def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
         """Over all cases that have the code's modalities, or over some of them."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from tqdm import tqdm
 
+from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code, channel_names, code_text
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
@@ -98,6 +100,16 @@ class ModelRun:
                 progress.set_postfix_str(case.name)
                 yield from self._case_rows(case, progress)
 
+    def gates(self) -> dict[str, np.ndarray]:
+        """Layer -> gate weights `(codes, experts)` of every mixture, without noise; before `rows`, the first fold's."""
+        network = self.segmenter.network
+        if not isinstance(network, ModalityNetwork):
+            return {}
+        chosen = torch.tensor(self.codes, device=network.codes.device)
+        names = {module: name for name, module in network.named_modules()}
+        with torch.no_grad():
+            return {names[mixture]: mixture.gates(chosen).cpu().numpy() for mixture in network.mixtures}
+
     def _case_rows(self, case: Case, progress: tqdm) -> Iterator[dict]:
         key = key_of([self.model_state, file_states((*case.images, case.label))])
         records = {code: self._stored(key, case, code) for code in self.codes}
@@ -105,7 +117,7 @@ class ModelRun:
         pending = [
             code for code in self.codes if records[code] is None and _is_within(code, known or self._named(case))
         ]
-        opened, unopened = _attempt(lambda: self._open(case)) if pending else (None, "")
+        opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
         for code in self.codes:
             record, failure = records[code], unopened if code in pending else ""
             if code in pending and opened is not None and _is_within(code, opened.loaded.available):
@@ -124,7 +136,12 @@ class ModelRun:
             return None
         return self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
 
-    def _open(self, case: Case) -> OpenedCase:
+    def open(self, case: Case) -> OpenedCase:
+        """Read a case.
+
+        Raises:
+            ModalityError: images or a label that cannot be used.
+        """
         loaded = self.segmenter.read(case)
         if not os.path.exists(case.label):
             raise ModalityError(f"{case.label} is not there: without a reference there is no score.")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -44,7 +45,7 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison | Non
         mean_difference=float(difference.mean()),
         median_difference=float(np.median(difference)),
         effect_size=rank_biserial(difference),
-        p=float(stats.wilcoxon(difference)[1]) if difference.any() else 1.0,  # pyright: ignore[reportIndexIssue]
+        p=_wilcoxon(difference) if difference.any() else 1.0,
     )
 
 
@@ -110,3 +111,8 @@ def shapley_values(scores: Mapping[Code, float]) -> list[float]:
             / num_modalities
         )
     return values
+
+
+def _wilcoxon(difference: np.ndarray) -> float:
+    result: Any = stats.wilcoxon(difference)
+    return float(result.pvalue)

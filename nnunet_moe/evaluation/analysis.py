@@ -1,0 +1,136 @@
+"""What the results say: trainers compared in pairs, and what each modality is worth, as tables of numbers."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from nnunet_moe.codes import Code
+from nnunet_moe.evaluation.metrics import METRICS
+from nnunet_moe.evaluation.results import CORRELATION_WEIGHTS, CSCORE, WITHOUT_CORRELATION, Results
+from nnunet_moe.evaluation.statistics import (
+    compare,
+    gap_closed,
+    holm,
+    loss_when_missing,
+    score_alone,
+    shapley_values,
+)
+
+MAIN_METRICS = ("dsc", CSCORE)
+"""Those of the paper's tables, which are compared and broken down by modality."""
+EACH_CASE_AND_CODE = "all, each case and code"
+EACH_CASE = "all, each case's mean"
+
+
+def means(results: Results) -> pd.DataFrame:
+    """One row a trainer, code, label and metric: mean, standard error, cases, failed."""
+    rows = []
+    for label in results.shown_labels:
+        for trainer in results.trainers:
+            for metric in (*METRICS, WITHOUT_CORRELATION, *CORRELATION_WEIGHTS):
+                known = {results.code_text(code): results.mean(trainer, code, label, metric) for code in results.codes}
+                known["mean over codes"] = results.mean_over_codes(trainer, label, metric)
+                for code, mean in known.items():
+                    rows.append(
+                        {
+                            "trainer": trainer,
+                            "code": code,
+                            "label": label,
+                            "metric": metric,
+                            "mean": mean.mean,
+                            "standard_error": mean.standard_error,
+                            "cases": mean.cases,
+                            "failed": mean.failed,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def comparisons(results: Results) -> pd.DataFrame:
+    """Each pair of trainers, for each label, main metric and code, and over all codes; first minus second.
+
+    `p_holm` is corrected over the codes of one pair, label and metric. `gap_closed_percent` is how far the first goes
+    from the second to the dedicated models, if there are any.
+    """
+    rows = []
+    for first, second in combinations(results.trainers, 2):
+        for label in results.shown_labels:
+            for metric in MAIN_METRICS:
+                rows.extend(_compare_pair(results, first, second, label, metric))
+    columns = ["trainer", "versus", "label", "metric", "code", "pairs", "mean_difference", "median_difference"]
+    return pd.DataFrame(rows, columns=[*columns, "effect_size", "p", "p_holm", "gap_closed_percent"])
+
+
+def modality_worth(results: Results) -> pd.DataFrame:
+    """Each modality of each trainer that takes any code: what its loss costs, what it gives alone, its Shapley value.
+
+    All over the cases to which every code applies; NaN where a code that it takes was not scored.
+    """
+    rows = []
+    for trainer in results.trainers:
+        for label in results.shown_labels:
+            for metric in MAIN_METRICS:
+                scores = results.common_means(trainer, label, metric)
+                if not scores:
+                    continue
+                for modality, (name, shapley) in enumerate(
+                    zip(results.modalities, shapley_values(scores), strict=True)
+                ):
+                    rows.append(
+                        {
+                            "trainer": trainer,
+                            "label": label,
+                            "metric": metric,
+                            "modality": name,
+                            "loss_when_missing": loss_when_missing(scores, modality),
+                            "score_alone": score_alone(scores, modality),
+                            "shapley_value": shapley,
+                        }
+                    )
+    columns = ["trainer", "label", "metric", "modality", "loss_when_missing", "score_alone", "shapley_value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compare_pair(results: Results, first: str, second: str, label: str, metric: str) -> list[dict]:
+    by_code = {code: results.paired(first, second, code, label, metric) for code in results.codes}
+    by_code = {code: pairs for code, pairs in by_code.items() if len(pairs)}
+    if not by_code:
+        return []
+    complete = [pairs[pairs.index.isin(list(results.complete_cases))] for pairs in by_code.values()]
+    scopes = {
+        EACH_CASE_AND_CODE: pd.concat(by_code.values()),
+        EACH_CASE: pd.concat(complete).groupby(level=0).mean(),
+        **{results.code_text(code): pairs for code, pairs in by_code.items()},
+    }
+    gaps = {
+        EACH_CASE_AND_CODE: math.nan,
+        EACH_CASE: _gap(results, first, second, list(by_code), label, metric),
+        **{results.code_text(code): _gap(results, first, second, [code], label, metric) for code in by_code},
+    }
+    rows = []
+    for scope, pairs in scopes.items():
+        comparison = compare(pairs[0].to_numpy(), pairs[1].to_numpy())
+        if comparison is None:
+            continue
+        about = {"trainer": first, "versus": second, "label": label, "metric": metric, "code": scope}
+        rows.append({**about, **vars(comparison), "p_holm": math.nan, "gap_closed_percent": gaps[scope]})
+    of_codes = [row for row in rows if row["code"] not in (EACH_CASE_AND_CODE, EACH_CASE)]
+    for row, corrected in zip(of_codes, holm([row["p"] for row in of_codes]), strict=True):
+        row["p_holm"] = corrected
+    return rows
+
+
+def _gap(results: Results, first: str, second: str, codes: list[Code], label: str, metric: str) -> float:
+    """Of the means over the same cases and those codes that have a dedicated model; NaN where there is none."""
+    dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
+    if dedicated is None or dedicated in (first, second):
+        return math.nan
+    cases = None if len(codes) == 1 else results.complete_cases
+    triples = []
+    for code in codes:
+        means = [results.mean(trainer, code, label, metric, cases) for trainer in (first, second, dedicated)]
+        if all(mean.is_known for mean in means):
+            triples.append([mean.mean for mean in means])
+    return gap_closed(*np.mean(triples, axis=0)) if triples else math.nan

@@ -1,0 +1,181 @@
+"""Pictures of an evaluation, as matplotlib figures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from nnunet_moe.codes import Code
+from nnunet_moe.evaluation.analysis import MAIN_METRICS
+from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.tables import TITLES, short_name
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")  # Okabe and Ito
+REFERENCE, PREDICTION = "#00c060", "#ff4040"
+MAX_GATE_COLUMNS = 48  # in one row of a gate picture
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One case's slice for pictures."""
+
+    case: str
+    title: str
+    images: np.ndarray
+    """`(K, *slice)`, NaN where a modality is absent."""
+    reference: np.ndarray
+    """Labels, `(*slice)`."""
+    predictions: Mapping[tuple[str, Code], np.ndarray]
+    """(Trainer, code) -> labels, `(*slice)`."""
+    scores: Mapping[tuple[str, Code], float]
+    """The DSC that stands below."""
+    aspect: float
+    """Height over width of a pixel."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def scores_by_code(results: Results, label: str) -> Figure:
+    """DSC and CScore under each code, a colour a trainer, mean and standard error."""
+    codes = results.codes
+    figure = new_figure(max(6.0, 1.6 + 0.5 * len(codes) * max(1, len(results.trainers) / 3)), 6.4)
+    for axis, metric in zip(figure.subplots(len(MAIN_METRICS), 1, sharex=True), MAIN_METRICS, strict=True):
+        for number, trainer in enumerate(results.trainers):
+            means = [results.mean(trainer, code, label, metric) for code in codes]
+            places = np.arange(len(codes)) + _offset(number, len(results.trainers))
+            axis.errorbar(
+                places,
+                [100 * mean.mean for mean in means],
+                yerr=[100 * np.nan_to_num(mean.standard_error) for mean in means],
+                fmt="o",
+                capsize=3,
+                color=_colour(number),
+                label=short_name(trainer),
+            )
+        axis.set_ylabel(f"{TITLES[metric]} (%)")
+        axis.grid(axis="y", alpha=0.3)
+        _code_ticks(axis, results)
+    figure.axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+    figure.suptitle(f"{label}: mean and standard error over cases", fontsize=10)
+    return figure
+
+
+def paired_differences(results: Results, label: str) -> Figure:
+    """The difference in DSC of each case under each code, a panel a pair of trainers; the bar is the median."""
+    pairs = list(combinations(results.trainers, 2))
+    figure = new_figure(max(6.0, 1.6 + 0.6 * len(results.codes)), 3.2 * len(pairs))
+    rng = np.random.default_rng(0)  # spreads the points sideways
+    for axis, (first, second) in zip(figure.subplots(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
+        for place, code in enumerate(results.codes):
+            values = results.paired(first, second, code, label, "dsc")
+            difference = 100 * (values[0] - values[1]).to_numpy()
+            axis.plot(
+                place + rng.uniform(-0.2, 0.2, len(difference)), difference, "o", ms=3, alpha=0.6, color=COLOURS[0]
+            )
+            if len(difference):
+                axis.hlines(np.median(difference), place - 0.3, place + 0.3, color=COLOURS[1])
+        axis.axhline(0, color="0.5", lw=0.8)
+        axis.set_ylabel("difference in DSC\n(percentage points)")
+        axis.set_title(f"{label}: {short_name(first)} - {short_name(second)}", fontsize=9)
+        _code_ticks(axis, results)
+    return figure
+
+
+def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) -> Figure:
+    """Every mixture's gate weights as a heat map: a row a code, a block of columns a layer, a column an expert.
+
+    Args:
+        gates: layer -> `(codes, experts)` in the order of the results' codes.
+        results: for the names of the codes.
+        title: which model it is.
+    """
+    lines: list[list[str]] = [[]]
+    for name, weights in gates.items():
+        used = sum(gates[other].shape[1] for other in lines[-1])
+        if lines[-1] and used + weights.shape[1] > MAX_GATE_COLUMNS:
+            lines.append([])
+        lines[-1].append(name)
+    height = 1.5 + 0.22 * len(results.codes)
+    figure, scale = new_figure(11, 0.5 + height * len(lines)), Normalize(0, 1)
+    for number, names in enumerate(lines):
+        widths = [gates[name].shape[1] for name in names]
+        spare = [MAX_GATE_COLUMNS - sum(widths)] if len(lines) > 1 and sum(widths) < MAX_GATE_COLUMNS else []
+        grid = figure.add_gridspec(len(lines), 1)[number].subgridspec(
+            1, len(widths + spare), width_ratios=widths + spare
+        )
+        for column, name in enumerate(names):
+            axis = figure.add_subplot(grid[column])
+            axis.imshow(gates[name], norm=scale, aspect="auto", cmap="viridis")
+            axis.set_title(name.replace(".", ".\n"), fontsize=5)
+            axis.set_xticks(range(gates[name].shape[1]), [str(expert + 1) for expert in range(gates[name].shape[1])])
+            axis.tick_params(labelsize=5, length=1)
+            axis.set_yticks(range(len(results.codes)) if column == 0 else [])
+            if column == 0:
+                axis.set_yticklabels([results.code_text(code) for code in results.codes])
+    figure.colorbar(ScalarMappable(scale, "viridis"), ax=figure.axes, shrink=0.6, label="gate weight")
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def overlay_picture(overlay: Overlay, results: Results) -> Figure:
+    """Reference and prediction over the last modality of each code: a row a code, a column a trainer."""
+    rows, box = results.codes, _box(overlay)
+    figure = new_figure(1.0 + 2.0 * len(results.trainers), 0.6 + 2.0 * len(rows))
+    axes = figure.subplots(len(rows), len(results.trainers), squeeze=False)
+    for line, code in zip(axes, rows, strict=True):
+        backdrop = overlay.images[int(np.flatnonzero(code)[-1])][box]
+        line[0].set_ylabel(results.code_text(code).replace("+", "\n+ "), fontsize=7)
+        for axis, trainer in zip(line, results.trainers, strict=True):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            prediction = overlay.predictions.get((trainer, code))
+            if prediction is None or np.isnan(backdrop).all():
+                axis.text(0.5, 0.5, "no prediction", ha="center", transform=axis.transAxes, fontsize=7)
+                continue
+            axis.imshow(backdrop, cmap="gray", aspect=overlay.aspect)
+            _outline(axis, overlay.reference[box], REFERENCE)
+            _outline(axis, prediction[box], PREDICTION)
+            axis.set_xlabel(f"DSC {100 * overlay.scores[trainer, code]:.1f}", fontsize=7)
+    for axis, trainer in zip(axes[0], results.trainers, strict=True):
+        axis.set_title(short_name(trainer), fontsize=7)
+    figure.suptitle(f"{overlay.title}: {overlay.case}\ngreen reference, red prediction", fontsize=8)
+    return figure
+
+
+def _box(overlay: Overlay) -> tuple[slice, slice]:
+    """The part of the slice where an image or the reference is not zero."""
+    there = (np.nan_to_num(overlay.images) != 0).any(axis=0) | (overlay.reference > 0)
+    sides = [np.flatnonzero(there.any(axis=1 - axis)) for axis in (0, 1)]
+    row, column = (slice(int(side[0]), int(side[-1]) + 1) if len(side) > 1 else slice(None) for side in sides)
+    return row, column
+
+
+def _outline(axis: Axes, labels: np.ndarray, colour: str) -> None:
+    for label in np.unique(labels[labels > 0]):
+        if min(labels.shape) > 1 and (labels == label).any():
+            axis.contour(labels == label, levels=[0.5], colors=colour, linewidths=0.8)
+
+
+def _code_ticks(axis: Axes, results: Results) -> None:
+    axis.set_xticks(range(len(results.codes)), [results.code_text(code) for code in results.codes])
+    axis.tick_params(axis="x", labelrotation=60 if len(results.codes) > 3 else 0, labelsize=7)
+
+
+def _offset(number: int, count: int) -> float:
+    """Sideways, so that the trainers' error bars stand side by side."""
+    return 0.5 * ((number + 0.5) / count - 0.5)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]

@@ -1,0 +1,199 @@
+"""Write an evaluation: results, summary, tables, pictures and the report."""
+
+import base64
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from nnunet_moe.evaluation.analysis import comparisons, means, modality_worth
+from nnunet_moe.evaluation.evaluate import Evaluation, Request
+from nnunet_moe.evaluation.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
+from nnunet_moe.evaluation.metrics import METRICS
+from nnunet_moe.evaluation.records import versions
+from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.scoring import folder_name
+from nnunet_moe.evaluation.tables import (
+    Table,
+    code_table,
+    comparison_table,
+    failure_table,
+    metrics_table,
+    modality_table,
+    short_name,
+)
+
+MAX_LABELS_WITH_PICTURES = 10
+"""With more labels only their mean has pictures; every label has its tables."""
+
+
+@dataclass
+class _Picture:
+    caption: str
+    data: str
+    """PNG in base64."""
+    is_overlay: bool = False
+
+
+@dataclass
+class _Section:
+    title: str
+    tables: list[str] = field(default_factory=list)
+    pictures: list[_Picture] = field(default_factory=list)
+
+
+def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
+    """Write everything into the request's folder, each file whole or not at all; `report.html` comes last.
+
+    Returns:
+        The report.
+    """
+    results, out = evaluation.results, request.out
+    compared, worth = comparisons(results), modality_worth(results)
+    for name, table in (
+        ("results", results.table),
+        ("means", means(results)),
+        ("comparisons", compared),
+        ("modalities", worth),
+    ):
+        _write(out / f"{name}.csv", table.to_csv(index=False))
+    settings = _settings(request, results)
+    _write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
+    sections = []
+    for label in results.shown_labels:
+        section = _Section(label)
+        tables = {"codes": code_table(results, label), "metrics": metrics_table(results, label)}
+        if len(results.trainers) > 1:
+            tables["comparisons"] = comparison_table(compared, label)
+        tables["modalities"] = modality_table(worth, label)
+        for name, table in tables.items():
+            _write_table(out / "tables" / f"{folder_name(label)}_{name}", table)
+            section.tables.append(table.html())
+        for name, caption, figure in _figures(results, label):
+            section.pictures.append(
+                _write_picture(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
+            )
+        sections.append(section)
+    sections += _model_sections(evaluation, out / "figures")
+    report = out / "report.html"
+    _write(report, _render(results, sections, settings))
+    return report
+
+
+def _figures(results: Results, label: str) -> Iterator[tuple[str, str, Figure]]:
+    if label not in results.shown_labels[:MAX_LABELS_WITH_PICTURES] or (
+        len(results.labels) > MAX_LABELS_WITH_PICTURES and label != results.shown_labels[0]
+    ):
+        return
+    yield "scores", f"{label}: DSC and CScore by modalities", scores_by_code(results, label)
+    if len(results.trainers) > 1:
+        yield "differences", f"{label}: paired differences of the cases", paired_differences(results, label)
+
+
+def _model_sections(evaluation: Evaluation, folder: Path) -> list[_Section]:
+    results = evaluation.results
+    cases, gates = _Section("Cases"), _Section("Gates")
+    for overlay in evaluation.overlays:
+        caption = f"{overlay.title}: {overlay.case}"
+        name = folder_name(overlay.title.split()[0].lower())
+        picture = _write_picture(folder / f"case_{name}.png", caption, overlay_picture(overlay, results))
+        picture.is_overlay = True
+        cases.pictures.append(picture)
+    for model, weights in evaluation.gates.items():
+        caption = f"Gate weights of {model}, by layer, code and expert"
+        trainer = model.partition(",")[0]
+        figure = gate_weights(weights, results, caption)
+        gates.pictures.append(_write_picture(folder / f"gates_{trainer}.png", caption, figure))
+    return [section for section in (cases, gates) if section.pictures]
+
+
+def _settings(request: Request, results: Results) -> dict[str, Any]:
+    settings = asdict(request)
+    settings |= {name: None if settings[name] is None else str(settings[name]) for name in ("out", "images", "labels")}
+    settings["codes"] = [results.code_text(code) for code in results.codes]
+    return {**settings, "versions": versions()}
+
+
+def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
+    """In the style of nnU-Net's summary.json, by trainer and code."""
+
+    def by_label(trainer: str, code: Any) -> dict:
+        return {
+            label: {name: results.mean(trainer, code, label, name).mean for name in METRICS} for label in results.labels
+        }
+
+    label = results.shown_labels[0]
+    keys = ["trainer", "fold", "case", "code"]
+    return {
+        "foreground_mean": {
+            trainer: {name: results.mean_over_codes(trainer, label, name).mean for name in METRICS}
+            for trainer in results.trainers
+        },
+        "mean": {
+            trainer: {results.code_text(code): by_label(trainer, code) for code in results.codes}
+            for trainer in results.trainers
+        },
+        "metric_per_case": [
+            {
+                **dict(zip(keys, names, strict=True)),
+                "failure": rows["failure"].iloc[0],
+                "metrics": rows.set_index("label")[list(METRICS)].to_dict("index"),
+            }
+            for names, rows in results.table.groupby(keys, sort=False)
+        ],
+        "num_failed": len(results.failures),
+        "settings": settings,
+    }
+
+
+def _render(results: Results, sections: list[_Section], settings: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("nnunet_moe.evaluation", ""), autoescape=True, undefined=StrictUndefined
+    )
+    names = ", ".join(short_name(trainer) for trainer in results.trainers)
+    summary = (
+        f"{len(results.cases)} cases, {len(results.codes)} of the {2 ** len(results.modalities) - 1} subsets of "
+        f"{', '.join(results.modalities)}."
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=f"{settings['dataset']} {settings['configuration']}: {names}",
+        summary=summary,
+        sections=sections,
+        failures=failure_table(results).html() if len(results.failures) else "",
+        settings=[(name, json.dumps(value, ensure_ascii=False)) for name, value in settings.items()],
+    )
+
+
+def _write_table(stem: Path, table: Table) -> None:
+    for ending, text in ((".md", table.markdown()), (".csv", table.csv()), (".tex", table.latex())):
+        _write(stem.with_name(stem.name + ending), text)
+
+
+def _write_picture(file: Path, caption: str, figure: Figure) -> _Picture:
+    png = io.BytesIO()
+    figure.savefig(png, dpi=130, format="png")
+    _write(file, png.getvalue())
+    return _Picture(caption, base64.b64encode(png.getvalue()).decode())
+
+
+def _write(file: Path, content: str | bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".unfinished_{file.name}")
+    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(unfinished, file)
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,292 @@
+"""Tables of an evaluation, and how they are written in Markdown, LaTeX, CSV and HTML."""
+
+import csv
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nnunet_moe.codes import Code
+from nnunet_moe.evaluation.analysis import MAIN_METRICS
+from nnunet_moe.evaluation.metrics import METRICS
+from nnunet_moe.evaluation.results import CSCORE, Mean, Results
+
+TITLES = {
+    "dsc": "DSC",
+    "ppv": "PPV",
+    "sensitivity": "Sensitivity",
+    "ltpr": "LTPR",
+    "lfpr": "LFPR",
+    "lesion_f1": "Lesion F1",
+    "lesions": "Lesions",
+    "reference_lesions": "Reference lesions",
+    "volume_mm3": "Volume (mm³)",
+    "reference_volume_mm3": "Reference volume (mm³)",
+    "volume_difference_mm3": "Volume difference (mm³)",
+    "volume_difference_percent": "Volume difference (%)",
+    "surface_dice": "Surface Dice",
+    "hd95_mm": "HD95 (mm)",
+    CSCORE: "CScore",
+}
+IN_PERCENT = frozenset(("dsc", "ppv", "sensitivity", "ltpr", "lfpr", "lesion_f1", "surface_dice", CSCORE))
+PRESENT, ABSENT, UNKNOWN = "●", "○", "-"
+BEST, SECOND, PLAIN = "best", "second", ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    emphasis: str = PLAIN
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read: text, with what is best marked."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    """(Group, name) of each; successive columns of one group share a heading."""
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        styles = {BEST: "**{}**", SECOND: "<u>{}</u>", PLAIN: "{}"}
+        names = [_join(group, name) for group, name in self.columns]
+        lines = [names, ["---"] * len(names)]
+        lines += [[styles[cell.emphasis].format(cell.text) for cell in row] for row in self.rows]
+        body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+        return "\n\n".join((f"**{self.title}**", body, *self.notes)) + "\n"
+
+    def latex(self) -> str:
+        """A `table` for the package booktabs."""
+        styles = {BEST: r"\textbf{{{}}}", SECOND: r"\underline{{{}}}", PLAIN: "{}"}
+        groups = [
+            _latex(group) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{_latex(group)}}}"
+            for group, width in self.groups()
+        ]
+        rows = [[styles[cell.emphasis].format(_latex(cell.text)) for cell in row] for row in self.rows]
+        lines = [groups, [_latex(name) for _, name in self.columns]]
+        head, body = ("\n".join(f"{' & '.join(line)} \\\\" for line in part) for part in (lines, rows))
+        return "\n".join(
+            (
+                "% needs \\usepackage{booktabs}",
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{_latex(' '.join((f'{self.title}.', *self.notes)))}}}",
+                rf"\begin{{tabular}}{{{'c' * len(self.columns)}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            )
+        )
+
+    def csv(self) -> str:
+        """The texts, without emphasis."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(_join(group, name) for group, name in self.columns)
+        writer.writerows([cell.text for cell in row] for row in self.rows)
+        return out.getvalue()
+
+    def html(self) -> str:
+        styles = {BEST: "<b>{}</b>", SECOND: "<u>{}</u>", PLAIN: "{}"}
+        groups = "".join(f'<th colspan="{width}">{html.escape(group)}</th>' for group, width in self.groups())
+        names = "".join(f"<th>{html.escape(name)}</th>" for _, name in self.columns)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{styles[cell.emphasis].format(html.escape(cell.text))}</td>' for cell in row)}</tr>\n"
+            for row in self.rows
+        )
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        head = f"<tr>{groups}</tr><tr>{names}</tr>" if any(group for group, _ in self.columns) else f"<tr>{names}</tr>"
+        caption = f"<figcaption>{html.escape(self.title)}</figcaption>"
+        return (
+            f"<figure>{caption}<div><table><thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{notes}</figure>"
+        )
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Successive groups and how many columns each has."""
+        found: list[tuple[str, int]] = []
+        for group, _ in self.columns:
+            if found and found[-1][0] == group:
+                found[-1] = (group, found[-1][1] + 1)
+            else:
+                found.append((group, 1))
+        return found
+
+
+def code_table(results: Results, label: str) -> Table:
+    """The paper's tables 2 and 3: a row a code, mean and standard error in per cent of DSC and CScore by trainer."""
+    columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
+    columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
+    rows = [(*_circles(code), *_mean_cells(results, label, code)) for code in results.codes]
+    last = [Cell("mean over codes"), *[Cell("")] * (len(results.modalities) - 1)]
+    rows.append((*last, *_mean_cells(results, label, None)))
+    notes = [
+        f"Mean ± standard error over cases, in per cent. {PRESENT} present, {ABSENT} absent. Best in bold, second "
+        "underlined, by row and metric.",
+        *_case_notes(results),
+    ]
+    return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
+
+
+def metrics_table(results: Results, label: str) -> Table:
+    """Means of the other metrics, a row a trainer and code."""
+    metrics = [metric for metric in METRICS if metric != "dsc" and not metric.startswith("reference")]
+    columns = (
+        ("", "Trainer"),
+        ("", "Modalities"),
+        *(("", TITLES[metric]) for metric in metrics),
+        ("", "Volume correlation"),
+    )
+    rows = []
+    for trainer in results.trainers:
+        for code in results.codes:
+            found = {metric: results.mean(trainer, code, label, metric) for metric in metrics}
+            if any(mean.cases or mean.failed for mean in found.values()):
+                cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
+                correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
+                rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), *cells, correlation))
+    note = "Means over cases; shares in per cent. Definitions: docs/metrics.md of nnunet-moe."
+    return Table(f"{label}: all metrics", columns, tuple(rows), (note,))
+
+
+def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
+    """Paired tests between trainers."""
+    names = ("Trainers", "Metric", "Modalities", "Pairs", "Mean difference", "Median", "Effect size", "p", "p (Holm)")
+    rows = [
+        (
+            Cell(f"{short_name(row['trainer'])} - {short_name(row['versus'])}"),
+            Cell(TITLES[row["metric"]]),
+            Cell(row["code"]),
+            Cell(str(row["pairs"])),
+            Cell(_number(100 * row["mean_difference"], "+.2f")),
+            Cell(_number(100 * row["median_difference"], "+.2f")),
+            Cell(_number(row["effect_size"], "+.2f")),
+            Cell(_number(row["p"], ".2g")),
+            Cell(_number(row["p_holm"], ".2g")),
+            Cell(_number(row["gap_closed_percent"], ".0f")),
+        )
+        for row in comparisons[comparisons["label"] == label].to_dict("records")
+    ]
+    notes = (
+        "Two-sided Wilcoxon signed-rank tests over pairs, differences in percentage points; effect size: matched-pairs "
+        "rank-biserial correlation, -1 to 1; Holm's correction over the codes. The pairs of one case under several "
+        "codes are not independent; each case's mean is. Codes with a failed case are not tested.",
+    )
+    columns = tuple(("", name) for name in (*names, "Gap closed (%)"))
+    return Table(f"{label}: trainers compared", columns, tuple(rows), notes)
+
+
+def modality_table(worth: pd.DataFrame, label: str) -> Table:
+    """What each modality is worth."""
+    names = ("Trainer", "Metric", "Modality", "Drop when it alone is missing", "Score alone", "Shapley value")
+    rows = [
+        (
+            Cell(short_name(row["trainer"])),
+            Cell(TITLES[row["metric"]]),
+            Cell(row["modality"]),
+            *(Cell(_number(100 * row[name], ".2f")) for name in ("loss_when_missing", "score_alone", "shapley_value")),
+        )
+        for row in worth[worth["label"] == label].to_dict("records")
+    ]
+    note = (
+        "In percentage points, over the cases to which every code applies. The Shapley values of a trainer sum to its "
+        "score with all modalities, none counting as 0."
+    )
+    return Table(f"{label}: what each modality is worth", tuple(("", name) for name in names), tuple(rows), (note,))
+
+
+def failure_table(results: Results) -> Table:
+    """Every segmentation that failed, and why."""
+    columns = ("Trainer", "Fold", "Case", "Modalities", "Reason")
+    rows = tuple(tuple(Cell(str(value)) for value in row) for row in results.failures.itertuples(index=False))
+    return Table(f"{len(rows)} segmentations failed", tuple(("", name) for name in columns), rows)
+
+
+def short_name(trainer: str) -> str:
+    """A trainer's name without nnU-Net's prefix."""
+    return trainer.removeprefix("nnUNetTrainer") or trainer
+
+
+def emphases(values: Sequence[float]) -> list[str]:
+    """Marks the best and the second best of values to two decimals in per cent; equal ones alike; NaN is neither."""
+    shown = [math.nan if math.isnan(value) else round(100 * value, 2) for value in values]
+    ranked = sorted({value for value in shown if not math.isnan(value)}, reverse=True)
+    marks = {value: mark for value, mark in zip(ranked, (BEST, SECOND), strict=False)}
+    return [marks.get(value, PLAIN) for value in shown]
+
+
+def _mean_cells(results: Results, label: str, code: Code | None) -> list[Cell]:
+    """The number of cases, then a cell a metric and trainer; nothing is marked where a segmentation failed."""
+    cells, cases = [], 0
+    for metric in MAIN_METRICS:
+        found = [
+            results.mean_over_codes(trainer, label, metric)
+            if code is None
+            else results.mean(trainer, code, label, metric)
+            for trainer in results.trainers
+        ]
+        cases = max(cases, *(mean.cases for mean in found))
+        comparable = sum(mean.is_known for mean in found) > 1 and not any(mean.failed for mean in found)
+        marks = emphases([mean.mean for mean in found]) if comparable else [PLAIN] * len(found)
+        cells += [Cell(_mean_text(mean, metric), mark) for mean, mark in zip(found, marks, strict=True)]
+    return [Cell(str(cases) if cases else UNKNOWN), *cells]
+
+
+def _mean_text(mean: Mean, metric: str, *, with_error: bool = True) -> str:
+    if mean.failed:
+        return f"{mean.failed} failed"
+    if not mean.is_known:
+        return UNKNOWN
+    scale = 100 if metric in IN_PERCENT else 1
+    error = f" ± {scale * mean.standard_error:.2f}" if with_error and not math.isnan(mean.standard_error) else ""
+    return f"{scale * mean.mean:.2f}{error}"
+
+
+def _case_notes(results: Results) -> list[str]:
+    notes = []
+    num_complete, num_cases = len(results.complete_cases), len(results.cases)
+    if num_complete < num_cases:
+        notes.append(
+            f"{num_complete} of {num_cases} cases have all these modalities. Rows of different numbers of cases are "
+            f"over different cases and cannot be compared; the mean over codes is over these {num_complete}."
+        )
+    if len(results.failures):
+        notes.append(f"{len(results.failures)} segmentations failed; where one did, no mean is given.")
+    return notes
+
+
+def _circles(code: Code) -> list[Cell]:
+    return [Cell(PRESENT if available else ABSENT) for available in code]
+
+
+def _number(value: float, form: str) -> str:
+    return UNKNOWN if math.isnan(value) else f"{value:{form}}"
+
+
+def _join(group: str, name: str) -> str:
+    return name if group in ("", "Modalities") else f"{group} {name}"
+
+
+def _latex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    signs = {
+        PRESENT: r"$\bullet$",
+        ABSENT: r"$\circ$",
+        "±": r"$\pm$",
+        "³": r"$^3$",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+    return re.sub("|".join(re.escape(sign) for sign in signs), lambda match: signs[match[0]], text)
