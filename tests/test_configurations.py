@@ -6,8 +6,6 @@ processes costs; `test_commands` runs them whole.
 
 import json
 import shutil
-import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +13,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
+from nnunet_in_process import command, make_trainer, train
 from nnunet_moe.codes import all_codes, code_digits
-from nnunet_moe.environment import trainers_known
 from nnunet_moe.phantom import draw_phantom
 
-CPU = torch.device("cpu")
 MOESD = "nnUNetTrainerMoESD"
 LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
-
-
-def command(name: str, *arguments: object) -> None:
-    """Run one of nnU-Net's console scripts in this process."""
-    (script,) = entry_points(group="console_scripts", name=name)
-    with trainers_known(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [name, *map(str, arguments)])
-        if "plan" in name or "preprocess" in name:  # there nnU-Net takes 0 for a number of threads, and fails
-            patch.setenv("nnUNet_n_proc_DA", "1")
-        script.load()()
 
 
 def shorten(file: Path, *configurations: str) -> None:
@@ -46,15 +32,6 @@ def shorten(file: Path, *configurations: str) -> None:
             network = configuration["architecture"]["arch_kwargs"]
             network["features_per_stage"] = [4 + 2 * stage for stage in range(network["n_stages"])]
     file.write_text(json.dumps(plans))
-
-
-def train(dataset_id, configuration, trainer=MOESD, *, plans="nnUNetPlans", fold=0, pretrained=None):
-    """`nnUNetv2_train` up to its final validation."""
-    with trainers_known():
-        made = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=CPU)
-    maybe_load_checkpoint(made, False, False, pretrained)
-    made.run_training()
-    return made
 
 
 def incoming(folder: Path, raw: Path, case: str, codes) -> Path:
@@ -260,9 +237,7 @@ def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_moda
     trainer = train(901, "3d_tiny", fold="all", pretrained=str(source))
     assert Path(trainer.output_folder).name == "fold_all"
     assert_predicted(predict(901, "3d_tiny", three_modalities, tmp_path / "out", fold="all"), **TINY)
-    with trainers_known():
-        started = get_trainer_from_args("901", "3d_tiny", "all", MOESD, device=CPU)
-    maybe_load_checkpoint(started, False, False, str(source))
+    started = make_trainer(901, "3d_tiny", MOESD, fold="all", pretrained=str(source))
     weights = torch.load(source, weights_only=False)["network_weights"]
     own = started.network.state_dict()
     assert all(torch.equal(own[name], weights[name]) for name in own if ".seg_layers." not in name)

@@ -122,6 +122,8 @@ def extreme_cases(results: Results) -> list[tuple[str, str]]:
     if not known or not results.complete_cases:
         return []
     order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
+    if len(order) == 1:
+        return [("Only case", str(order[0]))]
     places = {len(order) - 1: "Best case", (len(order) - 1) // 2: "Median case", 0: "Worst case"}
     return [(title, str(order[place])) for place, title in sorted(places.items())]
 

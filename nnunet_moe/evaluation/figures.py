@@ -1,8 +1,10 @@
 """Pictures of an evaluation, as matplotlib figures."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,10 +51,16 @@ def new_figure(width: float, height: float) -> Figure:
 def scores_by_code(results: Results, label: str) -> Figure:
     """DSC and CScore under each code, a colour a trainer, mean and standard error."""
     codes = results.codes
-    figure = new_figure(max(6.0, 1.6 + 0.5 * len(codes) * max(1, len(results.trainers) / 3)), 6.4)
-    for axis, metric in zip(figure.subplots(len(MAIN_METRICS), 1, sharex=True), MAIN_METRICS, strict=True):
-        for number, trainer in enumerate(results.trainers):
-            means = [results.mean(trainer, code, label, metric) for code in codes]
+    found = {
+        metric: [[results.mean(trainer, code, label, metric) for code in codes] for trainer in results.trainers]
+        for metric in MAIN_METRICS
+    }
+    found = {metric: rows for metric, rows in found.items() if any(mean.is_known for row in rows for mean in row)}
+    figure = new_figure(max(6.0, 1.6 + 0.5 * len(codes) * max(1, len(results.trainers) / 3)), 0.8 + 2.8 * len(found))
+    for metric, axis in zip(
+        found, figure.subplots(max(1, len(found)), 1, sharex=True, squeeze=False)[:, 0], strict=False
+    ):
+        for number, (trainer, means) in enumerate(zip(results.trainers, found[metric], strict=True)):
             places = np.arange(len(codes)) + _offset(number, len(results.trainers))
             axis.errorbar(
                 places,
@@ -93,37 +101,29 @@ def paired_differences(results: Results, label: str) -> Figure:
 
 
 def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) -> Figure:
-    """Every mixture's gate weights as a heat map: a row a code, a block of columns a layer, a column an expert.
+    """Every mixture's gate weights as a heat map: a panel a layer, a row a code, a column an expert.
 
     Args:
         gates: layer -> `(codes, experts)` in the order of the results' codes.
         results: for the names of the codes.
         title: which model it is.
     """
-    lines: list[list[str]] = [[]]
-    for name, weights in gates.items():
-        used = sum(gates[other].shape[1] for other in lines[-1])
-        if lines[-1] and used + weights.shape[1] > MAX_GATE_COLUMNS:
-            lines.append([])
-        lines[-1].append(name)
-    height = 1.5 + 0.22 * len(results.codes)
-    figure, scale = new_figure(11, 0.5 + height * len(lines)), Normalize(0, 1)
-    for number, names in enumerate(lines):
-        widths = [gates[name].shape[1] for name in names]
-        spare = [MAX_GATE_COLUMNS - sum(widths)] if len(lines) > 1 and sum(widths) < MAX_GATE_COLUMNS else []
-        grid = figure.add_gridspec(len(lines), 1)[number].subgridspec(
-            1, len(widths + spare), width_ratios=widths + spare
-        )
-        for column, name in enumerate(names):
-            axis = figure.add_subplot(grid[column])
-            axis.imshow(gates[name], norm=scale, aspect="auto", cmap="viridis")
-            axis.set_title(name.replace(".", ".\n"), fontsize=5)
-            axis.set_xticks(range(gates[name].shape[1]), [str(expert + 1) for expert in range(gates[name].shape[1])])
-            axis.tick_params(labelsize=5, length=1)
-            axis.set_yticks(range(len(results.codes)) if column == 0 else [])
-            if column == 0:
-                axis.set_yticklabels([results.code_text(code) for code in results.codes])
-    figure.colorbar(ScalarMappable(scale, "viridis"), ax=figure.axes, shrink=0.6, label="gate weight")
+    num_experts = next(iter(gates.values())).shape[1]
+    columns = min(len(gates), max(1, MAX_GATE_COLUMNS // num_experts))
+    rows = math.ceil(len(gates) / columns)
+    figure, scale = new_figure(11, 0.6 + (1.2 + 0.2 * len(results.codes)) * rows), Normalize(0, 1)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(gates) :]:
+        axis.set_axis_off()
+    for axis, (name, weights) in zip(axes.flat, gates.items(), strict=False):
+        axis.imshow(weights, norm=scale, aspect="auto", cmap="viridis")
+        axis.set_title("\n".join(wrap(name.replace(".", " "), 14)), fontsize=5)
+        axis.set_xticks(range(num_experts), [str(expert + 1) for expert in range(num_experts)])
+        axis.set_yticks([])
+        axis.tick_params(labelsize=5, length=1)
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(len(results.codes)), [results.code_text(code) for code in results.codes])
+    figure.colorbar(ScalarMappable(scale, "viridis"), ax=axes, shrink=0.6, label="gate weight")
     figure.suptitle(title, fontsize=9)
     return figure
 

@@ -135,6 +135,10 @@ def code_table(results: Results, label: str) -> Table:
         "underlined, by row and metric.",
         *_case_notes(results),
     ]
+    if not any(
+        results.mean(trainer, code, label, CSCORE).is_known for trainer in results.trainers for code in results.codes
+    ):
+        notes.append("No CScore: its volume correlation needs three cases or more, of different volumes, none failed.")
     return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
 
 
@@ -209,7 +213,7 @@ def failure_table(results: Results) -> Table:
     """Every segmentation that failed, and why."""
     columns = ("Trainer", "Fold", "Case", "Modalities", "Reason")
     rows = tuple(tuple(Cell(str(value)) for value in row) for row in results.failures.itertuples(index=False))
-    return Table(f"{len(rows)} segmentations failed", tuple(("", name) for name in columns), rows)
+    return Table(f"Failed segmentations: {len(rows)}", tuple(("", name) for name in columns), rows)
 
 
 def short_name(trainer: str) -> str:
