@@ -4,6 +4,7 @@ nnU-Net's commands run inside this process, and trainings end before the final v
 processes costs; `test_commands` runs them whole.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_in_process import command, make_trainer, train
-from nnunet_moe.codes import all_codes, code_digits
-from nnunet_moe.phantom import draw_phantom
+from nnunet_moe.cli import main
+from nnunet_moe.codes import all_codes, code_digits, code_text, parse_code
+from nnunet_moe.phantom import SIGNAL, draw_phantom
 
 MOESD = "nnUNetTrainerMoESD"
 LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
@@ -62,6 +66,18 @@ def assert_predicted(predicted, codes, shape, labels):
     assert len({probabilities.tobytes() for probabilities, _ in predicted.values()}) == len(codes)
 
 
+def assert_evaluated_alike(predicted, raw, case, names, out, configuration, *, plans="nnUNetPlans"):
+    """`nnunet_moe evaluate` on the complete case gives the segmentations that nnU-Net gives with files missing."""
+    codes = [text.removeprefix("c") for text in predicted]
+    model = ("-d", int(raw.name[7:10]), "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu")
+    where = ("-i", raw / "imagesTs", "-l", raw / "labelsTs", "-o", out, "--disable_tta", "--save_predictions")
+    main(["evaluate", *map(str, (*model, *where, "-codes", *codes))])
+    for text, (_, segmentation) in predicted.items():
+        code = code_text(parse_code(text.removeprefix("c"), names), names)
+        kept = sitk.ReadImage(str(out / "predictions" / MOESD / code / f"{case}.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(kept), segmentation), code
+
+
 @pytest.fixture(scope="module", autouse=True)
 def results_of_their_own(dataset, tmp_path_factory):
     """The other modules' models stay as they are."""
@@ -84,7 +100,9 @@ def test_2d(dataset, three_modalities, tmp_path):
     shorten(dataset.plans_file, "2d")
     trainer = train(901, "2d")
     assert all(mixture.weight.ndim == 5 for mixture in trainer.network.mixtures)  # experts and a 2D kernel
-    assert_predicted(predict(901, "2d", three_modalities, tmp_path / "out"), **TINY)
+    predicted = predict(901, "2d", three_modalities, tmp_path / "out")
+    assert_predicted(predicted, **TINY)
+    assert_evaluated_alike(predicted, dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "2d")
 
 
 @pytest.mark.parametrize(("size", "memory"), [("M", 0.05), ("L", 0.1), ("XL", 0.2)])
@@ -126,6 +144,8 @@ def test_the_cascade(dataset, tmp_path):
     ]
     assert_predicted(full[0], **{**TINY, "codes": codes})
     assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
+    scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
+    assert_evaluated_alike(full[0], *scored, plans=plans)
 
 
 def inverted(folder: Path, out: Path) -> Path:
@@ -215,6 +235,24 @@ def test_ct_beside_mri_anisotropic_with_regions_and_an_ignore_label(made_dataset
     predicted = predict(902, configuration, images, tmp_path / "out")
     assert_predicted(predicted, all_codes(2), (20, 36, 32), {0, 1, 2})
     assert all(probabilities.shape == (2, 20, 36, 32) for probabilities, _ in predicted.values())
+    assert_evaluated_alike(predicted, made_datasets[902], "p0", ("CT", "MRI"), tmp_path / "scored", configuration)
+    assert_scored_as_nnunet_does(tmp_path / "scored", made_datasets[902] / "labelsTs" / "p0.nii.gz", ("CT", "MRI"))
+
+
+def assert_scored_as_nnunet_does(scored, reference, names):
+    """Dice and volumes of regions, with the ignore label left out."""
+    with (scored / "results.csv").open() as opened:
+        rows = {(row["code"], row["label"]): row for row in csv.DictReader(opened)}
+    regions = {"whole": (1, 2), "core": 2}
+    assert {label for _, label in rows} == set(regions) and len(rows) == 6
+    for code in ("CT", "MRI", "CT+MRI"):
+        prediction = scored / "predictions" / MOESD / code / "p0.nii.gz"
+        theirs = compute_metrics(str(reference), str(prediction), SimpleITKIO(), list(regions.values()), 3)["metrics"]
+        for label, region in regions.items():
+            voxel = float(np.prod(sitk.ReadImage(str(reference)).GetSpacing()))
+            assert float(rows[code, label]["volume_mm3"]) == pytest.approx(theirs[region]["n_pred"] * voxel)
+            assert float(rows[code, label]["reference_volume_mm3"]) == pytest.approx(theirs[region]["n_ref"] * voxel)
+            assert float(rows[code, label]["dsc"]) == pytest.approx(theirs[region]["Dice"])
 
 
 def test_one_modality(made_datasets, tmp_path):

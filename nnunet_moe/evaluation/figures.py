@@ -74,7 +74,8 @@ def scores_by_code(results: Results, label: str) -> Figure:
         axis.set_ylabel(f"{TITLES[metric]} (%)")
         axis.grid(axis="y", alpha=0.3)
         _code_ticks(axis, results)
-    figure.axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+    if found:
+        figure.axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
     figure.suptitle(f"{label}: mean and standard error over cases", fontsize=10)
     return figure
 
