@@ -56,7 +56,9 @@ def scores_by_code(results: Results, label: str) -> Figure:
         for metric in MAIN_METRICS
     }
     found = {metric: rows for metric, rows in found.items() if any(mean.is_known for row in rows for mean in row)}
-    figure = new_figure(max(6.0, 1.6 + 0.5 * len(codes) * max(1, len(results.trainers) / 3)), 0.8 + 2.8 * len(found))
+    figure = new_figure(
+        max(6.0, 1.6 + 0.5 * len(codes) * max(1, len(results.trainers) / 3)), 0.8 + 2.8 * max(1, len(found))
+    )
     for metric, axis in zip(
         found, figure.subplots(max(1, len(found)), 1, sharex=True, squeeze=False)[:, 0], strict=False
     ):
