@@ -236,6 +236,26 @@ def test_what_changed_is_scored_anew(models, dataset, tmp_path):
     assert {row["code"] for row in rows_of(out)} == {"FLAIR", "T1w"}
 
 
+def test_nothing_of_an_earlier_evaluation_stays_beside_a_later_one(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    evaluate(out, *where, trainers=(MOESD, BASELINE))
+    assert (out / "tables" / "lesion_comparisons.md").exists()
+    evaluate(out, *where, trainers=(BASELINE,))
+    assert not list(out.glob("*/*_comparisons*")) and not list(out.glob("figures/gates*"))
+    assert {row["trainer"] for row in rows_of(out)} == {BASELINE}
+    with pytest.raises(SystemExit, match=r"There is nothing to score.*takes complete cases alone"):
+        evaluate(tmp_path / "none", *where, trainers=("nnUNetTrainer",))
+
+
+def test_a_checkpoint_that_is_damaged(models, two_cases, tmp_path):
+    folder = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny"
+    damaged = folder / "fold_0" / "damaged.pth"
+    damaged.write_bytes((folder / "fold_0" / "checkpoint_final.pth").read_bytes()[:5000])
+    with pytest.raises(SystemExit, match=r"fold 0, cannot be loaded: .*Train it again"):
+        evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-chk", "damaged.pth")
+    damaged.unlink()
+
+
 def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset, tmp_path, capsys):
     images, labels = copied(dataset, tmp_path)
     broken = images / f"{CASE}_0001.nii.gz"

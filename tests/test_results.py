@@ -11,12 +11,14 @@ import pytest
 from selenium import webdriver
 
 from nnunet_moe.codes import all_codes, code_text
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.evaluation.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means, modality_worth
-from nnunet_moe.evaluation.evaluate import Evaluation, Request, extreme_cases
+from nnunet_moe.evaluation.evaluate import Evaluation, Request, extreme_cases, require_own_files
 from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.report import write_evaluation
 from nnunet_moe.evaluation.results import CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
+from nnunet_moe.evaluation.scoring import folder_name
 from nnunet_moe.evaluation.tables import BEST, PLAIN, SECOND, code_table, emphases, failure_table
 
 OURS, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
@@ -200,6 +202,20 @@ def test_names_are_written_as_they_are_everywhere():
     assert r"| T1\|a_b | <b>& |" in table.markdown()
     assert r"T1|a\_b & <b>\& & Cases" in table.latex() and r"50\%\_\{x\}" in table.latex()
     assert "<th>&lt;b&gt;&amp;</th>" in table.html()
+
+
+def test_names_that_would_share_a_file():
+    assert folder_name("T1/Gd:post") == "T1_Gd_post" and folder_name("..") == "_"
+    with pytest.raises(SettingsError, match="'T1_Gd' and 'T1/Gd' would be written into the same file, 'T1_Gd'"):
+        require_own_files(("T1/Gd", "FLAIR", "T1_Gd"))
+
+
+def test_with_many_labels_only_their_mean_has_pictures(tmp_path):
+    labels = tuple(f"organ{number}" for number in range(11))
+    rows = [row(OURS, case, code, 0.5, label) for code in all_codes(2) for case in "ab" for label in labels]
+    write_evaluation(Evaluation(made(rows, labels=labels), {}, []), request_for(tmp_path))
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mean over labels_scores.png"]
+    assert len(list((tmp_path / "tables").glob("*_codes.md"))) == 12
 
 
 def test_the_extreme_cases():

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_moe.codes import Code, all_codes, channel_names, parse_code
+from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import MetricSettings
 from nnunet_moe.evaluation.models import Fold, Model, dataset_name, find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
 from nnunet_moe.evaluation.results import Results
-from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of, overlay_index
+from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, folder_name, labels_of, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 
 MAX_MODALITIES_WITH_ALL_CODES = 5
@@ -76,6 +76,9 @@ def score_models(request: Request) -> Evaluation:
     dataset_json = _dataset_json([model for found in models.values() for model in found])
     modalities = channel_names(dataset_json)
     codes = choose_codes(modalities, request.codes, request.num_codes)
+    labels = tuple(labels_of(dataset_json))
+    for names in ([code_text(code, modalities) for code in codes], labels):
+        require_own_files(names)
     parts = _parts(request, dataset, dataset_json["file_ending"])
     scorer = Scorer(
         tuple(codes),
@@ -100,14 +103,18 @@ def score_models(request: Request) -> Evaluation:
                 if part is parts[0] and (weights := run.gates()):
                     gates[f"{trainer}, fold {part.folds[0]}"] = weights
                 rows.extend(run.rows())
-    assert run is not None
+    if run is None or not rows:
+        raise ModelError(
+            f"There is nothing to score: no case has the modalities that {', '.join(request.trainers)} and -codes ask "
+            "for. A trainer that knows no missing modalities takes complete cases alone."
+        )
     results = Results(
         rows,
         modalities=modalities,
         codes=codes,
         trainers=request.trainers,
         dedicated=dedicated,
-        labels=tuple(labels_of(dataset_json)),
+        labels=labels,
     )
     return Evaluation(
         results, gates, [_overlay(title, case, results, parts, run) for title, case in extreme_cases(results)]
@@ -218,6 +225,22 @@ def _dataset_json(models: Sequence[Model]) -> dict:
                 "(dataset.json). Score them in runs of their own."
             )
     return contents[0]
+
+
+def require_own_files(names: Sequence[str]) -> None:
+    """Make sure that no two names become one as file names.
+
+    Raises:
+        SettingsError: two do.
+    """
+    by_file: dict[str, str] = {}
+    for name in names:
+        other = by_file.setdefault(folder_name(name), name)
+        if other != name:
+            raise SettingsError(
+                f"{name!r} and {other!r} would be written into the same file, {folder_name(name)!r}. Rename one of the "
+                "modalities or labels in dataset.json."
+            )
 
 
 def _require_single(first: Model, second: Model) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,6 +57,10 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         The report.
     """
     results, out = evaluation.results, request.out
+    report = out / "report.html"
+    report.unlink(missing_ok=True)  # where it is, the rest is what it was made with
+    for folder in (out / "tables", out / "figures"):
+        shutil.rmtree(folder, ignore_errors=True)
     compared, worth = comparisons(results), modality_worth(results)
     for name, table in (
         ("results", results.table),
@@ -82,15 +87,12 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
             )
         sections.append(section)
     sections += _model_sections(evaluation, out / "figures")
-    report = out / "report.html"
     _write(report, _render(results, sections, settings))
     return report
 
 
 def _figures(results: Results, label: str) -> Iterator[tuple[str, str, Figure]]:
-    if label not in results.shown_labels[:MAX_LABELS_WITH_PICTURES] or (
-        len(results.labels) > MAX_LABELS_WITH_PICTURES and label != results.shown_labels[0]
-    ):
+    if len(results.labels) > MAX_LABELS_WITH_PICTURES and label != results.shown_labels[0]:
         return
     yield "scores", f"{label}: DSC and CScore by modalities", scores_by_code(results, label)
     if len(results.trainers) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -217,7 +218,7 @@ def overlay_index(reference: np.ndarray) -> int:
 
 def folder_name(name: str) -> str:
     """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
-    return "".join("_" if character in '/\\:*?"<>|' else character for character in name)
+    return re.sub(r'[/\\:*?"<>|]|^\.+', "_", name)
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
