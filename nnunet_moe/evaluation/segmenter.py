@@ -115,7 +115,7 @@ class Segmenter:
         if self._previous is None:
             data, properties = self._preprocessed(case, code)
         else:
-            previous = self._previous.segment(case, code)
+            previous = self._previous.segment(case, code).astype(np.float32)  # as nnU-Net reads one from a file
             data, seg, properties = self._preprocess(case, code, previous[None])
             one_hot = convert_labelmap_to_one_hot(seg[0], self.label_manager.foreground_labels, data.dtype)
             data = np.vstack((data, one_hot))
