@@ -24,9 +24,9 @@ from nnunet_moe.workspace import Workspace, case_line, machine
 def main() -> None:
     options = _options()
     workspace = Workspace(options.workspace, reuse=True)
-    models = list(workspace.results.glob("*/*__*__*"))
+    models = list(workspace.results.glob(f"*/{options.trainer}__*__*"))
     if len(models) != 1:
-        sys.exit(f"{workspace.results} holds {len(models)} models; this benchmark takes a workspace with one.")
+        sys.exit(f"{workspace.results} holds {len(models)} models of {options.trainer}; this benchmark takes one.")
     model = models[0]
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
@@ -62,6 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--images", type=Path, help="default: the dataset's test cases")
     parser.add_argument("--labels", type=Path)
+    parser.add_argument("--trainer", default="nnUNetTrainerMoESD")
     parser.add_argument("--chk", default="checkpoint_final.pth")
     parser.add_argument("--tta", action="store_true", help="mirror in prediction, as nnU-Net does by default")
     return parser.parse_args()
