@@ -17,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.run(options)
     except (NnunetMoeError, OSError) as error:
         sys.exit(f"nnunet_moe {options.verb}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"nnunet_moe {options.verb}: interrupted")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(code_table(results, results.shown_labels[0]).markdown())
     print(f"Report: {report}")
     if num_failed := len(results.failures):
-        sys.exit(f"{num_failed} segmentations failed; the report tells which and why. Repair, and run it again.")
+        sys.exit(f"Failed segmentations: {num_failed}. The report tells which and why. Repair, and run it again.")
 
 
 def _fold(text: str) -> int | str:

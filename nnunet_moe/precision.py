@@ -12,9 +12,18 @@ import torch
 
 def cpu_autocast(device: torch.device) -> AbstractContextManager:
     """Bfloat16 autocast on a CPU that gains from it; nothing on other devices, and nothing for float64 tensors."""
-    if device.type == "cpu" and os.environ.get("nnunet_moe_bf16", "1").lower() not in ("0", "false", "f"):
+    if device.type == "cpu" and _is_wanted():
         return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16_units())
     return nullcontext()
+
+
+def uses_cpu_bfloat16(device: torch.device) -> bool:
+    """Whether our networks compute in bfloat16 of their own accord on this device."""
+    return device.type == "cpu" and _is_wanted() and _cpu_has_bfloat16_units()
+
+
+def _is_wanted() -> bool:
+    return os.environ.get("nnunet_moe_bf16", "1").lower() not in ("0", "false", "f")
 
 
 @torch.compiler.assume_constant_result

@@ -147,6 +147,32 @@ def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> tu
     return image, properties
 
 
+def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
+    """Read a segmentation, whole or not at all.
+
+    Args:
+        file: of one channel.
+        reader: one of nnU-Net's image readers.
+
+    Returns:
+        Labels `(*space)` and the reader's properties.
+
+    Raises:
+        ModalityError: a file that is damaged, or holds more than one channel or voxels that are not finite.
+    """
+    try:
+        data, properties = reader.read_seg(file)
+        num_bad = _count_not_finite(file, data)
+    except UNREADABLE as error:
+        raise ModalityError(f"{file} cannot be read: {error}. Copy or convert it again.") from error
+    if len(data) != 1 or num_bad:
+        raise ModalityError(
+            f"{file} has {len(data)} channels, and {num_bad} voxels that are NaN or infinite; a segmentation has one "
+            "channel of labels. Repair it."
+        )
+    return data[0], properties
+
+
 def _loaded(dataset_json: dict | str) -> dict:
     """nnU-Net's preprocessor takes the dataset.json itself or its path."""
     return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
@@ -227,13 +253,11 @@ def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], 
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
     """The number of voxels that are NaN or infinite in a file, of which `data` was read."""
-    if file.endswith((".nii", ".nii.gz")):  # ITK's reader silently makes zeros of them
+    if file.endswith((".nii", ".nii.gz")):  # ITK's reader silently makes zeros of them, and of what a file lacks
         stored = nibabel.load(file)
         assert isinstance(stored, nibabel.spatialimages.SpatialImage)
-        if stored.get_data_dtype().kind != "f":
-            return 0
         data = np.asanyarray(stored.dataobj)
-    return int(data.size - np.isfinite(data).sum())
+    return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
 
 
 def _is_available(channel: np.ndarray, name: str) -> bool:

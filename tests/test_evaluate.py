@@ -262,7 +262,7 @@ def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
     out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "T1w", "T2w")
-    with pytest.raises(SystemExit, match="2 segmentations failed; the report tells which and why"):
+    with pytest.raises(SystemExit, match=r"Failed segmentations: 2\. The report tells which and why"):
         evaluate(out, *where)
     assert "1 failed" in capsys.readouterr().out
     failed = [row for row in rows_of(out) if row["failure"]]
@@ -275,14 +275,105 @@ def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset
     assert not any(row["failure"] for row in rows_of(out))
 
 
-def test_a_label_of_another_grid_is_a_failure(models, dataset, tmp_path):
+def cropped(file):
+    sitk.WriteImage(sitk.ReadImage(str(file))[:-1], str(file))
+
+
+def moved(file):
+    image = sitk.ReadImage(str(file))
+    image.SetOrigin((0.0, 500.0, 0.0))
+    sitk.WriteImage(image, str(file))
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (cropped, "differ in shape"),
+        (moved, "differ in sitk_stuff.origin"),
+        (truncated, "cannot be read"),
+        (lambda file: rewrite(file, lambda array: array * 255), "has voxels of 255; dataset.json's labels are 0, 1"),
+        (lambda file: rewrite(file, lambda array: array * np.float32(0.7)), "has voxels of 0.7"),
+        (lambda file: rewrite(file, lambda array: np.where(array, np.nan, 0)), "voxels that are NaN or infinite"),
+    ],
+)
+def test_a_label_that_cannot_be_trusted_is_a_failure(models, dataset, tmp_path, spoil, reason):
     images, labels = copied(dataset, tmp_path)
-    label = labels / f"{CASE}.nii.gz"
-    sitk.WriteImage(sitk.ReadImage(str(label))[:-1], str(label))
-    with pytest.raises(SystemExit, match="1 segmentations failed"):
+    spoil(labels / f"{CASE}.nii.gz")
+    with pytest.raises(SystemExit, match="Failed segmentations: 1"):
         evaluate(tmp_path / "out", "-i", images, "-l", labels, "-codes", "T1w")
     (failed,) = (row for row in rows_of(tmp_path / "out") if row["failure"])
-    assert "Put the label on the images' grid" in failed["failure"]
+    assert failed["case"] == CASE and reason in failed["failure"]
+
+
+def test_a_case_without_any_of_the_modalities_asked_for_is_named(models, dataset, tmp_path):
+    images, labels = copied(dataset, tmp_path)
+    (images / f"{CASE}_0002.nii.gz").unlink()
+    out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "FLAIR")
+    evaluate(out, *where)
+    assert f"Not scored, for want of the modalities asked for: {CASE}." in (out / "report.html").read_text()
+    assert json.loads((out / "summary.json").read_text())["unscored_cases"] == [CASE]
+    (images / "phantomTs001_0002.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="There is nothing to score"):
+        evaluate(out, *where)
+
+
+def test_kept_segmentations_are_those_that_were_scored(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    file = out / "predictions" / MOESD / "FLAIR" / f"{CASE}.nii.gz"
+
+    def kept_volume():
+        (row,) = (row for row in rows_of(out) if row["case"] == CASE)
+        return float(row["volume_mm3"]), float(read(file).sum()) if file.exists() else None
+
+    evaluate(out, *where, "--save_predictions")
+    assert len(set(kept_volume())) == 1
+    evaluate(out, *where, "-step_size", "1")
+    assert not file.exists(), "it is not what was scored last"
+    evaluate(out, *where, "-step_size", "1", "--save_predictions")
+    assert len(set(kept_volume())) == 1
+    rewrite(file, np.ones_like)
+    evaluate(out, *where, "-step_size", "1", "--save_predictions")
+    assert len(set(kept_volume())) == 1
+
+
+def scored_again(out, before):
+    """Which records were written anew."""
+    return {path.parent.name for path in out.glob("records/**/*.npz") if path.stat().st_mtime_ns != before[path]}
+
+
+def test_damaged_records_and_changed_models_are_scored_anew(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    evaluate(out, *where)
+    first = contents(out)
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in out.glob("records/**/*.npz")}
+
+    damaged, empty = sorted(times())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    empty.write_bytes(b"")
+    before = times()
+    evaluate(out, *where)
+    assert scored_again(out, before) == {CASE, "phantomTs001"} and contents(out) == first
+    before = times()
+    evaluate(out, *where)
+    assert scored_again(out, before) == set()
+    plans = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny" / "plans.json"
+    text = plans.read_text()
+    plans.write_text(text + "\n")
+    evaluate(out, *where)
+    plans.write_text(text)
+    assert scored_again(out, before) == {CASE, "phantomTs001"}
+
+
+def test_an_output_folder_that_cannot_be_written_is_an_error_before_any_work(models, two_cases, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit, match="Not a directory"):
+        evaluate(tmp_path / "file" / "out", "-i", two_cases[0], "-l", two_cases[1])
 
 
 def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, dataset, tmp_path):

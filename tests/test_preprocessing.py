@@ -216,6 +216,15 @@ def test_a_two_dimensional_file_beside_a_volume_of_one_slice_is_an_error(setup, 
         setup.run(copied_case[:2])
 
 
+def test_a_damaged_file_of_whole_numbers_is_an_error_too(setup, copied_case):
+    """ITK's reader fills up with zeros what such a file lacks."""
+    rewrite(copied_case[1], lambda array: array.astype(np.int16))
+    setup.run(copied_case)
+    copied_case[1].write_bytes(copied_case[1].read_bytes()[:-500])
+    with pytest.raises(ModalityError, match=f"{copied_case[1]} cannot be read"):
+        setup.run(copied_case)
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 100, 0.5])
 def test_a_damaged_file_is_an_error_that_names_it(setup, copied_case, kept_bytes):
     content = copied_case[1].read_bytes()

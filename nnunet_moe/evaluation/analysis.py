@@ -20,8 +20,10 @@ from nnunet_moe.evaluation.statistics import (
 
 MAIN_METRICS = ("dsc", CSCORE)
 """Those of the paper's tables, which are compared and broken down by modality."""
-EACH_CASE_AND_CODE = "all, each case and code"
-EACH_CASE = "all, each case's mean"
+COMPARED_METRICS = ("dsc", WITHOUT_CORRELATION)
+"""Those that a case has by itself: the CScore's correlation is one number for all, and would decide a test alone."""
+EACH_CASE_AND_CODE = "all codes of both, each case and code"
+EACH_CASE = "all codes of both, each case's mean"
 
 
 def means(results: Results) -> pd.DataFrame:
@@ -49,7 +51,7 @@ def means(results: Results) -> pd.DataFrame:
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    """Each pair of trainers, for each label, main metric and code, and over all codes; first minus second.
+    """Each pair of trainers, for each label, metric and code, and over all codes; first minus second.
 
     `p_holm` is corrected over the codes of one pair, label and metric. `gap_closed_percent` is how far the first goes
     from the second to the dedicated models, if there are any.
@@ -57,7 +59,7 @@ def comparisons(results: Results) -> pd.DataFrame:
     rows = []
     for first, second in combinations(results.trainers, 2):
         for label in results.shown_labels:
-            for metric in MAIN_METRICS:
+            for metric in COMPARED_METRICS:
                 rows.extend(_compare_pair(results, first, second, label, metric))
     columns = ["trainer", "versus", "label", "metric", "code", "pairs", "mean_difference", "median_difference"]
     return pd.DataFrame(rows, columns=[*columns, "effect_size", "p", "p_holm", "gap_closed_percent"])
@@ -98,24 +100,23 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
     by_code = {code: pairs for code, pairs in by_code.items() if len(pairs)}
     if not by_code:
         return []
-    complete = [pairs[pairs.index.isin(list(results.complete_cases))] for pairs in by_code.values()]
-    scopes = {
-        EACH_CASE_AND_CODE: pd.concat(by_code.values()),
-        EACH_CASE: pd.concat(complete).groupby(level=0).mean(),
-        **{results.code_text(code): pairs for code, pairs in by_code.items()},
-    }
-    gaps = {
-        EACH_CASE_AND_CODE: math.nan,
-        EACH_CASE: _gap(results, first, second, list(by_code), label, metric),
-        **{results.code_text(code): _gap(results, first, second, [code], label, metric) for code in by_code},
-    }
+    scopes = {results.code_text(code): pairs for code, pairs in by_code.items()}
+    gaps = {results.code_text(code): _gap(results, first, second, [code], label, metric) for code in by_code}
+    has_failed = any(
+        results.mean(trainer, code, label, metric).failed for trainer in (first, second) for code in results.codes
+    )
+    if not has_failed:  # what spans the codes spans all of them or is not given
+        of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
+        each_case = pd.concat(of_complete).groupby(level=0).mean()
+        scopes = {EACH_CASE_AND_CODE: pd.concat(by_code.values()), EACH_CASE: each_case, **scopes}
+        gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric)
     rows = []
     for scope, pairs in scopes.items():
         comparison = compare(pairs[0].to_numpy(), pairs[1].to_numpy())
         if comparison is None:
             continue
         about = {"trainer": first, "versus": second, "label": label, "metric": metric, "code": scope}
-        rows.append({**about, **vars(comparison), "p_holm": math.nan, "gap_closed_percent": gaps[scope]})
+        rows.append({**about, **vars(comparison), "p_holm": math.nan, "gap_closed_percent": gaps.get(scope, math.nan)})
     of_codes = [row for row in rows if row["code"] not in (EACH_CASE_AND_CODE, EACH_CASE)]
     for row, corrected in zip(of_codes, holm([row["p"] for row in of_codes]), strict=True):
         row["p_holm"] = corrected
@@ -123,7 +124,7 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
 
 
 def _gap(results: Results, first: str, second: str, codes: list[Code], label: str, metric: str) -> float:
-    """Of the means over the same cases and those codes that have a dedicated model; NaN where there is none."""
+    """Of the means over the same cases and codes; NaN unless each code has a dedicated model."""
     dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
     if dedicated is None or dedicated in (first, second):
         return math.nan
@@ -133,4 +134,4 @@ def _gap(results: Results, first: str, second: str, codes: list[Code], label: st
         means = [results.mean(trainer, code, label, metric, cases) for trainer in (first, second, dedicated)]
         if all(mean.is_known for mean in means):
             triples.append([mean.mean for mean in means])
-    return gap_closed(*np.mean(triples, axis=0)) if triples else math.nan
+    return gap_closed(*np.mean(triples, axis=0)) if len(triples) == len(codes) else math.nan

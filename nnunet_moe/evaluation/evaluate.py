@@ -14,12 +14,13 @@ from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import MetricSettings
 from nnunet_moe.evaluation.models import Fold, Model, dataset_name, find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
-from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.results import MEAN_OVER_LABELS, Results
 from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, folder_name, labels_of, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
+from nnunet_moe.evaluation.tables import short_name
 
 MAX_MODALITIES_WITH_ALL_CODES = 5
-RECORDS = "records"
+RECORDS, PREDICTIONS = "records", "predictions"
 OF_AN_EVALUATION = (RECORDS, "results.csv")
 
 
@@ -54,6 +55,8 @@ class Evaluation:
     gates: dict[str, dict[str, np.ndarray]]
     """Model -> layer -> gate weights `(codes, experts)`."""
     overlays: list[Overlay]
+    models: dict[str, dict]
+    """Model -> what its scores depend on beside the cases."""
 
 
 def score_models(request: Request) -> Evaluation:
@@ -85,10 +88,13 @@ def score_models(request: Request) -> Evaluation:
         request.metrics,
         request.prediction,
         Records(request.out / RECORDS),
-        request.out / "predictions" if request.save_predictions else None,
+        request.out / PREDICTIONS,
+        request.save_predictions,
     )
+    scorer.records.folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     rows: list[dict] = []
     gates: dict[str, dict[str, np.ndarray]] = {}
+    models_scored: dict[str, dict] = {}
     dedicated: set[str] = set()
     run = None
     for trainer, found in models.items():
@@ -100,6 +106,7 @@ def score_models(request: Request) -> Evaluation:
                     _require_single(taken.setdefault(code, model), model)
                 if run.segmenter.is_dedicated:
                     dedicated.add(trainer)
+                models_scored[f"{model.folder.name}, fold {part.fold_text}"] = run.model_state
                 if part is parts[0] and (weights := run.gates()):
                     gates[f"{trainer}, fold {part.folds[0]}"] = weights
                 rows.extend(run.rows())
@@ -115,10 +122,10 @@ def score_models(request: Request) -> Evaluation:
         trainers=request.trainers,
         dedicated=dedicated,
         labels=labels,
+        cases=[case.name for part in parts for case in part.cases],
     )
-    return Evaluation(
-        results, gates, [_overlay(title, case, results, parts, run) for title, case in extreme_cases(results)]
-    )
+    overlays = [_overlay(title, case, results, parts, run) for title, case in extreme_cases(results)]
+    return Evaluation(results, gates, overlays, models_scored)
 
 
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
@@ -131,8 +138,8 @@ def extreme_cases(results: Results) -> list[tuple[str, str]]:
     order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
     if len(order) == 1:
         return [("Only case", str(order[0]))]
-    places = {len(order) - 1: "Best case", (len(order) - 1) // 2: "Median case", 0: "Worst case"}
-    return [(title, str(order[place])) for place, title in sorted(places.items())]
+    places = {len(order) - 1: "Best", (len(order) - 1) // 2: "Median", 0: "Worst"}
+    return [(f"{title} case of {short_name(trainer)}", str(order[place])) for place, title in sorted(places.items())]
 
 
 def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run: ModelRun) -> Overlay:
@@ -233,6 +240,8 @@ def require_own_files(names: Sequence[str]) -> None:
     Raises:
         SettingsError: two do.
     """
+    if MEAN_OVER_LABELS in names:
+        raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
     by_file: dict[str, str] = {}
     for name in names:
         other = by_file.setdefault(folder_name(name), name)

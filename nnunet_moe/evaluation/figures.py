@@ -20,6 +20,7 @@ from nnunet_moe.evaluation.tables import TITLES, short_name
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")  # Okabe and Ito
 REFERENCE, PREDICTION = "#00c060", "#ff4040"
+MAX_INCHES = 24
 MAX_GATE_COLUMNS = 48  # in one row of a gate picture
 
 
@@ -42,8 +43,8 @@ class Overlay:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure that needs no display, at most `MAX_INCHES` wide."""
+    figure = Figure(figsize=(min(width, MAX_INCHES), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -73,6 +74,10 @@ def scores_by_code(results: Results, label: str) -> Figure:
                 color=_colour(number),
                 label=short_name(trainer),
             )
+            for place, mean in zip(places, means, strict=True):
+                if mean.failed:
+                    where = {"transform": axis.get_xaxis_transform(), "color": _colour(number)}
+                    axis.text(place, 0.03, f"{mean.failed} failed", rotation=90, ha="center", fontsize=6, **where)
         axis.set_ylabel(f"{TITLES[metric]} (%)")
         axis.grid(axis="y", alpha=0.3)
         _code_ticks(axis, results)

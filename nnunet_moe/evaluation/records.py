@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from nnunet_moe.codes import Code, code_digits
+
+FileState = tuple[int, int]
+"""Size in bytes and time of change in ns."""
 
 PACKAGES = ("nnunet-moe", "nnunetv2", "torch", "numpy", "scipy", "surface-distance")
 
@@ -26,6 +30,8 @@ class Record:
     """Label -> metric -> value, None where it is not defined."""
     overlay: np.ndarray
     """The slice of the segmentation that pictures show, `(*space)` without the first axis."""
+    kept: FileState | None
+    """The state of the segmentation's file, if it was kept."""
 
 
 class Records:
@@ -39,18 +45,22 @@ class Records:
         file = self._file(trainer, fold, case, code)
         if not file.exists():
             return None
-        with np.load(file) as stored:
-            if stored["key"] != key:
-                return None
-            content = json.loads(str(stored["content"]))
-            return Record(content["available"], content["scores"], stored["overlay"])
+        try:
+            with np.load(file) as stored:
+                if stored["key"] != key:
+                    return None
+                content = json.loads(str(stored["content"]))
+                kept = None if content["kept"] is None else tuple(content["kept"])
+                return Record(content["available"], content["scores"], stored["overlay"], kept)
+        except (BadZipFile, EOFError, KeyError, ValueError):  # damaged: as if it were not there
+            return None
 
     def save(self, record: Record, key: str, trainer: str, fold: str, case: str, code: Code) -> None:
         """Write a record whole or not at all."""
         file = self._file(trainer, fold, case, code)
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished")
-        content = json.dumps({"available": record.available, "scores": record.scores})
+        content = json.dumps({"available": record.available, "scores": record.scores, "kept": record.kept})
         with unfinished.open("wb") as out:
             np.savez_compressed(out, key=key, content=content, overlay=record.overlay)
         os.replace(unfinished, file)
@@ -68,8 +78,8 @@ class Records:
 
 
 def versions() -> dict[str, str]:
-    """The packages that figures depend on."""
-    return {name: version(name) for name in PACKAGES}
+    """Python and the packages that figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def key_of(content: Any) -> str:
@@ -86,10 +96,9 @@ def digest(file: Path) -> str:
     return content.hexdigest()
 
 
-def file_states(files: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of each file; a missing file has -1 for both."""
-    states = []
-    for file in sorted(files):
-        stat = os.stat(file) if os.path.exists(file) else None
-        states.append((file, stat.st_size if stat else -1, stat.st_mtime_ns if stat else -1))
-    return states
+def file_state(file: str | Path) -> FileState | None:
+    """Size and time of change of a file; None if it is not there."""
+    if not os.path.exists(file):
+        return None
+    stat = os.stat(file)
+    return stat.st_size, stat.st_mtime_ns

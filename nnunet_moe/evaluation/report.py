@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nnunet_moe.evaluation.analysis import comparisons, means, modality_worth
@@ -50,6 +51,7 @@ class _Section:
     pictures: list[_Picture] = field(default_factory=list)
 
 
+@rc_context({"text.parse_math": False})  # names may hold a $
 def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
     """Write everything into the request's folder, each file whole or not at all; `report.html` comes last.
 
@@ -69,7 +71,7 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         ("modalities", worth),
     ):
         _write(out / f"{name}.csv", table.to_csv(index=False))
-    settings = _settings(request, results)
+    settings = _settings(request, results, evaluation.models)
     _write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
     sections = []
     for label in results.shown_labels:
@@ -116,11 +118,11 @@ def _model_sections(evaluation: Evaluation, folder: Path) -> list[_Section]:
     return [section for section in (cases, gates) if section.pictures]
 
 
-def _settings(request: Request, results: Results) -> dict[str, Any]:
+def _settings(request: Request, results: Results, models: dict[str, dict]) -> dict[str, Any]:
     settings = asdict(request)
     settings |= {name: None if settings[name] is None else str(settings[name]) for name in ("out", "images", "labels")}
     settings["codes"] = [results.code_text(code) for code in results.codes]
-    return {**settings, "versions": versions()}
+    return {**settings, "versions": versions(), "models": models}
 
 
 def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
             for names, rows in results.table.groupby(keys, sort=False)
         ],
         "num_failed": len(results.failures),
+        "unscored_cases": list(results.unscored),
         "settings": settings,
     }
 
@@ -164,6 +167,8 @@ def _render(results: Results, sections: list[_Section], settings: dict[str, Any]
         f"{len(results.cases)} cases, {len(results.codes)} of the {2 ** len(results.modalities) - 1} subsets of "
         f"{', '.join(results.modalities)}."
     )
+    if results.unscored:
+        summary += f" Not scored, for want of the modalities asked for: {', '.join(results.unscored)}."
     return environment.get_template("report.html.jinja").render(
         title=f"{settings['dataset']} {settings['configuration']}: {names}",
         summary=summary,

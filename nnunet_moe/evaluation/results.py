@@ -50,6 +50,7 @@ class Results:
         trainers: in the order given; the first is compared with the others.
         dedicated: the trainers among them whose models are dedicated.
         labels: of the dataset.
+        cases: all that were to be scored; by default those with a row.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Results:
         trainers: Sequence[str],
         dedicated: Collection[str],
         labels: Sequence[str],
+        cases: Collection[str] | None = None,
     ) -> None:
         self.modalities, self.codes, self.trainers = tuple(modalities), tuple(codes), tuple(trainers)
         self.dedicated, self.labels = frozenset(dedicated), tuple(labels)
@@ -69,6 +71,10 @@ class Results:
             *(self.table[name].to_numpy(dtype=float) for name in ("dsc", "ppv", "ltpr", "lfpr"))
         )
         self.table[WITHOUT_CORRELATION] = composite
+        scored = set(self.table["case"])
+        self.cases = tuple(sorted(scored if cases is None else cases))
+        self.unscored = tuple(case for case in self.cases if case not in scored)
+        """Cases that have the modalities of no code that was asked for."""
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -83,10 +89,6 @@ class Results:
 
     def code_text(self, code: Code) -> str:
         return code_text(code, self.modalities)
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self.table["case"])))
 
     @cached_property
     def complete_cases(self) -> frozenset[str]:
@@ -147,9 +149,11 @@ class Results:
         means = {code: self.mean(trainer, code, label, metric, self.complete_cases) for code in self.codes}
         return {code: mean.mean for code, mean in means.items() if mean.is_known}
 
-    def paired(self, first: str, second: str, code: Code, label: str, metric: str) -> pd.DataFrame:
+    def paired(
+        self, first: str, second: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Two trainers' values of the same cases under a code, columns 0 and 1; empty unless both have all of them."""
-        series = [self.values(trainer, code, label, metric) for trainer in (first, second)]
+        series = [self.values(trainer, code, label, metric, cases) for trainer in (first, second)]
         if any(values is None for values in series):
             return pd.DataFrame({0: [], 1: []}, dtype=float)
         return pd.concat(series, axis=1, keys=(0, 1)).dropna()

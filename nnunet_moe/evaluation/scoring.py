@@ -15,12 +15,14 @@ from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from tqdm import tqdm
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import Code, channel_names, code_text
+from nnunet_moe.codes import Code, channel_names, code_digits, code_text
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
 from nnunet_moe.evaluation.models import Case, Fold, Model
-from nnunet_moe.evaluation.records import Record, Records, digest, file_states, key_of, versions
+from nnunet_moe.evaluation.records import Record, Records, digest, file_state, key_of, versions
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.precision import uses_cpu_bfloat16
+from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 
 T = TypeVar("T")
 
@@ -47,8 +49,9 @@ class Scorer:
     metrics: MetricSettings
     prediction: PredictionSettings
     records: Records
-    predictions: Path | None
-    """Where the segmentations go, or None if they are not kept."""
+    predictions: Path
+    """Where segmentations go that are kept."""
+    save_predictions: bool
 
 
 def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
@@ -85,8 +88,8 @@ class ModelRun:
         self.modalities = channel_names(self.segmenter.dataset_json)
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
         self.model_state = {
-            "checkpoints": _checkpoint_digests(model, part.folds),
-            "labels": self.labels,
+            "files": _digests(model, part.folds),
+            "bfloat16": uses_cpu_bfloat16(torch.device(scorer.prediction.device)),
             "metrics": asdict(scorer.metrics),
             "prediction": asdict(scorer.prediction),
             "versions": versions(),
@@ -112,7 +115,8 @@ class ModelRun:
             return {names[mixture]: mixture.gates(chosen).cpu().numpy() for mixture in network.mixtures}
 
     def _case_rows(self, case: Case, progress: tqdm) -> Iterator[dict]:
-        key = key_of([self.model_state, file_states((*case.images, case.label))])
+        files = sorted(os.path.abspath(file) for file in (*case.images, case.label))
+        key = key_of([self.model_state, [(file, file_state(file)) for file in files]])
         records = {code: self._stored(key, case, code) for code in self.codes}
         known = next((_code_of(record.available) for record in records.values() if record is not None), None)
         pending = [
@@ -133,9 +137,11 @@ class ModelRun:
         return tuple(channel in case.channels for channel in range(len(self.modalities)))
 
     def _stored(self, key: str, case: Case, code: Code) -> Record | None:
-        if self.scorer.predictions is not None and not self._prediction_file(case, code).exists():
-            return None
-        return self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
+        record = self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
+        if record is None or not self.scorer.save_predictions:
+            return record
+        is_kept = record.kept is not None and record.kept == file_state(self._prediction_file(case, code))
+        return record if is_kept else None
 
     def open(self, case: Case) -> OpenedCase:
         """Read a case.
@@ -146,22 +152,27 @@ class ModelRun:
         loaded = self.segmenter.read(case)
         if not os.path.exists(case.label):
             raise ModalityError(f"{case.label} is not there: without a reference there is no score.")
-        reference, properties = self.segmenter.reader.read_seg(case.label)
-        shape, spacing = loaded.image.shape[1:], loaded.properties["spacing"]
-        if reference.shape[1:] != shape or not np.allclose(properties["spacing"], spacing, rtol=0, atol=1e-3):
+        reference, properties = read_segmentation(case.label, self.segmenter.reader)
+        require_same_geometry(
+            min(case.images), case.label, (loaded.image.shape[1:], loaded.properties), (reference.shape, properties)
+        )
+        allowed = np.unique(np.hstack([0, *self.segmenter.dataset_json["labels"].values()]))
+        if unknown := sorted(set(np.unique(reference)) - set(allowed)):
             raise ModalityError(
-                f"{case.label} has shape {reference.shape[1:]} and spacing {properties['spacing']}, the images "
-                f"{shape} and {spacing}. Put the label on the images' grid."
+                f"{case.label} has voxels of {', '.join(f'{value:g}' for value in unknown)}; dataset.json's labels are "
+                f"{', '.join(str(value) for value in allowed)}. Correct the label."
             )
-        return OpenedCase(loaded, reference[0], tuple(float(step) for step in spacing))
+        return OpenedCase(loaded, reference, tuple(float(step) for step in loaded.properties["spacing"]))
 
     def _make(self, case: Case, opened: OpenedCase, code: Code, key: str) -> Record:
         segmentation = self.segmenter.segment(opened.loaded, code)
         scores = self._scores(segmentation, opened)
-        if self.scorer.predictions is not None:
-            self._write(segmentation, case, code, opened.loaded)
-        digits = "".join(str(int(there)) for there in opened.loaded.available)
-        record = Record(digits, scores, segmentation[overlay_index(opened.reference)])
+        file = self._prediction_file(case, code)
+        file.unlink(missing_ok=True)  # of an earlier run: not what is scored here
+        if self.scorer.save_predictions:
+            self._write(segmentation, file, opened.loaded)
+        overlay = segmentation[overlay_index(opened.reference)]
+        record = Record(code_digits(opened.loaded.available), scores, overlay, file_state(file))
         self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
         return record
 
@@ -178,16 +189,12 @@ class ModelRun:
             scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
         return scores
 
-    def _prediction_folder(self, code: Code) -> Path:
-        assert self.scorer.predictions is not None
-        return self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
-
     def _prediction_file(self, case: Case, code: Code) -> Path:
-        return self._prediction_folder(code) / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
+        folder = self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
+        return folder / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
 
-    def _write(self, segmentation: np.ndarray, case: Case, code: Code, loaded: LoadedCase) -> None:
+    def _write(self, segmentation: np.ndarray, file: Path, loaded: LoadedCase) -> None:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
-        file = self._prediction_file(case, code)
         file.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plans)):
             (file.parent / f"{name}.json").write_text(json.dumps(content, indent=4))
@@ -245,6 +252,8 @@ def _code_of(digits: str) -> Code:
     return tuple(digit == "1" for digit in digits)
 
 
-def _checkpoint_digests(model: Model, folds: Sequence[Fold]) -> list[str]:
-    digests = [digest(model.checkpoint_file(fold)) for fold in folds]
-    return digests + (_checkpoint_digests(model.previous_stage, folds) if model.previous_stage else [])
+def _digests(model: Model, folds: Sequence[Fold]) -> dict[str, str]:
+    """Of all files that a model is made of, a cascade's previous stage included."""
+    files = [*(model.folder / name for name in ("plans.json", "dataset.json")), *map(model.checkpoint_file, folds)]
+    digests = {str(file.relative_to(model.folder.parent)): digest(file) for file in files}
+    return digests | (_digests(model.previous_stage, folds) if model.previous_stage else {})

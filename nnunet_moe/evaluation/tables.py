@@ -13,7 +13,7 @@ import pandas as pd
 from nnunet_moe.codes import Code
 from nnunet_moe.evaluation.analysis import MAIN_METRICS
 from nnunet_moe.evaluation.metrics import METRICS
-from nnunet_moe.evaluation.results import CSCORE, Mean, Results
+from nnunet_moe.evaluation.results import CSCORE, WITHOUT_CORRELATION, Mean, Results
 
 TITLES = {
     "dsc": "DSC",
@@ -31,6 +31,7 @@ TITLES = {
     "surface_dice": "Surface Dice",
     "hd95_mm": "HD95 (mm)",
     CSCORE: "CScore",
+    WITHOUT_CORRELATION: "CScore without Corr",
 }
 IN_PERCENT = frozenset(("dsc", "ppv", "sensitivity", "ltpr", "lfpr", "lesion_f1", "surface_dice", CSCORE))
 PRESENT, ABSENT, UNKNOWN = "●", "○", "-"
@@ -139,6 +140,12 @@ def code_table(results: Results, label: str) -> Table:
         results.mean(trainer, code, label, CSCORE).is_known for trainer in results.trainers for code in results.codes
     ):
         notes.append("No CScore: its volume correlation needs three cases or more, of different volumes, none failed.")
+    elif any(
+        0 < results.mean(trainer, code, label, CSCORE).cases < results.mean(trainer, code, label, "dsc").cases
+        for trainer in results.trainers
+        for code in results.codes
+    ):
+        notes.append("The CScore is over the cases with lesions in their reference alone: means.csv has their number.")
     return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
 
 
@@ -148,6 +155,7 @@ def metrics_table(results: Results, label: str) -> Table:
     columns = (
         ("", "Trainer"),
         ("", "Modalities"),
+        ("", "Cases"),
         *(("", TITLES[metric]) for metric in metrics),
         ("", "Volume correlation"),
     )
@@ -158,8 +166,12 @@ def metrics_table(results: Results, label: str) -> Table:
             if any(mean.cases or mean.failed for mean in found.values()):
                 cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
                 correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
-                rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), *cells, correlation))
-    note = "Means over cases; shares in per cent. Definitions: docs/metrics.md of nnunet-moe."
+                cases = Cell(str(results.mean(trainer, code, label, "dsc").cases))
+                rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
+    note = (
+        "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
+        "nnunet-moe."
+    )
     return Table(f"{label}: all metrics", columns, tuple(rows), (note,))
 
 
@@ -184,7 +196,8 @@ def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
     notes = (
         "Two-sided Wilcoxon signed-rank tests over pairs, differences in percentage points; effect size: matched-pairs "
         "rank-biserial correlation, -1 to 1; Holm's correction over the codes. The pairs of one case under several "
-        "codes are not independent; each case's mean is. Codes with a failed case are not tested.",
+        "codes are not independent; each case's mean is. The CScore's volume correlation is one number for all cases; "
+        "the tests are without it. A code with a failed case is not tested, nor then all codes together.",
     )
     columns = tuple(("", name) for name in (*names, "Gap closed (%)"))
     return Table(f"{label}: trainers compared", columns, tuple(rows), notes)
@@ -218,7 +231,7 @@ def failure_table(results: Results) -> Table:
 
 def short_name(trainer: str) -> str:
     """A trainer's name without nnU-Net's prefix."""
-    return trainer.removeprefix("nnUNetTrainer") or trainer
+    return trainer.removeprefix("nnUNetTrainer").lstrip("_") or trainer
 
 
 def emphases(values: Sequence[float]) -> list[str]:
@@ -258,12 +271,14 @@ def _mean_text(mean: Mean, metric: str, *, with_error: bool = True) -> str:
 
 def _case_notes(results: Results) -> list[str]:
     notes = []
-    num_complete, num_cases = len(results.complete_cases), len(results.cases)
+    num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
         notes.append(
             f"{num_complete} of {num_cases} cases have all these modalities. Rows of different numbers of cases are "
             f"over different cases and cannot be compared; the mean over codes is over these {num_complete}."
         )
+    if results.unscored:
+        notes.append(f"Not scored, for want of the modalities asked for: {', '.join(results.unscored)}.")
     if len(results.failures):
         notes.append(f"{len(results.failures)} segmentations failed; where one did, no mean is given.")
     return notes
