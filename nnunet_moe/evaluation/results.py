@@ -114,10 +114,9 @@ class Results:
         if label == MEAN_OVER_LABELS:
             parts = [self.values(trainer, code, each, metric, cases) for each in self.labels]
             return None if any(part is None for part in parts) else pd.concat(parts, axis=1).mean(axis=1)
-        rows = self._rows(trainer, code, cases)
-        if rows is None or (rows["failure"] != "").any():
+        rows = self._rows(trainer, code, label, cases)
+        if rows is None or _num_failed(rows):
             return None
-        rows = rows[rows["label"] == label]
         if metric not in CORRELATION_WEIGHTS:
             return rows[metric]
         correlation = volume_correlation(rows["volume_mm3"], rows["reference_volume_mm3"])
@@ -131,18 +130,14 @@ class Results:
     def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
         """Over all cases that have the code's modalities, or over some of them."""
         values = self.values(trainer, code, label, metric, cases)
-        if values is not None:
-            return _mean(values)
-        rows = self._rows(trainer, code, cases)
-        return Mean(math.nan, math.nan, 0, 0 if rows is None else _num_failed(rows))
+        return self._unknown(trainer, [code], cases) if values is None else _mean(values)
 
     def mean_over_codes(self, trainer: str, label: str, metric: str) -> Mean:
         """Each case's mean over all codes, then over the cases to which every code applies."""
         by_code = [self.values(trainer, code, label, metric, self.complete_cases) for code in self.codes]
         if all(values is not None for values in by_code):
             return _mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
-        tables = [self._rows(trainer, code, self.complete_cases) for code in self.codes]
-        return Mean(math.nan, math.nan, 0, sum(_num_failed(rows) for rows in tables if rows is not None))
+        return self._unknown(trainer, self.codes, self.complete_cases)
 
     def common_means(self, trainer: str, label: str, metric: str) -> dict[Code, float]:
         """The means of the codes over the cases to which every code applies, for those codes that have one."""
@@ -158,18 +153,23 @@ class Results:
             return pd.DataFrame({0: [], 1: []}, dtype=float)
         return pd.concat(series, axis=1, keys=(0, 1)).dropna()
 
-    def _rows(self, trainer: str, code: Code, cases: Collection[str] | None = None) -> pd.DataFrame | None:
-        rows = self._by_model.get((trainer, self.code_text(code)))
+    def _unknown(self, trainer: str, codes: Sequence[Code], cases: Collection[str] | None) -> Mean:
+        """No mean, but how many segmentations failed; a segmentation fails for all labels."""
+        tables = [self._rows(trainer, code, self.labels[0], cases) for code in codes]
+        return Mean(math.nan, math.nan, 0, sum(_num_failed(rows) for rows in tables if rows is not None))
+
+    def _rows(self, trainer: str, code: Code, label: str, cases: Collection[str] | None) -> pd.DataFrame | None:
+        rows = self._by_model.get((trainer, self.code_text(code), label))
         return rows if rows is None or cases is None else rows.loc[rows.index.isin(list(cases))]
 
     @cached_property
     def _by_model(self) -> dict[Any, pd.DataFrame]:
-        """(trainer, code) -> rows, indexed by case."""
-        return dict(iter(self.table.set_index("case").sort_index().groupby(["trainer", "code"])))
+        """(trainer, code, label) -> rows, indexed by case."""
+        return dict(iter(self.table.set_index("case").sort_index().groupby(["trainer", "code", "label"])))
 
 
 def _num_failed(rows: pd.DataFrame) -> int:
-    return len(set(rows.index[rows["failure"] != ""]))
+    return int((rows["failure"] != "").sum())
 
 
 def _mean(values: pd.Series) -> Mean:
