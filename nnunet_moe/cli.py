@@ -61,7 +61,7 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = evaluate.add_argument
     add("-d", required=True, help="dataset, name or id")
     add("-c", required=True, help="configuration; dedicated models of configurations that inherit from it count too")
-    add("-tr", required=True, nargs="+", help="one or more trainers, the first compared with the others")
+    add("-tr", required=True, nargs="+", help="one or more trainers, compared in pairs, first minus second")
     add(
         "-f",
         nargs="+",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -22,6 +25,8 @@ from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.evaluation.evaluate import choose_codes
+from nnunet_moe.evaluation.metrics import MetricSettings
+from nnunet_moe.evaluation.scoring import score_labels
 from nnunet_moe.evaluation.segmenter import Segmenter
 from nnunet_moe.phantom import SIGNAL
 
@@ -172,12 +177,12 @@ def test_a_case_is_preprocessed_once_for_all_codes_that_nnunet_crops_alike(model
     preprocess = Segmenter._preprocess
 
     def counted(self, case, code, *more):
-        seen.append((float(case.image[0, 0].any()), code))
+        seen.append(code)
         return preprocess(self, case, code, *more)
 
     monkeypatch.setattr(Segmenter, "_preprocess", counted)
     evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1])
-    assert [code for _, code in seen] == [(True, True, True)] * 2 + [(True, False, False)]
+    assert seen == [(True, True, True)] * 2 + [(True, False, False)]
 
 
 def test_the_validation_cases_of_the_folds(models, tmp_path):
@@ -195,7 +200,7 @@ def test_an_ensemble_of_folds(models, two_cases, tmp_path):
 
 
 def contents(out):
-    files = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "records"]
+    files = [path for path in out.rglob("*") if path.is_file()]
     return {path.relative_to(out): path.read_bytes() for path in files if path.suffix != ".npz"}
 
 
@@ -338,6 +343,11 @@ def test_kept_segmentations_are_those_that_were_scored(models, two_cases, tmp_pa
     rewrite(file, np.ones_like)
     evaluate(out, *where, "-step_size", "1", "--save_predictions")
     assert len(set(kept_volume())) == 1
+    label = shutil.copytree(two_cases[1], tmp_path / "labels") / f"{CASE}.nii.gz"
+    truncated(label)
+    with pytest.raises(SystemExit, match="Failed segmentations: 1"):
+        evaluate(out, *where[:3], label.parent, *where[4:], "--save_predictions")
+    assert not file.exists(), "a failure leaves no segmentation that looks scored"
 
 
 def scored_again(out, before):
@@ -442,6 +452,24 @@ def test_more_than_five_modalities_ask_for_a_choice():
 
 def parse(digits):
     return tuple(digit == "1" for digit in digits)
+
+
+@pytest.mark.parametrize(
+    ("reader", "ending"), [(SimpleITKIO, ".nii.gz"), (SimpleITKIO, ".mha"), (NaturalImage2DIO, ".png")]
+)
+def test_images_of_two_dimensions_are_measured_in_the_plane(tmp_path, reader, ending):
+    labels = np.zeros((9, 8), dtype=np.uint8)
+    labels[2:4, 3:6] = 1
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((0.5, 0.5))
+    sitk.WriteImage(image, str(tmp_path / f"label{ending}"))
+    reference, properties = reader().read_seg(str(tmp_path / f"label{ending}"))
+    scores = score_labels(
+        np.zeros_like(reference[0]), reference[0], properties["spacing"], {"a": 1}, None, MetricSettings()
+    )
+    width = 1 if reader is NaturalImage2DIO else 0.5  # those files tell no spacing
+    assert scores["a"]["reference_volume_mm3"] == 6 * width**2
+    assert scores["a"]["hd95_mm"] == pytest.approx(width * math.hypot(9, 8))
 
 
 def test_a_fold_without_validation_cases(models, tmp_path):

@@ -29,7 +29,11 @@ LABEL = "lesion"
 
 def row(trainer, case, code, dsc, label=LABEL, *, failure="", **metrics):
     """A row whose other metrics are those of a case with nothing but a DSC to tell."""
-    values = dict.fromkeys(METRICS, math.nan) if failure else {**dict.fromkeys(METRICS, 0.5), "dsc": dsc, **metrics}
+    values = (
+        dict.fromkeys(METRICS, math.nan)
+        if failure
+        else {**dict.fromkeys(METRICS, 0.5), "lesions": 1, "reference_lesions": 1, "dsc": dsc, **metrics}
+    )
     about = {"trainer": trainer, "fold": "0", "case": case, "code": code_text(code, NAMES), "label": label}
     return {**about, **values, "configuration": "3d_fullres", "failure": failure}
 
@@ -137,6 +141,7 @@ def test_a_comparison_over_codes_is_over_the_cases_of_the_tables_mean_over_codes
     results = made(rows, trainers=(OURS, BASELINE))
     compared = comparisons(results).set_index(["metric", "code"])
     assert compared.loc[("dsc", EACH_CASE), "pairs"] == 2
+    assert compared.loc[("dsc", EACH_CASE_AND_CODE), "pairs"] == 6
     difference = (0.15 + 0.45 + 0.65) / 3 - 0.3
     assert compared.loc[("dsc", EACH_CASE), "mean_difference"] == pytest.approx(difference)
     assert compared.loc[("cscore_without_corr", EACH_CASE), "mean_difference"] == pytest.approx(difference / 8)
@@ -158,6 +163,38 @@ def test_names_with_signs_of_mathematics_are_drawn(tmp_path):
                       dedicated=(), labels=("les$\\ion$",))  # fmt: skip
     write_evaluation(Evaluation(results, {}, [], {}), request_for(tmp_path))
     assert (tmp_path / "report.html").exists()
+
+
+def test_codes_that_no_trainer_takes_leave_the_cases_complete():
+    results = made(of_cases(OURS, {BOTH: (0.5, 0.6)}))
+    assert results.complete_cases == {"a", "b"}
+    assert "cases have all these modalities" not in code_table(results, LABEL).markdown()
+    assert extreme_cases(results)[0][1] == "a"
+
+
+def test_the_gap_over_one_common_code_is_over_the_cases_of_its_row():
+    rows = [*of_cases(OURS, {T1W: (0.5, 0.5, 0.9), BOTH: (0.6, 0.6)}), *of_cases(BASELINE, {T1W: (0.4, 0.4, 0.1)}),
+            *of_cases(DEDICATED, {T1W: (0.6, 0.6, 0.2)})]  # fmt: skip
+    results = made(rows, trainers=(OURS, BASELINE, DEDICATED), dedicated=(DEDICATED,))
+    compared = comparisons(results).query("metric == 'dsc' and trainer == @OURS and versus == @BASELINE")
+    assert compared.set_index("code").loc[EACH_CASE, "gap_closed_percent"] == pytest.approx(50)
+
+
+def test_a_case_that_failed_under_a_code_is_no_extreme_case():
+    rows = [entry for entry in of_cases(OURS, {code: (0.5, 0.1, 0.9) for code in all_codes(2)})
+            if (entry["case"], entry["code"]) != ("c", "T1w")]  # fmt: skip
+    results = made([*rows, row(OURS, "c", T1W, math.nan, failure="no memory")])
+    assert [case for _, case in extreme_cases(results)] == ["b", "a"]
+
+
+def test_the_correlation_of_the_mean_over_labels_is_that_in_its_cscore():
+    rows = [row(OURS, case, code, 0.5, label, volume_mm3=volume, reference_volume_mm3=true)
+            for code in all_codes(2) for label, volumes in (("core", (1, 2, 3)), ("rim", (300, 100, 200)))
+            for case, true, volume in zip("abc", (1, 2, 3), volumes, strict=True)]  # fmt: skip
+    results = made(rows, labels=("core", "rim"))
+    assert results.correlation(OURS, BOTH, MEAN_OVER_LABELS) == pytest.approx((1 - 0.5) / 2)
+    own = 0.5 / 8 + 0.5 / 8 + 0.5 / 4 + 0.5 / 4
+    assert results.mean(OURS, BOTH, MEAN_OVER_LABELS, CSCORE).mean == pytest.approx(own + 0.25 / 8)
 
 
 def test_several_labels_have_a_mean():
@@ -231,8 +268,10 @@ def test_names_are_written_as_they_are_everywhere():
     rows = [row(OURS, "a", BOTH, 0.5, label) | {"code": "T1|a_b+<b>&"}]
     results = Results(rows, modalities=names, codes=[BOTH], trainers=(OURS,), dedicated=(), labels=(label,))
     table = code_table(results, label)
-    assert r"| T1\|a_b | <b>& |" in table.markdown()
-    assert r"T1|a\_b & <b>\& & Cases" in table.latex() and r"50\%\_\{x\}" in table.latex()
+    assert r"| T1\|a\_b | &lt;b\>& |" in table.markdown()
+    assert (
+        r"T1\textbar{}a\_b & \textless{}b\textgreater{}\& & Cases" in table.latex() and r"50\%\_\{x\}" in table.latex()
+    )
     assert "<th>&lt;b&gt;&amp;</th>" in table.html()
 
 

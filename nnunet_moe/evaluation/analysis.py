@@ -1,6 +1,7 @@
 """What the results say: trainers compared in pairs, and what each modality is worth, as tables of numbers."""
 
 import math
+from collections.abc import Collection
 from itertools import combinations
 
 import numpy as np
@@ -66,7 +67,7 @@ def comparisons(results: Results) -> pd.DataFrame:
 
 
 def modality_worth(results: Results) -> pd.DataFrame:
-    """Each modality of each trainer that takes any code: what its loss costs, what it gives alone, its Shapley value.
+    """Each modality of each trainer: what its loss costs, what it gives alone, its Shapley value.
 
     All over the cases to which every code applies; NaN where a code that it takes was not scored.
     """
@@ -101,15 +102,15 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
     if not by_code:
         return []
     scopes = {results.code_text(code): pairs for code, pairs in by_code.items()}
-    gaps = {results.code_text(code): _gap(results, first, second, [code], label, metric) for code in by_code}
+    gaps = {results.code_text(code): _gap(results, first, second, [code], label, metric, None) for code in by_code}
     has_failed = any(
         results.mean(trainer, code, label, metric).failed for trainer in (first, second) for code in results.codes
     )
     if not has_failed:  # what spans the codes spans all of them or is not given
         of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
         each_case = pd.concat(of_complete).groupby(level=0).mean()
-        scopes = {EACH_CASE_AND_CODE: pd.concat(by_code.values()), EACH_CASE: each_case, **scopes}
-        gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric)
+        scopes = {EACH_CASE_AND_CODE: pd.concat(of_complete), EACH_CASE: each_case, **scopes}
+        gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric, results.complete_cases)
     rows = []
     for scope, pairs in scopes.items():
         comparison = compare(pairs[0].to_numpy(), pairs[1].to_numpy())
@@ -123,12 +124,19 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
     return rows
 
 
-def _gap(results: Results, first: str, second: str, codes: list[Code], label: str, metric: str) -> float:
+def _gap(
+    results: Results,
+    first: str,
+    second: str,
+    codes: list[Code],
+    label: str,
+    metric: str,
+    cases: Collection[str] | None,
+) -> float:
     """Of the means over the same cases and codes; NaN unless each code has a dedicated model."""
     dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
     if dedicated is None or dedicated in (first, second):
         return math.nan
-    cases = None if len(codes) == 1 else results.complete_cases
     triples = []
     for code in codes:
         means = [results.mean(trainer, code, label, metric, cases) for trainer in (first, second, dedicated)]

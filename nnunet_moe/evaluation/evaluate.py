@@ -80,6 +80,8 @@ def score_models(request: Request) -> Evaluation:
     modalities = channel_names(dataset_json)
     codes = choose_codes(modalities, request.codes, request.num_codes)
     labels = tuple(labels_of(dataset_json))
+    if MEAN_OVER_LABELS in labels:
+        raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
     for names in ([code_text(code, modalities) for code in codes], labels):
         require_own_files(names)
     parts = _parts(request, dataset, dataset_json["file_ending"])
@@ -129,11 +131,16 @@ def score_models(request: Request) -> Evaluation:
 
 
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
-    """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes."""
+    """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes.
+
+    Of those that have all modalities and did not fail under any code.
+    """
     trainer, label = results.trainers[0], results.shown_labels[0]
-    by_code = [results.values(trainer, code, label, "dsc", results.complete_cases) for code in results.codes]
+    failed = results.failures
+    cases = results.complete_cases - set(failed["case"][failed["trainer"] == trainer])
+    by_code = [results.values(trainer, code, label, "dsc", cases) for code in results.codes]
     known = [values for values in by_code if values is not None]
-    if not known or not results.complete_cases:
+    if not known or not cases:
         return []
     order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
     if len(order) == 1:
@@ -149,7 +156,7 @@ def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run
     predictions, scores = {}, {}
     for trainer in results.trainers:
         for code in results.codes:
-            values = results.values(trainer, code, results.shown_labels[0], "dsc")
+            values = results.values(trainer, code, results.shown_labels[0], "dsc", [name])
             prediction = run.scorer.records.overlay(trainer, part.fold_text, name, code)
             if values is not None and prediction is not None:
                 predictions[trainer, code], scores[trainer, code] = prediction, float(values[name])
@@ -240,8 +247,6 @@ def require_own_files(names: Sequence[str]) -> None:
     Raises:
         SettingsError: two do.
     """
-    if MEAN_OVER_LABELS in names:
-        raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
     by_file: dict[str, str] = {}
     for name in names:
         other = by_file.setdefault(folder_name(name), name)

@@ -116,7 +116,8 @@ def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) 
         results: for the names of the codes.
         title: which model it is.
     """
-    num_experts = next(iter(gates.values())).shape[1]
+    num_codes, num_experts = next(iter(gates.values())).shape
+    assert num_codes == len(results.codes)
     columns = min(len(gates), max(1, MAX_GATE_COLUMNS // num_experts))
     rows = math.ceil(len(gates) / columns)
     figure, scale = new_figure(11, 0.6 + (1.2 + 0.2 * len(results.codes)) * rows), Normalize(0, 1)
@@ -176,7 +177,11 @@ def _outline(axis: Axes, labels: np.ndarray, colour: str) -> None:
 
 
 def _code_ticks(axis: Axes, results: Results) -> None:
-    axis.set_xticks(range(len(results.codes)), [results.code_text(code) for code in results.codes])
+    cases = [results.num_cases(code) for code in results.codes]
+    names = [results.code_text(code) for code in results.codes]
+    if len(set(cases) - {0}) > 1:  # means over different cases: say so
+        names = [f"{name} (n = {count})" for name, count in zip(names, cases, strict=True)]
+    axis.set_xticks(range(len(results.codes)), names)
     axis.tick_params(axis="x", labelrotation=60 if len(results.codes) > 3 else 0, labelsize=7)
 
 

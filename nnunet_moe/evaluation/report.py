@@ -65,7 +65,7 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     compared, worth = comparisons(results), modality_worth(results)
     for name, table in (
-        ("results", results.table),
+        ("results", results.table.astype(dict.fromkeys(("lesions", "reference_lesions"), "Int64"))),
         ("means", means(results)),
         ("comparisons", compared),
         ("modalities", worth),
@@ -130,7 +130,12 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
 
     def by_label(trainer: str, code: Any) -> dict:
         return {
-            label: {name: results.mean(trainer, code, label, name).mean for name in METRICS} for label in results.labels
+            label: {
+                **{name: results.mean(trainer, code, label, name).mean for name in METRICS},
+                "cases": results.mean(trainer, code, label, "dsc").cases,
+                "failed": results.mean(trainer, code, label, "dsc").failed,
+            }
+            for label in results.labels
         }
 
     label = results.shown_labels[0]

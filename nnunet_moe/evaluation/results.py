@@ -47,7 +47,7 @@ class Results:
         rows: one for each trainer, fold, case, code and label, with the keys of `COLUMNS`.
         modalities: names in channel order.
         codes: those asked for, in the order of the tables.
-        trainers: in the order given; the first is compared with the others.
+        trainers: in the order given.
         dedicated: the trainers among them whose models are dedicated.
         labels: of the dataset.
         cases: all that were to be scored; by default those with a row.
@@ -92,9 +92,14 @@ class Results:
 
     @cached_property
     def complete_cases(self) -> frozenset[str]:
-        """The cases to which every code applies: those that lack none of the modalities asked for."""
+        """The cases to which every code applies that some trainer takes: they lack none of these modalities."""
         by_code = [set(self.table["case"][self.table["code"] == self.code_text(code)]) for code in self.codes]
-        return frozenset(set.intersection(*by_code))
+        taken = [cases for cases in by_code if cases]
+        return frozenset(set.intersection(*taken)) if taken else frozenset()
+
+    def num_cases(self, code: Code) -> int:
+        """How many cases have the code's modalities; 0 if no trainer takes it."""
+        return self.table["case"][self.table["code"] == self.code_text(code)].nunique()
 
     def values(
         self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
@@ -123,7 +128,12 @@ class Results:
         return rows[WITHOUT_CORRELATION] + correlation * CORRELATION_WEIGHTS[metric]
 
     def correlation(self, trainer: str, code: Code, label: str) -> float:
-        """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed."""
+        """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed.
+
+        That of the mean over labels is the mean of theirs, as far as they are defined.
+        """
+        if label == MEAN_OVER_LABELS:
+            return float(pd.Series([self.correlation(trainer, code, each) for each in self.labels]).mean())
         volumes = [self.values(trainer, code, label, name) for name in ("volume_mm3", "reference_volume_mm3")]
         return math.nan if volumes[0] is None or volumes[1] is None else volume_correlation(volumes[0], volumes[1])
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 
 T = TypeVar("T")
 
-NATURAL_IMAGE_SPACING = 999  # nnU-Net's readers give 2D images a first axis with this spacing
+NO_AXIS = 900  # nnU-Net's readers give 2D images a first axis of one slice, 999 times as thick as a pixel is wide
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class ModelRun:
         pending = [
             code for code in self.codes if records[code] is None and _is_within(code, known or self._named(case))
         ]
+        for code in pending:  # what an earlier run kept is not what is scored here, or fails
+            self._prediction_file(case, code).unlink(missing_ok=True)
         opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
         for code in self.codes:
             record, failure = records[code], unopened if code in pending else ""
@@ -166,28 +168,17 @@ class ModelRun:
 
     def _make(self, case: Case, opened: OpenedCase, code: Code, key: str) -> Record:
         segmentation = self.segmenter.segment(opened.loaded, code)
-        scores = self._scores(segmentation, opened)
+        ignore_label = self.segmenter.label_manager.ignore_label
+        scores = score_labels(
+            segmentation, opened.reference, opened.spacing, self.labels, ignore_label, self.scorer.metrics
+        )
         file = self._prediction_file(case, code)
-        file.unlink(missing_ok=True)  # of an earlier run: not what is scored here
         if self.scorer.save_predictions:
             self._write(segmentation, file, opened.loaded)
         overlay = segmentation[overlay_index(opened.reference)]
         record = Record(code_digits(opened.loaded.available), scores, overlay, file_state(file))
         self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
         return record
-
-    def _scores(self, segmentation: np.ndarray, opened: OpenedCase) -> dict[str, dict[str, float | None]]:
-        ignore_label = self.segmenter.label_manager.ignore_label
-        annotated = opened.reference != ignore_label if ignore_label is not None else None
-        scores = {}
-        for name, label in self.labels.items():
-            predicted, true = (_mask(array, label, annotated) for array in (segmentation, opened.reference))
-            spacing = opened.spacing
-            if len(true) == 1 and spacing[0] == NATURAL_IMAGE_SPACING:
-                predicted, true, spacing = predicted[0], true[0], spacing[1:]
-            values = asdict(score_segmentation(predicted, true, spacing, self.scorer.metrics))
-            scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
-        return scores
 
     def _prediction_file(self, case: Case, code: Code) -> Path:
         folder = self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
@@ -217,6 +208,39 @@ class ModelRun:
             }
 
 
+def score_labels(
+    segmentation: np.ndarray,
+    reference: np.ndarray,
+    spacing: Sequence[float],
+    labels: Mapping[str, int | tuple[int, ...]],
+    ignore_label: int | None,
+    settings: MetricSettings,
+) -> dict[str, dict[str, float | None]]:
+    """Score each label or region of a case.
+
+    Args:
+        segmentation: labels, `(*space)` as nnU-Net's readers give them; a 2D image has a first axis of one slice.
+        reference: of the same shape; its voxels of the ignore label count for nothing.
+        spacing: mm, as the reader gave it.
+        labels: name -> label or region.
+        ignore_label: nnU-Net's, if the dataset has one.
+        settings: what the definitions leave open.
+
+    Returns:
+        Name -> metric -> value, None where it is not defined.
+    """
+    annotated = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
+    scores = {}
+    for name, label in labels.items():
+        predicted, true = (region_or_label_to_mask(array, label) & annotated for array in (segmentation, reference))
+        space = tuple(spacing)
+        if len(true) == 1 and space[0] >= NO_AXIS * max(space[1:]):
+            predicted, true, space = predicted[0], true[0], space[1:]
+        values = asdict(score_segmentation(predicted, true, space, settings))
+        scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
+    return scores
+
+
 def overlay_index(reference: np.ndarray) -> int:
     """The slice along the first axis with most foreground, or the middle one of an empty reference."""
     foreground = (reference > 0).reshape(len(reference), -1).sum(axis=1)
@@ -237,11 +261,6 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return None, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-
-
-def _mask(array: np.ndarray, label: int | tuple[int, ...], annotated: np.ndarray | None) -> np.ndarray:
-    mask = region_or_label_to_mask(array, label)
-    return mask if annotated is None else mask & annotated
 
 
 def _is_within(code: Code, available: Code) -> bool:

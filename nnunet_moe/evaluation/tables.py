@@ -56,11 +56,11 @@ class Table:
 
     def markdown(self) -> str:
         styles = {BEST: "**{}**", SECOND: "<u>{}</u>", PLAIN: "{}"}
-        names = [_join(group, name) for group, name in self.columns]
+        names = [_markdown(_join(group, name)) for group, name in self.columns]
         lines = [names, ["---"] * len(names)]
-        lines += [[styles[cell.emphasis].format(cell.text) for cell in row] for row in self.rows]
-        body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-        return "\n\n".join((f"**{self.title}**", body, *self.notes)) + "\n"
+        lines += [[styles[cell.emphasis].format(_markdown(cell.text)) for cell in row] for row in self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join((f"**{_markdown(self.title)}**", body, *self.notes)) + "\n"
 
     def latex(self) -> str:
         """A `table` for the package booktabs."""
@@ -172,12 +172,23 @@ def metrics_table(results: Results, label: str) -> Table:
         "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
         "nnunet-moe."
     )
-    return Table(f"{label}: all metrics", columns, tuple(rows), (note,))
+    return Table(f"{label}: all metrics", columns, tuple(rows), (note, *_case_notes(results)))
 
 
 def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
     """Paired tests between trainers."""
-    names = ("Trainers", "Metric", "Modalities", "Pairs", "Mean difference", "Median", "Effect size", "p", "p (Holm)")
+    names = (
+        "Trainers",
+        "Metric",
+        "Modalities",
+        "Pairs",
+        "Mean difference",
+        "Median",
+        "Effect size",
+        "p",
+        "p (Holm)",
+        "Gap closed (%)",
+    )
     rows = [
         (
             Cell(f"{short_name(row['trainer'])} - {short_name(row['versus'])}"),
@@ -199,8 +210,7 @@ def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
         "codes are not independent; each case's mean is. The CScore's volume correlation is one number for all cases; "
         "the tests are without it. A code with a failed case is not tested, nor then all codes together.",
     )
-    columns = tuple(("", name) for name in (*names, "Gap closed (%)"))
-    return Table(f"{label}: trainers compared", columns, tuple(rows), notes)
+    return Table(f"{label}: trainers compared", tuple(("", name) for name in names), tuple(rows), notes)
 
 
 def modality_table(worth: pd.DataFrame, label: str) -> Table:
@@ -296,6 +306,11 @@ def _join(group: str, name: str) -> str:
     return name if group in ("", "Modalities") else f"{group} {name}"
 
 
+def _markdown(text: str) -> str:
+    """Text as Markdown shows it in a table."""
+    return re.sub(r"[\\`*_|<>]", lambda match: "&lt;" if match[0] == "<" else f"\\{match[0]}", text)
+
+
 def _latex(text: str) -> str:
     """Text as LaTeX prints it."""
     signs = {
@@ -304,6 +319,9 @@ def _latex(text: str) -> str:
         "±": r"$\pm$",
         "³": r"$^3$",
         "\\": r"\textbackslash{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         **{character: f"\\{character}" for character in "&%$#_{}"},
