@@ -1,7 +1,7 @@
 """`nnunet_moe evaluate`: score trained models under every subset of the modalities."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,9 +94,34 @@ def score_models(request: Request) -> Evaluation:
         request.save_predictions,
     )
     scorer.records.folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+    scored = _run_models(scorer, models, parts)
+    results = Results(
+        scored.rows,
+        modalities=modalities,
+        codes=codes,
+        trainers=request.trainers,
+        dedicated=scored.dedicated,
+        labels=labels,
+        cases=[case.name for part in parts for case in part.cases],
+    )
+    overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
+    return Evaluation(results, scored.gates, overlays, scored.models)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    rows: list[dict]
+    gates: dict[str, dict[str, np.ndarray]]
+    models: dict[str, dict]
+    dedicated: set[str]
+    last_run: ModelRun
+
+
+def _run_models(scorer: Scorer, models: Mapping[str, Sequence[Model]], parts: Sequence[Part]) -> _Scored:
+    """Score every model over every part's cases, one after another."""
     rows: list[dict] = []
     gates: dict[str, dict[str, np.ndarray]] = {}
-    models_scored: dict[str, dict] = {}
+    states: dict[str, dict] = {}
     dedicated: set[str] = set()
     run = None
     for trainer, found in models.items():
@@ -108,26 +133,16 @@ def score_models(request: Request) -> Evaluation:
                     _require_single(taken.setdefault(code, model), model)
                 if run.segmenter.is_dedicated:
                     dedicated.add(trainer)
-                models_scored[f"{model.folder.name}, fold {part.fold_text}"] = run.model_state
+                states[f"{model.folder.name}, fold {part.fold_text}"] = run.model_state
                 if part is parts[0] and (weights := run.gates()):
                     gates[f"{trainer}, fold {part.folds[0]}"] = weights
                 rows.extend(run.rows())
     if run is None or not rows:
         raise ModelError(
-            f"There is nothing to score: no case has the modalities that {', '.join(request.trainers)} and -codes ask "
-            "for. A trainer that knows no missing modalities takes complete cases alone."
+            f"There is nothing to score: no case has the modalities that {', '.join(models)} and -codes ask for. A "
+            "trainer that knows no missing modalities takes complete cases alone."
         )
-    results = Results(
-        rows,
-        modalities=modalities,
-        codes=codes,
-        trainers=request.trainers,
-        dedicated=dedicated,
-        labels=labels,
-        cases=[case.name for part in parts for case in part.cases],
-    )
-    overlays = [_overlay(title, case, results, parts, run) for title, case in extreme_cases(results)]
-    return Evaluation(results, gates, overlays, models_scored)
+    return _Scored(rows, gates, states, dedicated, run)
 
 
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
