@@ -6,7 +6,6 @@ Experts that are alike give the ordinary network whatever the gates say; the noi
 
 import io
 import json
-import os
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -25,6 +23,7 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.files import dataset_name, nnunet_folder, written_whole
 
 HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
 MAX_SEED = 2**63 - 1
@@ -47,9 +46,7 @@ class Target:
             ModelError: no such plans, configuration or trainer, or a trainer whose network knows no modality codes.
             SettingsError: a mistake in the plans' settings.
         """
-        if not nnUNet_preprocessed.is_set():
-            raise ModelError("nnUNet_preprocessed is not set. Set nnU-Net's three variables as for a training.")
-        folder = Path(os.fspath(nnUNet_preprocessed)) / self.dataset
+        folder = nnunet_folder(nnUNet_preprocessed) / self.dataset
         plans_file, dataset_file = folder / f"{self.plans}.json", folder / "dataset.json"
         for file in (plans_file, dataset_file):
             if not file.exists():
@@ -119,21 +116,18 @@ def upcycle_checkpoint(
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
         trainer,
-        source_plans["dataset_name"] if dataset is None else _dataset_name(dataset),
+        source_plans["dataset_name"] if dataset is None else dataset_name(dataset),
         plans or source_plans["plans_name"],
         configuration or checkpoint["init_args"]["configuration"],
     )
     torch.manual_seed(seed)
     weights = upcycled_weights(checkpoint["network_weights"], target.network(), noise)
     origin = {"checkpoint": str(source), "noise": noise, "seed": seed, "trainer": checkpoint["trainer_name"]}
-    partial = out.with_name(f"{out.name}.partial")
     try:
-        torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, partial)
-        partial.replace(out)
+        with written_whole(out) as unfinished:
+            torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, unfinished)
     except (RuntimeError, OSError) as error:
         raise ModelError(f"{out} cannot be written: {error}. Is there room, and may you write there?") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -183,13 +177,6 @@ def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise:
             "There is nothing to upcycle: the checkpoint fits this trainer as it is. Give it to -pretrained_weights."
         )
     return result
-
-
-def _dataset_name(name_or_id: str) -> str:
-    try:
-        return maybe_convert_to_dataset_name(name_or_id)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"-d {name_or_id} is no dataset that nnU-Net finds: {error}") from error
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:

@@ -406,7 +406,7 @@ def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, data
             ("-tr", "nnUNetTrainerSD"),
             "nnUNetTrainerSD.*has not been trained on.*Trained are: .*MoESD__nnUNetPlans__3d_tiny",
         ),
-        (("-d", "987"), "There is no dataset '987'"),
+        (("-d", "987"), "-d 987 is no dataset that nnU-Net finds"),
         (("-f", "3"), "fold_3/checkpoint_final.pth is not there. There are: fold_0/checkpoint"),
         (("-chk", "other.pth"), "fold_0/other.pth is not there"),
         (("-f", "one"), "a fold is a number"),

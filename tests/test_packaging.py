@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 EVERYTHING = """
-import importlib.util, multiprocessing, pickle, sys
+import importlib.resources, importlib.util, multiprocessing, pickle, sys
 from pathlib import Path
 
 def preprocessor_name(pickled):
@@ -23,6 +23,7 @@ def main():
     from nnunet_moe.preprocessing import MissingModalityConfigurationManager
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    assert importlib.resources.files("nnunet_moe.evaluation").joinpath("report.html.jinja").is_file()
     with trainers_known():
         trainer = recursive_find_trainer_class_by_name("nnUNetTrainerMoESD")
     assert sys.modules[trainer.__module__].__name__ == "nnunet_moe.trainers.moesd"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.files import nnunet_folder
 from nnunet_moe.settings import Settings
 
 Fold = int | str
@@ -54,21 +54,6 @@ class Case:
     """Those that the images' names tell."""
 
 
-def dataset_name(dataset: str) -> str:
-    """The full name of a dataset given by name or id.
-
-    Raises:
-        ModelError: there is no such dataset in nnU-Net's folders.
-    """
-    try:
-        return maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"There is no dataset {dataset!r} in nnU-Net's folders: {error}. Name it by -d, and set nnUNet_raw, "
-            "nnUNet_preprocessed and nnUNet_results as for a training."
-        ) from error
-
-
 def find_models(
     dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
 ) -> list[Model]:
@@ -80,7 +65,7 @@ def find_models(
     Raises:
         ModelError: none was trained, or a fold's checkpoint is missing.
     """
-    results = _folder(nnUNet_results, "nnUNet_results") / dataset
+    results = nnunet_folder(nnUNet_results) / dataset
     models = []
     for folder in sorted(results.glob(f"{trainer}__{plans}__*")):
         name = folder.name.split("__")[2]
@@ -93,11 +78,9 @@ def find_models(
             f"Trained are: {trained}. Name one by -tr, -p and -c."
         )
     for model in models:
-        for fold in folds:
-            _require_checkpoint(model, fold)
-        if (previous := model.previous_stage) is not None:
+        for needed in filter(None, (model, model.previous_stage)):
             for fold in folds:
-                _require_checkpoint(previous, fold)
+                _require_checkpoint(needed, fold)
     return models
 
 
@@ -107,14 +90,14 @@ def validation_cases(dataset: str, fold: Fold) -> list[Case]:
     Raises:
         ModelError: the split has no such fold, or a case is not in the raw dataset.
     """
-    file = _folder(nnUNet_preprocessed, "nnUNet_preprocessed") / dataset / "splits_final.json"
+    file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
     splits = json.loads(file.read_text()) if file.exists() else []
     if not isinstance(fold, int) or fold >= len(splits):
         raise ModelError(
             f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Name another by -f, or score cases "
             "that it was not trained on: -i IMAGES -l LABELS."
         )
-    raw = _folder(nnUNet_raw, "nnUNet_raw") / dataset
+    raw = nnunet_folder(nnUNet_raw) / dataset
     if not (raw / "dataset.json").exists():
         raise ModelError(f"{raw / 'dataset.json'} is not there: the validation cases' images are read from there.")
     files = get_filenames_of_train_images_and_targets(str(raw))
@@ -185,10 +168,3 @@ def _require_checkpoint(model: Model, fold: Fold) -> None:
             f"{model.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
             "-chk."
         )
-
-
-def _folder(variable: os.PathLike, name: str) -> Path:
-    try:
-        return Path(os.fspath(variable))
-    except RuntimeError as error:
-        raise ModelError(f"{name} is not set. Set nnU-Net's three variables as for a training.") from error

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nnunet_moe.codes import Code, code_digits
+from nnunet_moe.files import written_whole
 
 FileState = tuple[int, int]
 """Size in bytes and time of change in ns."""
@@ -57,13 +58,11 @@ class Records:
 
     def save(self, record: Record, key: str, trainer: str, fold: str, case: str, code: Code) -> None:
         """Write a record whole or not at all."""
+        content = json.dumps({"available": record.available, "scores": record.scores, "kept": record.kept})
         file = self._file(trainer, fold, case, code)
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        content = json.dumps({"available": record.available, "scores": record.scores, "kept": record.kept})
-        with unfinished.open("wb") as out:
-            np.savez_compressed(out, key=key, content=content, overlay=record.overlay)
-        os.replace(unfinished, file)
+        with written_whole(file) as unfinished:
+            np.savez_compressed(unfinished, key=key, content=content, overlay=record.overlay)
 
     def overlay(self, trainer: str, fold: str, case: str, code: Code) -> np.ndarray | None:
         """The slice of a segmentation, if there is one."""

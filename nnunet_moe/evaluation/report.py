@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from nnunet_moe.evaluation.tables import (
     modality_table,
     short_name,
 )
+from nnunet_moe.files import written_whole
 
 MAX_LABELS_WITH_PICTURES = 10
 """With more labels only their mean has pictures; every label has its tables."""
@@ -197,9 +197,8 @@ def _write_picture(file: Path, caption: str, figure: Figure) -> _Picture:
 
 def _write(file: Path, content: str | bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".unfinished_{file.name}")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(unfinished, file)
+    with written_whole(file) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _finite(value: Any) -> Any:

@@ -21,6 +21,7 @@ from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segment
 from nnunet_moe.evaluation.models import Case, Fold, Model
 from nnunet_moe.evaluation.records import Record, Records, digest, file_state, key_of, versions
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.files import written_whole
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 
@@ -188,10 +189,10 @@ class ModelRun:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
         file.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plans)):
-            (file.parent / f"{name}.json").write_text(json.dumps(content, indent=4))
-        unfinished = file.with_name(f".unfinished_{file.name}")
-        self.segmenter.write(segmentation, str(unfinished), loaded)
-        os.replace(unfinished, file)
+            with written_whole(file.with_name(f"{name}.json")) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=4))
+        with written_whole(file) as unfinished:
+            self.segmenter.write(segmentation, str(unfinished), loaded)
 
     def _record_rows(self, case: Case, code: Code, record: Record | None, failure: str) -> Iterator[dict]:
         for label in self.labels:

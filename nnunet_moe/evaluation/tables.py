@@ -166,7 +166,7 @@ def metrics_table(results: Results, label: str) -> Table:
             if any(mean.cases or mean.failed for mean in found.values()):
                 cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
                 correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
-                cases = Cell(str(results.mean(trainer, code, label, "dsc").cases))
+                cases = Cell(str(results.num_cases(code)))
                 rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
     note = (
         "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
