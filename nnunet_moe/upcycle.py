@@ -24,6 +24,7 @@ from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder, written_whole
+from nnunet_moe.trained import read_checkpoint
 
 HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
 MAX_SEED = 2**63 - 1
@@ -112,7 +113,7 @@ def upcycle_checkpoint(
     if out.exists() or not out.parent.is_dir():
         problem = "exists already" if out.exists() else "lies in no folder that there is"
         raise ModelError(f"{out} {problem}. Name another file by -o.")
-    checkpoint = _read_checkpoint(source)
+    checkpoint = _read_ordinary(source)
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
         trainer,
@@ -179,30 +180,12 @@ def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise:
     return result
 
 
-def _read_checkpoint(file: Path) -> dict[str, Any]:
-    """An nnU-Net checkpoint with what is needed of it."""
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    except FileNotFoundError:
-        raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
-    except Exception as error:  # whatever unpickling a file of another kind raises
-        raise ModelError(f"{file} cannot be read as a checkpoint: {error}.") from error
-    try:
-        weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
-        known = [arguments["plans"][key] for key in ("dataset_name", "plans_name")]
-        known += [arguments["configuration"], checkpoint["trainer_name"]]
-        is_finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
-    except (KeyError, TypeError, AttributeError) as error:
+def _read_ordinary(file: Path) -> dict[str, Any]:
+    """The checkpoint of a network without code-dependent convolutions."""
+    checkpoint = read_checkpoint(file)
+    if any(".gate." in key or ".scaling." in key for key in checkpoint["network_weights"]):
         raise ModelError(
-            f"{file} is no nnU-Net checkpoint: {type(error).__name__} {error} in what it holds."
-        ) from error
-    if not is_finite:
-        raise ModelError(
-            f"{file} has weights that are NaN or infinite. Name a checkpoint of a training that went well."
-        )
-    if any(".gate." in key or ".scaling." in key for key in weights):
-        raise ModelError(
-            f"{file} is of {known[-1]}, whose convolutions depend on the code already. Give it to -pretrained_weights "
-            "of the same trainer, or upcycle an ordinary nnU-Net."
+            f"{file} is of {checkpoint['trainer_name']}, whose convolutions depend on the code already. Give it to "
+            "-pretrained_weights of the same trainer, or upcycle an ordinary nnU-Net."
         )
     return checkpoint

@@ -12,13 +12,14 @@ from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_co
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import MetricSettings
-from nnunet_moe.evaluation.models import Fold, Model, find_models, folder_cases, validation_cases
+from nnunet_moe.evaluation.models import find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
 from nnunet_moe.evaluation.results import MEAN_OVER_LABELS, Results
 from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, folder_name, labels_of, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 from nnunet_moe.evaluation.tables import short_name
 from nnunet_moe.files import dataset_name
+from nnunet_moe.trained import Fold, Model
 
 MAX_MODALITIES_WITH_ALL_CODES = 5
 RECORDS, PREDICTIONS = "records", "predictions"

@@ -7,40 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.files import nnunet_folder
 from nnunet_moe.settings import Settings
-
-Fold = int | str
-
-
-@dataclass(frozen=True)
-class Model:
-    """What one training command made: the folder of a trainer, plans and configuration."""
-
-    trainer: str
-    plans: str
-    configuration: str
-    folder: Path
-    checkpoint: str
-    """The name of the checkpoint file in each fold."""
-
-    def checkpoint_file(self, fold: Fold) -> Path:
-        return self.folder / f"fold_{fold}" / self.checkpoint
-
-    @property
-    def previous_stage(self) -> "Model | None":
-        """The model whose segmentations a cascade takes."""
-        plans = PlansManager(str(self.folder / "plans.json"))
-        name = plans.get_configuration(self.configuration).previous_stage_name
-        if name is None:
-            return None
-        folder = self.folder.with_name(f"{self.trainer}__{self.plans}__{name}")
-        return Model(self.trainer, self.plans, name, folder, self.checkpoint)
+from nnunet_moe.trained import Fold, Model, not_trained, trained_models
 
 
 @dataclass(frozen=True)
@@ -65,22 +39,17 @@ def find_models(
     Raises:
         ModelError: none was trained, or a fold's checkpoint is missing.
     """
-    results = nnunet_folder(nnUNet_results) / dataset
-    models = []
-    for folder in sorted(results.glob(f"{trainer}__{plans}__*")):
-        name = folder.name.split("__")[2]
-        if (folder / "plans.json").exists() and _stands_for(folder / "plans.json", name, configuration):
-            models.append(Model(trainer, plans, name, folder, checkpoint))
+    models = [
+        model
+        for model in trained_models(dataset, trainer, plans, checkpoint)
+        if _stands_for(model.folder / "plans.json", model.configuration, configuration)
+    ]
     if not models:
-        trained = ", ".join(folder.name for folder in sorted(results.glob("*__*__*"))) or "none"
-        raise ModelError(
-            f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
-            f"Trained are: {trained}. Name one by -tr, -p and -c."
-        )
+        raise not_trained(dataset, trainer, plans, configuration)
     for model in models:
         for needed in filter(None, (model, model.previous_stage)):
             for fold in folds:
-                _require_checkpoint(needed, fold)
+                needed.require_checkpoint(fold)
     return models
 
 
@@ -159,12 +128,3 @@ def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
         return False
     resolved = PlansManager(str(plans_file)).get_configuration(name).configuration
     return Settings.from_plans(resolved).modality_code is not None
-
-
-def _require_checkpoint(model: Model, fold: Fold) -> None:
-    if not model.checkpoint_file(fold).exists():
-        there = sorted(str(file.relative_to(model.folder)) for file in model.folder.glob("fold_*/checkpoint_*.pth"))
-        raise ModelError(
-            f"{model.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
-            "-chk."
-        )

@@ -18,12 +18,13 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code, channel_names, code_digits, code_text
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
-from nnunet_moe.evaluation.models import Case, Fold, Model
+from nnunet_moe.evaluation.models import Case
 from nnunet_moe.evaluation.records import Record, Records, digest, file_state, key_of, versions
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
 from nnunet_moe.files import written_whole
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
+from nnunet_moe.trained import Fold, Model
 
 T = TypeVar("T")
 

@@ -18,9 +18,10 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError
-from nnunet_moe.evaluation.models import Case, Fold, Model
+from nnunet_moe.evaluation.models import Case
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import read_case
+from nnunet_moe.trained import Fold, Model
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""What nnU-Net's training commands leave behind: model folders and their checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.errors import ModelError
+from nnunet_moe.files import nnunet_folder
+
+Fold = int | str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What one training command made: the folder of a trainer, plans and configuration."""
+
+    trainer: str
+    plans: str
+    configuration: str
+    folder: Path
+    checkpoint: str
+    """The name of the checkpoint file in each fold."""
+
+    def checkpoint_file(self, fold: Fold) -> Path:
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+    @property
+    def previous_stage(self) -> "Model | None":
+        """The model whose segmentations a cascade takes."""
+        plans = PlansManager(str(self.folder / "plans.json"))
+        name = plans.get_configuration(self.configuration).previous_stage_name
+        if name is None:
+            return None
+        folder = self.folder.with_name(f"{self.trainer}__{self.plans}__{name}")
+        return Model(self.trainer, self.plans, name, folder, self.checkpoint)
+
+    def require_checkpoint(self, fold: Fold) -> None:
+        """Make sure that a fold was trained.
+
+        Raises:
+            ModelError: it was not.
+        """
+        if not self.checkpoint_file(fold).exists():
+            there = sorted(str(file.relative_to(self.folder)) for file in self.folder.glob("fold_*/checkpoint_*.pth"))
+            raise ModelError(
+                f"{self.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
+                "-chk."
+            )
+
+
+def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> list[Model]:
+    """The models of a trainer and plans on a dataset, one a configuration that was trained.
+
+    Args:
+        dataset: its full name.
+        trainer: the class's name.
+        plans: their identifier.
+        checkpoint: the name of the checkpoint file in each fold.
+    """
+    folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
+    return [
+        Model(trainer, plans, folder.name.split("__")[2], folder, checkpoint)
+        for folder in folders
+        if (folder / "plans.json").exists()
+    ]
+
+
+def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:
+    """The error that a model was not trained; it tells what was."""
+    trained = sorted(folder.name for folder in (nnunet_folder(nnUNet_results) / dataset).glob("*__*__*"))
+    return ModelError(
+        f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
+        f"Trained are: {', '.join(trained) or 'none'}. Name one by -tr, -p and -c."
+    )
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint with what is needed of it: weights, plans, configuration and trainer.
+
+    Raises:
+        ModelError: the file is no such checkpoint, or its weights are not finite.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    except FileNotFoundError:
+        raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
+    except Exception as error:  # whatever unpickling a file of another kind raises
+        raise ModelError(f"{file} cannot be read as a checkpoint: {error}.") from error
+    try:
+        weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
+        _ = [arguments["plans"][key] for key in ("dataset_name", "plans_name")]
+        _ = arguments["configuration"], checkpoint["trainer_name"]
+        is_finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{file} is no nnU-Net checkpoint: {type(error).__name__} {error} in what it holds."
+        ) from error
+    if not is_finite:
+        raise ModelError(
+            f"{file} has weights that are NaN or infinite. Name a checkpoint of a training that went well."
+        )
+    return checkpoint
