@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     upcycle.set_defaults(run=_upcycle)
 
     _add_evaluate(verbs)
+    _add_export(verbs)
     return parser
 
 
@@ -83,6 +84,24 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--save_predictions", action="store_true", help="keep the segmentations, in predictions/TRAINER/CODE")
     add("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = verbs.add_parser("export", help="write a trained model as an ordinary nnU-Net for fixed modalities")
+    add = export.add_argument
+    add("-d", required=True, help="dataset, name or id")
+    add("-c", required=True, help="configuration")
+    add("-tr", required=True, help="trainer")
+    add("-f", nargs="+", default=("0", "1", "2", "3", "4"), help="folds (default: 0 to 4)")
+    add("-p", default="nnUNetPlans", help="plans (default: %(default)s)")
+    add("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+    which = export.add_mutually_exclusive_group(required=True)
+    which.add_argument("-m", metavar="CODE", help="the modalities, e.g. T1w+FLAIR, or digits, 101")
+    which.add_argument("--all", action="store_true", help="every subset, each in a folder of its own below -o")
+    add("-o", type=Path, required=True, help="the model folder to write; it must not exist or be empty")
+    add("-scores", type=Path, help="output folder of `nnunet_moe evaluate`: its scores go into the model card")
+    add("--onnx", action="store_true", help="write each fold's network as ONNX too")
+    export.set_defaults(run=_export)
 
 
 def _env(options: argparse.Namespace) -> None:
@@ -153,6 +172,25 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Report: {report}")
     if num_failed := len(results.failures):
         sys.exit(f"Failed segmentations: {num_failed}. The report tells which and why. Repair, and run it again.")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from nnunet_moe.export.export import Request, export_models
+
+    request = Request(
+        dataset=options.d,
+        configuration=options.c,
+        trainer=options.tr,
+        out=options.o,
+        modalities=None if options.all else options.m,
+        folds=tuple(_fold(text) for text in options.f),
+        plans=options.p,
+        checkpoint=options.chk,
+        scores=options.scores,
+        onnx=options.onnx,
+    )
+    for folder in export_models(request):
+        print(f"Wrote {folder}")
 
 
 def _fold(text: str) -> int | str:

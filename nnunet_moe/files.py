@@ -1,14 +1,17 @@
-"""Where nnU-Net's datasets are, and files that are written whole or not at all."""
+"""Where nnU-Net's datasets are, names and contents of files, and files that are written whole or not at all."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_moe.errors import ModelError
+from nnunet_moe.errors import ModelError, SettingsError
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -34,6 +37,36 @@ def nnunet_folder(variable: Any) -> Path:
     return Path(os.fspath(variable))
 
 
+def folder_name(name: str) -> str:
+    """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
+    return re.sub(r'[/\\:*?"<>|]|^\.+', "_", name)
+
+
+def require_own_files(names: Sequence[str]) -> None:
+    """Make sure that no two names become one as file names.
+
+    Raises:
+        SettingsError: two do.
+    """
+    by_file: dict[str, str] = {}
+    for name in names:
+        other = by_file.setdefault(folder_name(name), name)
+        if other != name:
+            raise SettingsError(
+                f"{name!r} and {other!r} would be written into the same file, {folder_name(name)!r}. Rename one of the "
+                "modalities or labels in dataset.json."
+            )
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    content = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            content.update(part)
+    return content.hexdigest()
+
+
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
     """A path beside a file, with its ending, to write to; it becomes the file when the block ends without an error."""
@@ -43,3 +76,25 @@ def written_whole(file: Path) -> Iterator[Path]:
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside another one to fill; it becomes that when the block ends without an error.
+
+    Raises:
+        SettingsError: the folder holds something already, or is a file.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another by -o.")
+    unfinished = folder.with_name(f".unfinished_{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,13 +1,19 @@
 """What nnU-Net's training commands leave behind: model folders and their checkpoints."""
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
+from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError
 from nnunet_moe.files import nnunet_folder
 
@@ -104,3 +110,31 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} has weights that are NaN or infinite. Name a checkpoint of a training that went well."
         )
     return checkpoint
+
+
+def planned_network(
+    trainer: str,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    *,
+    deep_supervision: bool,
+) -> nn.Module:
+    """The network that a trainer starts with, its weights drawn anew.
+
+    Raises:
+        ModelError: there is no such trainer.
+        SettingsError: a mistake in the plans' settings.
+    """
+    try:
+        with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
+            trainer_class: Any = recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError as error:
+        raise ModelError(f"There is no trainer {trainer!r}; name one of this package's by -tr.") from error
+    return trainer_class.build_network_architecture(
+        plans,
+        configuration,
+        determine_num_input_channels(plans, configuration, dataset_json),
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
+        deep_supervision,
+    )

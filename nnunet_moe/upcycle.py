@@ -4,27 +4,22 @@ Each expert is a copy of the trained convolution plus small noise ("sparse upcyc
 Experts that are alike give the ordinary network whatever the gates say; the noise lets them part.
 """
 
-import io
 import json
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
-from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder, written_whole
-from nnunet_moe.trained import read_checkpoint
+from nnunet_moe.trained import planned_network, read_checkpoint
 
 HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
 MAX_SEED = 2**63 - 1
@@ -58,23 +53,12 @@ class Target:
                 f"{plans_file} has no configuration {self.configuration!r}, only {', '.join(plans['configurations'])}. "
                 "Name one of them by -c."
             )
-        try:
-            with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
-                trainer: Any = recursive_find_trainer_class_by_name(self.trainer)
-        except RuntimeError as error:
-            raise ModelError(f"There is no trainer {self.trainer!r}; name one of this package's by -tr.") from error
         manager = PlansManager(plans)
         try:
             configuration = manager.get_configuration(self.configuration)
         except ValueError as error:
             raise ModelError(f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error}") from error
-        network = trainer.build_network_architecture(
-            manager,
-            configuration,
-            determine_num_input_channels(manager, configuration, dataset_json),
-            manager.get_label_manager(dataset_json).num_segmentation_heads,
-            True,
-        )
+        network = planned_network(self.trainer, manager, configuration, dataset_json, deep_supervision=True)
         if not isinstance(network, ModalityNetwork):
             raise ModelError(f"{self.trainer} is none of this package's trainers; name one of them by -tr.")
         return network

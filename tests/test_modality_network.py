@@ -26,7 +26,6 @@ def planned(kind="plain", dimensions=3, channels=3, deep_supervision=False, seed
     network = (PlainConvUNet if plain else ResidualEncoderUNet)(
         input_channels=channels,
         n_stages=3,
-        features_per_stage=[4, 6, 8],
         conv_op=CONV[dimensions],
         kernel_sizes=3,
         strides=[1, 2, 2],
@@ -37,6 +36,7 @@ def planned(kind="plain", dimensions=3, channels=3, deep_supervision=False, seed
         nonlin=nn.LeakyReLU,
         deep_supervision=deep_supervision,
         **{
+            "features_per_stage": [4, 6, 8],
             "n_conv_per_stage" if plain else "n_blocks_per_stage": [2, 2, 2],
             "n_conv_per_stage_decoder": 1,
             **more,

@@ -18,8 +18,8 @@ from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.report import write_evaluation
 from nnunet_moe.evaluation.results import CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
-from nnunet_moe.evaluation.scoring import folder_name
 from nnunet_moe.evaluation.tables import BEST, PLAIN, SECOND, code_table, emphases, failure_table
+from nnunet_moe.files import folder_name
 
 OURS, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
 NAMES = ("T1w", "FLAIR")

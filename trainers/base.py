@@ -14,6 +14,7 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, distributed, nn
 
@@ -241,6 +242,13 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
                     dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
                 self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it."""
+        state = {"logging": self.logger.get_checkpoint(), "_best_ema": self._best_ema}
+        recursive_fix_for_json_export(state)  # the log in its place, so that a resumed training goes on with the same
+        self._best_ema = state["_best_ema"]
+        super().save_checkpoint(filename)
 
     def _build_self_distillation_loss(self) -> Any:
         """L_sd with the weights of deep supervision that `self.loss` has."""

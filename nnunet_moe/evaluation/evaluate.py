@@ -15,10 +15,10 @@ from nnunet_moe.evaluation.metrics import MetricSettings
 from nnunet_moe.evaluation.models import find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
 from nnunet_moe.evaluation.results import MEAN_OVER_LABELS, Results
-from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, folder_name, labels_of, overlay_index
+from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 from nnunet_moe.evaluation.tables import short_name
-from nnunet_moe.files import dataset_name
+from nnunet_moe.files import dataset_name, require_own_files
 from nnunet_moe.trained import Fold, Model
 
 MAX_MODALITIES_WITH_ALL_CODES = 5
@@ -256,22 +256,6 @@ def _dataset_json(models: Sequence[Model]) -> dict:
                 "(dataset.json). Score them in runs of their own."
             )
     return contents[0]
-
-
-def require_own_files(names: Sequence[str]) -> None:
-    """Make sure that no two names become one as file names.
-
-    Raises:
-        SettingsError: two do.
-    """
-    by_file: dict[str, str] = {}
-    for name in names:
-        other = by_file.setdefault(folder_name(name), name)
-        if other != name:
-            raise SettingsError(
-                f"{name!r} and {other!r} would be written into the same file, {folder_name(name)!r}. Rename one of the "
-                "modalities or labels in dataset.json."
-            )
 
 
 def _require_single(first: Model, second: Model) -> None:

@@ -86,15 +86,6 @@ def key_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def digest(file: Path) -> str:
-    """A checkpoint's content."""
-    content = hashlib.sha256()
-    with file.open("rb") as opened:
-        while part := opened.read(1 << 20):
-            content.update(part)
-    return content.hexdigest()
-
-
 def file_state(file: str | Path) -> FileState | None:
     """Size and time of change of a file; None if it is not there."""
     if not os.path.exists(file):

@@ -20,7 +20,6 @@ from nnunet_moe.evaluation.figures import gate_weights, overlay_picture, paired_
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.records import versions
 from nnunet_moe.evaluation.results import Results
-from nnunet_moe.evaluation.scoring import folder_name
 from nnunet_moe.evaluation.tables import (
     Table,
     code_table,
@@ -30,7 +29,7 @@ from nnunet_moe.evaluation.tables import (
     modality_table,
     short_name,
 )
-from nnunet_moe.files import written_whole
+from nnunet_moe.files import folder_name, written_whole
 
 MAX_LABELS_WITH_PICTURES = 10
 """With more labels only their mean has pictures; every label has its tables."""

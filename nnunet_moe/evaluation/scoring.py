@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +18,9 @@ from nnunet_moe.codes import Code, channel_names, code_digits, code_text
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
 from nnunet_moe.evaluation.models import Case
-from nnunet_moe.evaluation.records import Record, Records, digest, file_state, key_of, versions
+from nnunet_moe.evaluation.records import Record, Records, file_state, key_of, versions
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
-from nnunet_moe.files import written_whole
+from nnunet_moe.files import digest, folder_name, written_whole
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 from nnunet_moe.trained import Fold, Model
@@ -247,11 +246,6 @@ def overlay_index(reference: np.ndarray) -> int:
     """The slice along the first axis with most foreground, or the middle one of an empty reference."""
     foreground = (reference > 0).reshape(len(reference), -1).sum(axis=1)
     return int(foreground.argmax()) if foreground.any() else len(reference) // 2
-
-
-def folder_name(name: str) -> str:
-    """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
-    return re.sub(r'[/\\:*?"<>|]|^\.+', "_", name)
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:

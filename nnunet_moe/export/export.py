@@ -1,0 +1,85 @@
+"""`nnunet_moe export`: write a trained model as ordinary nnU-Net models for fixed modalities."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_moe.codes import code_text
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.export.model_folder import ModelFolder
+from nnunet_moe.export.onnx_file import require_onnx
+from nnunet_moe.export.scores import Evaluation
+from nnunet_moe.export.source import Source
+from nnunet_moe.files import dataset_name, digest, folder_name, folder_written_whole, require_own_files
+from nnunet_moe.trained import Fold, Model, not_trained, trained_models
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, in the words of the command's options."""
+
+    dataset: str
+    configuration: str
+    trainer: str
+    out: Path
+    modalities: str | None
+    """One subset, by names, `T1w+FLAIR`, or digits; None: all, each in a folder of its own."""
+    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+    plans: str = "nnUNetPlans"
+    checkpoint: str = "checkpoint_final.pth"
+    scores: Path | None = None
+    """The output folder of `nnunet_moe evaluate`, for the model card."""
+    onnx: bool = False
+
+
+def export_models(request: Request) -> list[Path]:
+    """Write the model folders, all of them or none.
+
+    Returns:
+        One folder a subset of the modalities.
+
+    Raises:
+        ModelError: the model was not trained, is damaged, is none of this package or cannot be exported; scores of
+            other weights.
+        ModalityError: an unknown or empty subset of the modalities.
+        SettingsError: the output folder holds something, or a package is missing that the options need.
+    """
+    if request.onnx:
+        require_onnx()
+    model = _model(request)
+    source = Source(model)
+    codes = source.codes(request.modalities)
+    names = [code_text(code, source.modalities) for code in codes]
+    require_own_files(names)
+    subfolders = [folder_name(name) for name in names] if request.modalities is None else [""]
+    with folder_written_whole(request.out) as folder:
+        digests = {fold: digest(model.checkpoint_file(fold)) for fold in request.folds}
+        evaluation = None if request.scores is None else Evaluation(request.scores, model, digests)
+        exports = [
+            ModelFolder(
+                source,
+                code,
+                folder / subfolder,
+                scores=None if evaluation is None else evaluation.scores(name),
+                onnx=request.onnx,
+            )
+            for code, name, subfolder in zip(codes, names, subfolders, strict=True)
+        ]
+        for fold in request.folds:
+            checkpoint = source.load(fold)
+            for export in exports:
+                export.write_fold(fold, checkpoint, digests[fold])
+        for export in exports:
+            export.write_rest()
+    return [request.out / subfolder for subfolder in subfolders]
+
+
+def _model(request: Request) -> Model:
+    if len(set(request.folds)) < len(request.folds):
+        raise SettingsError("A fold is named twice. Name each once by -f.")
+    dataset = dataset_name(request.dataset)
+    for model in trained_models(dataset, request.trainer, request.plans, request.checkpoint):
+        if model.configuration == request.configuration:
+            for fold in request.folds:
+                model.require_checkpoint(fold)
+            return model
+    raise not_trained(dataset, request.trainer, request.plans, request.configuration)
