@@ -16,8 +16,9 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_in_process import command, make_trainer, train
+from nnunet_in_process import CPU, command, make_trainer, train
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text, parse_code
 from nnunet_moe.phantom import SIGNAL, draw_phantom
@@ -78,10 +79,29 @@ def assert_evaluated_alike(predicted, raw, case, names, out, configuration, *, p
         assert np.array_equal(sitk.GetArrayFromImage(kept), segmentation), code
 
 
+def assert_exported_alike(predicted, images, folder, dataset_id, configuration, *, plans="nnUNetPlans", previous=None):
+    """Each code's model, exported as an ordinary nnU-Net, gives stock nnU-Net the same."""
+    for case, (probabilities, segmentation) in predicted.items():
+        model = folder / case
+        options = ("-d", dataset_id, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0)
+        main(["export", *map(str, (*options, "-m", case.removeprefix("c"), "-o", model))])
+        files = []
+        for number, file in enumerate(sorted(images.glob(f"{case}_*"))):
+            files.append(str(shutil.copy(file, model / f"{case}_{number:04d}.nii.gz")))
+        stock = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+        stock.initialize_from_trained_model_folder(str(model), (0,))
+        assert type(stock.network).__module__.startswith("dynamic_network_architectures.")
+        where = ([files], [str(model / "result")], True, True, None if previous is None else str(previous))
+        stock.predict_from_files_sequential(*where)
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(model / "result.nii.gz"))), segmentation), case
+        np.testing.assert_allclose(np.load(model / "result.npz")["probabilities"], probabilities, rtol=0, atol=1e-5)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def results_of_their_own(dataset, tmp_path_factory):
-    """The other modules' models stay as they are."""
+def results_and_precision(dataset, tmp_path_factory):
+    """The other modules' models stay as they are; as stock nnU-Net computes on every CPU."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
         yield
 
@@ -103,6 +123,7 @@ def test_2d(dataset, three_modalities, tmp_path):
     predicted = predict(901, "2d", three_modalities, tmp_path / "out")
     assert_predicted(predicted, **TINY)
     assert_evaluated_alike(predicted, dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "2d")
+    assert_exported_alike(predicted, three_modalities, tmp_path / "exported", 901, "2d")
 
 
 @pytest.mark.parametrize(("size", "memory"), [("M", 0.05), ("L", 0.1), ("XL", 0.2)])
@@ -113,7 +134,9 @@ def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size, mem
     trainer = train(901, "3d_fullres", plans=plans)
     blocks = trainer.configuration_manager.network_arch_init_kwargs["n_blocks_per_stage"]
     assert len(trainer.network.mixtures) == 1 + sum(blocks)
-    assert_predicted(predict(901, "3d_fullres", three_modalities, tmp_path / "out", plans=plans), **TINY)
+    predicted = predict(901, "3d_fullres", three_modalities, tmp_path / "out", plans=plans)
+    assert_predicted(predicted, **TINY)
+    assert_exported_alike(predicted, three_modalities, tmp_path / "exported", 901, "3d_fullres", plans=plans)
 
 
 def test_the_cascade(dataset, tmp_path):
@@ -146,6 +169,11 @@ def test_the_cascade(dataset, tmp_path):
     assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
     scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
     assert_evaluated_alike(full[0], *scored, plans=plans)
+    assert_exported_alike(low, images, tmp_path / "low_exported", 901, "3d_lowres", plans=plans)
+    second_stage = (full[0], images, tmp_path / "exported", 901, "3d_cascade_fullres")
+    assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low")
+    card = (tmp_path / "exported" / "c011" / "README.md").read_text()
+    assert "-prev_stage_predictions STAGE\n" in card and "STAGE holds the segmentations of 3d_lowres" in card
 
 
 def inverted(folder: Path, out: Path) -> Path:
@@ -237,6 +265,7 @@ def test_ct_beside_mri_anisotropic_with_regions_and_an_ignore_label(made_dataset
     assert all(probabilities.shape == (2, 20, 36, 32) for probabilities, _ in predicted.values())
     assert_evaluated_alike(predicted, made_datasets[902], "p0", ("CT", "MRI"), tmp_path / "scored", configuration)
     assert_scored_as_nnunet_does(tmp_path / "scored", made_datasets[902] / "labelsTs" / "p0.nii.gz", ("CT", "MRI"))
+    assert_exported_alike(predicted, images, tmp_path / "exported", 902, configuration)
 
 
 def assert_scored_as_nnunet_does(scored, reference, names):
@@ -259,7 +288,9 @@ def test_one_modality(made_datasets, tmp_path):
     trainer = train(903, "3d_fullres")
     assert trainer.validation_codes == [(True,)] and all(m.gate.in_features == 1 for m in trainer.network.mixtures)
     images = incoming(tmp_path / "in", made_datasets[903], "p0", all_codes(1))
-    assert_predicted(predict(903, "3d_fullres", images, tmp_path / "out"), all_codes(1), (36, 36, 32), {0, 1})
+    predicted = predict(903, "3d_fullres", images, tmp_path / "out")
+    assert_predicted(predicted, all_codes(1), (36, 36, 32), {0, 1})
+    assert_exported_alike(predicted, images, tmp_path / "exported", 903, "3d_fullres")
 
 
 def test_five_modalities(made_datasets, tmp_path):
