@@ -243,11 +243,11 @@ def _resident(name: str) -> int:
 
 
 def in_turn(
-    candidates: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
+    candidates: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate in each repetition, after one that does not count."""
+    """Seconds of each candidate in each repetition, by default after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for repetition in range(repetitions + 1):
+    for repetition in range(0 if warm_up else 1, repetitions + 1):
         first = repetition % len(candidates)  # what runs first finds other memory free than what follows
         for name in [*list(candidates)[first:], *list(candidates)[:first]]:
             _wait(device)
@@ -259,10 +259,11 @@ def in_turn(
     return times
 
 
-def ratio(times: dict[str, list[float]], name: str, reference: str) -> str:
+def ratio(times: dict[str, list[float]], name: str, reference: str, *, digits: int = 2) -> str:
     """The median of the paired ratios, with the lowest and the highest."""
     ratios = sorted(a / b for a, b in zip(times[name], times[reference], strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    median, lowest, highest = (f"{value:.{digits}f}" for value in (statistics.median(ratios), ratios[0], ratios[-1]))
+    return f"{median} ({lowest} to {highest})"
 
 
 def table(title: str, rows: dict[str, str]) -> str:
