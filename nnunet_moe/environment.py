@@ -1,13 +1,19 @@
-"""How nnU-Net finds our trainers: its documented variable `nnUNet_extTrainer`."""
+"""What is installed, and how nnU-Net finds our trainers: its documented variable `nnUNet_extTrainer`."""
 
 import importlib.util
 import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 VARIABLE = "nnUNet_extTrainer"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Package -> version; one that is not installed, as this one in a bare checkout, says so."""
+    return {package: _version(package) for package in packages}
 
 
 def external_trainers_folder() -> Path:
@@ -37,3 +43,10 @@ def trainers_known() -> Iterator[None]:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = before
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

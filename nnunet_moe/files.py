@@ -80,21 +80,21 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside another one to fill; it becomes that when the block ends without an error.
+    """A folder inside another one to fill; what is in it moves up when the block ends without an error.
 
     Raises:
         SettingsError: the folder holds something already, or is a file.
     """
-    folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    unfinished, is_new = folder / ".unfinished", not folder.exists()
+    if not is_new and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
         raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another by -o.")
-    unfinished = folder.with_name(f".unfinished_{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        os.replace(unfinished, folder)
+        for path in sorted(unfinished.iterdir()):
+            os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if is_new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

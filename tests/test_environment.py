@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_moe.cli import main
-from nnunet_moe.environment import VARIABLE, export_line, external_trainers_folder, trainers_known
+from nnunet_moe.environment import VARIABLE, export_line, external_trainers_folder, trainers_known, versions
 
 TRAINERS = ("nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout")
 
@@ -73,3 +74,8 @@ def test_a_demo_folder_that_is_in_use_is_refused_with_one_line_and_left_alone(tm
     assert result.returncode == 1
     assert result.stderr.strip().endswith(f"{tmp_path} is not an empty folder. Remove it, or name another one with -o.")
     assert len(result.stderr.strip().splitlines()) == 1 and [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_versions_of_what_is_installed_and_of_what_is_not():
+    shown = versions("numpy", "no-such-package")
+    assert shown == {"numpy": np.__version__, "no-such-package": "not installed"}

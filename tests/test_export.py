@@ -193,7 +193,14 @@ def test_it_holds_what_nnunet_writes_for_these_channels_and_nothing_of_this_pack
         weights = {tensor.data_ptr(): tensor.nbytes for tensor in checkpoint["network_weights"].values()}
         assert (subset / f"fold_{fold}" / "checkpoint_final.pth").stat().st_size < 2 * sum(weights.values())
         assert load_summary_json(str(subset / f"fold_{fold}" / "validation" / "summary.json"))["mean"] == {}
-    assert str(source.parent.parent) not in "".join(path.read_text() for path in subset.glob("*.*"))
+
+
+def test_neither_cases_nor_paths_nor_people_are_in_it(trained, tmp_path):
+    out = export(tmp_path / "out", "-m", "T1w+FLAIR", "--onnx")
+    private = ["phantom", str(trained.model_folder()), str(tmp_path), sys.prefix, str(Path(__file__).parents[1])]
+    for file in out.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert not [word for word in private if word.encode() in content], file
 
 
 def test_what_the_trainers_write_loads_as_tensors_and_plain_containers_alone(trained):
@@ -227,7 +234,9 @@ def test_every_trainer_exports(dataset, tmp_path, monkeypatch, trainer):
     made.save_checkpoint(str(folder / "checkpoint_final.pth"))
     shutil.copy(dataset.plans_file, folder.with_name("plans.json"))
     shutil.copy(dataset.dataset_json_file, folder.with_name("dataset.json"))
+    shutil.copy(dataset.plans_file.with_name("dataset_fingerprint.json"), folder.parent)
     out = export(tmp_path / "out", "-m", "T1w+FLAIR", trainer=trainer, configuration=configuration, folds=(0,))
+    card = (out / "README.md").read_text()
 
     predictor = MissingModalityPredictor(device=CPU)
     predictor.initialize_from_trained_model_folder(str(folder.parent), (0,))
@@ -235,14 +244,17 @@ def test_every_trainer_exports(dataset, tmp_path, monkeypatch, trainer):
     stock.initialize_from_trained_model_folder(str(out), (0,))
     x = torch.randn(1, 3, 16, 16, 16)
     x[:, 1] = torch.nan
+    x = x.double()
     with torch.inference_mode():
-        expected, got = predictor.network.eval()(x), stock.network.eval()(x[:, [0, 2]])
+        expected, got = predictor.network.double().eval()(x), stock.network.double().eval()(x[:, [0, 2]])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     if trainer == DEDICATED:
         with pytest.raises(SystemExit, match=r"-m T1w: the model is dedicated to T1w\+FLAIR and can be exported"):
             export(tmp_path / "other", "-m", "T1w", trainer=trainer, configuration=configuration, folds=(0,))
         every = export(tmp_path / "every", "--all", trainer=trainer, configuration=configuration, folds=(0,))
         assert [path.name for path in every.iterdir()] == ["T1w+FLAIR"]
+    cards = {DEDICATED: "for just these modalities."}
+    assert f"Trained by nnunet-moe {cards.get(trainer, 'for every subset of T1w, T2w, FLAIR.')}" in card
 
 
 def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, exported, tmp_path):
@@ -259,21 +271,28 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
         assert f"| fold {fold} | `checkpoint_final.pth` after 2 epochs, SHA-256 {digest.hexdigest()} |" in card
     assert "Not known: no evaluation of these modalities" in without
     summary = json.loads((scores / "summary.json").read_text())["mean"][MOESD]["T1w+FLAIR"]["lesion"]
-    assert "on validation cases of fold 0 1:" in card and "without mirroring" in card
+    assert "on validation cases, fold 0, 1:" in card and "Predicted on cpu, without mirroring, in steps of 0.5" in card
     assert f"\n| lesion | 2 | {100 * summary['dsc']:.2f} ± " in card
-    written = load_summary_json(str(out / "T1w+FLAIR" / "fold_0" / "validation" / "summary.json"))
-    assert written["mean"][1]["Dice"] == written["foreground_mean"]["Dice"] == pytest.approx(summary["dsc"])
 
-    means = tmp_path / "scores" / "means.csv"
-    retrained = json.loads((scores / "summary.json").read_text())
-    files = retrained["settings"]["models"][f"{trained.model_folder().name}, fold 1"]["files"]
-    files[f"{trained.model_folder().name}/fold_1/checkpoint_final.pth"] = "0" * 64
-    (scores / "summary.json").write_text(json.dumps(retrained))
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"scores of another .*fold_1/checkpoint_final")
+    one = {"folds": (0,)}  # the means are over both folds' cases
+    refused(
+        tmp_path / "other", "-m", "T2w", "-scores", scores, match="exported is .*, fold 0. Name the same folds", **one
+    )
     refused(tmp_path / "other", "-m", "T2w", "-scores", tmp_path, match="holds no evaluation: .* by -scores")
-    shutil.copy(trained.model_folder() / "fold_1" / "checkpoint_final.pth", tmp_path)
-    means.unlink()
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"holds no evaluation: .*means\.csv")
+    whole = (scores / "means.csv").read_text()
+    failed = [line[: line.rindex(",")] + ",1" for line in whole.splitlines()[1:] if ",T1w+FLAIR," in line]
+    failed = [",".join([*line.split(",")[:4], "", "", "0", "1"]) for line in failed]
+    (scores / "means.csv").write_text("\n".join([whole.splitlines()[0], *failed]))
+    card = (export(tmp_path / "failed", "-m", "T1w+FLAIR", "-scores", scores) / "README.md").read_text()
+    assert "| lesion | 0 | 1 failed | 1 failed | 1 failed | 1 failed |" in card
+    (scores / "means.csv").write_text("trainer,code\n")
+    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"holds no evaluation: .* has no columns cases, ")
+    (scores / "means.csv").write_text(whole)
+    content = json.loads((scores / "summary.json").read_text())
+    files = content["settings"]["models"][f"{trained.model_folder().name}, fold 1"]["files"]
+    files[f"{trained.model_folder().name}/fold_1/checkpoint_final.pth"] = "0" * 64
+    (scores / "summary.json").write_text(json.dumps(content))
+    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"scores of another .*fold_1/checkpoint_final")
 
 
 def refused(out: Path, *more, match: str, **options) -> None:
@@ -311,8 +330,9 @@ def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_filled(tra
         export(tmp_path / "full", "-m", "T2w")
     assert (tmp_path / "full" / "plans.json").read_text() == "{}"
     refused(tmp_path / "full" / "plans.json", "-m", "T2w", match="is there already")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".unfinished" / "fold_0").mkdir(parents=True)  # of a run that was killed
     export(tmp_path / "empty", "-m", "T2w", folds=(0,))
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir())[0] == "README.md"
     export(tmp_path / "deep" / "er", "-m", "010", folds=(0,))
     first, second = ((tmp_path / name / "README.md").read_text() for name in ("empty", "deep/er"))
     assert first == second
@@ -327,8 +347,10 @@ def spoilt(trained, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def changed(file: Path, change) -> None:
+def changed(file: Path, change, *without: str) -> None:
     checkpoint = torch.load(file, weights_only=False)
+    for key in without:
+        del checkpoint[key]
     change(checkpoint["network_weights"])
     torch.save(checkpoint, file)
 
@@ -345,8 +367,12 @@ def test_damaged_models_are_refused(spoilt, tmp_path):
     changed(file, lambda weights: weights.popitem())
     refused(tmp_path / "out", "--all", match="(?s)does not fit the plans beside it: .*Missing key", folds=(0,))
     file.write_bytes(whole)
+    changed(file, lambda weights: None, "logging")
+    refused(tmp_path / "out", "--all", match="does not fit the plans beside it: 'logging'", folds=(0,))
+    file.write_bytes(whole)
     (spoilt / "dataset.json").write_text("{")
     refused(tmp_path / "out", "--all", match=r"dataset\.json cannot be read", folds=(0,))
+    (spoilt / "dataset_fingerprint.json").unlink()
 
 
 def test_an_ordinary_nnunet_is_not_exported(spoilt, tmp_path):
@@ -355,10 +381,53 @@ def test_an_ordinary_nnunet_is_not_exported(spoilt, tmp_path):
     refused(tmp_path / "out", "--all", match=match, folds=(0,), trainer="nnUNetTrainer")
 
 
-def test_without_a_fingerprint_it_is_exported_without_one(spoilt, tmp_path):
-    (spoilt / "dataset_fingerprint.json").unlink()
-    out = export(tmp_path / "out", "-m", "T2w", folds=(0,))
-    assert not (out / "dataset_fingerprint.json").exists() and (out / "plans.json").exists()
+def test_fold_all_and_another_checkpoint(spoilt, tmp_path):
+    (spoilt / "fold_0").rename(spoilt / "fold_all")
+    best = export(tmp_path / "best", "-m", "T2w", "-chk", "checkpoint_best.pth", folds=("all",))
+    card, checkpoint = (best / "README.md").read_text(), best / "fold_all" / "checkpoint_final.pth"
+    assert "| fold all | `checkpoint_best.pth` after " in card and "-f all\n" in card
+    assert torch.load(checkpoint, weights_only=True)["init_args"]["fold"] == "all"
+
+
+def test_modalities_of_one_name_keep_their_numbers_in_the_card(spoilt, tmp_path):
+    file = spoilt / "dataset.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "channel_names": {"0": "T1w", "1": "MRI", "2": "MRI"}}))
+    out = export(tmp_path / "out", "-m", "MRI:1+MRI:2", folds=(0,))
+    card = (out / "README.md").read_text()
+    assert "| `CASE_0000.nii.gz` | MRI:1 | 1 |\n| `CASE_0001.nii.gz` | MRI:2 | 2 |\n" in card
+    assert json.loads((out / "dataset.json").read_text())["channel_names"] == {"0": "MRI", "1": "MRI"}
+
+
+ODD = """
+from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+
+
+class nnUNetTrainerOdd(nnUNetTrainerModalityDropout):
+    @classmethod
+    def build_network_architecture(
+        cls, plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        forward = network.forward
+        network.forward = lambda x: 2 * forward(x)
+        return network
+"""
+
+
+def test_a_network_that_the_export_does_not_know_is_refused(spoilt, tmp_path, monkeypatch):
+    """A trainer of somebody's own, whose network has the weights of an ordinary one and does something else."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "odd.py").write_text(ODD)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
+    made = make_trainer(901, "3d_tiny", "nnUNetTrainerOdd")
+    made.initialize()
+    shutil.copytree(spoilt, made.output_folder_base, dirs_exist_ok=True)
+    made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
+    match = "cannot be exported, since it does not become the network that nnU-Net plans .* differ by 5.0e-01"
+    refused(tmp_path / "out", "-m", "T2w", match=match, folds=(0,), trainer="nnUNetTrainerOdd")
 
 
 def test_nothing_is_left_of_an_export_that_fails_on_its_way(spoilt, tmp_path):
@@ -391,7 +460,8 @@ def test_per_channel_entries_are_cut_and_numbered_anew():
     }
     assert json.dumps(plans) == before
     for key in ("channel_names", "modality"):
-        named = {"labels": {"background": 0}, key: {"0": "CT", "1": "MRI", "2": "MRI", "3": "PET"}}
+        cases = {"dataset": {"Doe": {"label": "/home/me/doe.nii.gz"}}, "training": ["doe"], "test": ["roe"]}
+        named = {"labels": {"background": 0}, key: {"0": "CT", "1": "MRI", "2": "MRI", "3": "PET"}, **cases}
         assert dataset_json_of(named, code) == {"labels": {"background": 0}, key: {"0": "MRI", "1": "PET"}}
     assert fingerprint_of({"spacings": [1], **intensities(*"abcd")}, code) == {"spacings": [1], **intensities("b", "d")}
 

@@ -96,7 +96,8 @@ class Another(ModalityNetwork):
 
 def test_a_network_of_which_an_ordinary_one_is_not_the_same_function_is_refused():
     network = Another(planned(), num_modalities=3, settings=Settings()).eval()
-    require_equal(planned(channels=2), network, (True, True, False), (3, 8, 8, 8))
+    load_fixed(fixed := planned(channels=2), network, (True, True, False))
+    require_equal(fixed, network, (True, True, False), (3, 8, 8, 8))
     with pytest.raises(ModelError, match=r"Another cannot be exported, .* logits differ by 5\.0e-01 of the largest"):
         require_equal(planned(), network, (True, True, True), (3, 8, 8, 8))
 
@@ -109,3 +110,12 @@ def test_a_network_with_other_layers_or_sizes_is_refused():
     network.encoder.add_module("further", nn.Linear(1, 1))
     with pytest.raises(ModelError, match=r"weights are in one of the networks only, first decoder\.encoder\.further"):
         require_equal(planned(channels=2), network, code, shape)
+
+
+def test_other_weights_than_those_of_the_code_are_refused_and_rounded_ones_are_not():
+    network, code, shape = made(Settings(), 3).float(), (True, False, True), (3, 8, 8, 8)
+    load_fixed(fixed := planned(channels=2).float(), network, code)
+    require_equal(fixed, network, code, shape)
+    load_fixed(fixed, network, (True, True, False))
+    with pytest.raises(ModelError, match="their logits differ by"):
+        require_equal(fixed, network, code, shape)

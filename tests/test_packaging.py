@@ -23,7 +23,8 @@ def main():
     from nnunet_moe.preprocessing import MissingModalityConfigurationManager
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    assert importlib.resources.files("nnunet_moe.evaluation").joinpath("report.html.jinja").is_file()
+    for package, template in (("evaluation", "report.html.jinja"), ("export", "card.md.jinja")):
+        assert importlib.resources.files(f"nnunet_moe.{package}").joinpath(template).is_file()
     with trainers_known():
         trainer = recursive_find_trainer_class_by_name("nnUNetTrainerMoESD")
     assert sys.modules[trainer.__module__].__name__ == "nnunet_moe.trainers.moesd"

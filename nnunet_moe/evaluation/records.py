@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,8 +15,6 @@ from nnunet_moe.files import written_whole
 
 FileState = tuple[int, int]
 """Size in bytes and time of change in ns."""
-
-PACKAGES = ("nnunet-moe", "nnunetv2", "torch", "numpy", "scipy", "surface-distance")
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,6 @@ class Records:
 
     def _file(self, trainer: str, fold: str, case: str, code: Code) -> Path:
         return self.folder / trainer / f"fold_{fold}" / case / f"{code_digits(code)}.npz"
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that figures depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def key_of(content: Any) -> str:

@@ -18,8 +18,8 @@ from nnunet_moe.evaluation.analysis import comparisons, means, modality_worth
 from nnunet_moe.evaluation.evaluate import Evaluation, Request
 from nnunet_moe.evaluation.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.evaluation.metrics import METRICS
-from nnunet_moe.evaluation.records import versions
 from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.scoring import versions_of_figures
 from nnunet_moe.evaluation.tables import (
     Table,
     code_table,
@@ -121,7 +121,7 @@ def _settings(request: Request, results: Results, models: dict[str, dict]) -> di
     settings = asdict(request)
     settings |= {name: None if settings[name] is None else str(settings[name]) for name in ("out", "images", "labels")}
     settings["codes"] = [results.code_text(code) for code in results.codes]
-    return {**settings, "versions": versions(), "models": models}
+    return {**settings, "versions": versions_of_figures(), "models": models}
 
 
 def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ from tqdm import tqdm
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code, channel_names, code_digits, code_text
+from nnunet_moe.environment import versions
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
 from nnunet_moe.evaluation.models import Case
-from nnunet_moe.evaluation.records import Record, Records, file_state, key_of, versions
+from nnunet_moe.evaluation.records import Record, Records, file_state, key_of
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
 from nnunet_moe.files import digest, folder_name, written_whole
 from nnunet_moe.precision import uses_cpu_bfloat16
@@ -28,6 +30,12 @@ from nnunet_moe.trained import Fold, Model
 T = TypeVar("T")
 
 NO_AXIS = 900  # nnU-Net's readers give 2D images a first axis of one slice, 999 times as thick as a pixel is wide
+
+
+def versions_of_figures() -> dict[str, str]:
+    """Python and the packages that figures depend on."""
+    packages = versions("nnunet-moe", "nnunetv2", "torch", "numpy", "scipy", "surface-distance")
+    return {"python": platform.python_version(), **packages}
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class ModelRun:
             "bfloat16": uses_cpu_bfloat16(torch.device(scorer.prediction.device)),
             "metrics": asdict(scorer.metrics),
             "prediction": asdict(scorer.prediction),
-            "versions": versions(),
+            "versions": versions_of_figures(),
         }
 
     def rows(self) -> Iterator[dict]:

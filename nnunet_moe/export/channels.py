@@ -1,13 +1,21 @@
 """What nnU-Net keeps for each channel, cut down to those of a code: the first that is left becomes channel 0."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from nnunet_moe.codes import Code
 from nnunet_moe.settings import PLANS_KEY
 
 BY_LIST = ("normalization_schemes", "use_mask_for_norm")
+CASE_LISTS = ("dataset", "training", "test")
+"""What dataset.json may say of single cases, in nnU-Net and in its predecessors; prediction does without."""
 INTENSITIES = "foreground_intensity_properties_per_channel"
+
+
+def present_channels(num_channels: int, code: Code) -> list[int]:
+    """The channels that stay: those of the code's modalities, and those beyond the modalities (of a cascade)."""
+    return [channel for channel in range(num_channels) if channel >= len(code) or code[channel]]
 
 
 def plans_of(plans: dict[str, Any], code: Code) -> dict[str, Any]:
@@ -18,16 +26,14 @@ def plans_of(plans: dict[str, Any], code: Code) -> dict[str, Any]:
         configuration.pop(PLANS_KEY, None)
         for key in BY_LIST:
             if key in configuration:  # one that inherits may leave it to its parent
-                configuration[key] = [
-                    entry for entry, available in zip(configuration[key], code, strict=True) if available
-                ]
+                configuration[key] = _kept(configuration[key], code)
     return result
 
 
 def dataset_json_of(dataset_json: dict[str, Any], code: Code) -> dict[str, Any]:
-    """dataset.json with the channels of a code, whose names stay (`modality` is nnU-Net's old key)."""
-    result = copy.deepcopy(dataset_json)
-    for key in ("channel_names", "modality"):
+    """dataset.json with the channels of a code, whose names stay, and without lists of cases."""
+    result = {key: copy.deepcopy(entry) for key, entry in dataset_json.items() if key not in CASE_LISTS}
+    for key in ("channel_names", "modality"):  # the second is nnU-Net's old key
         if key in dataset_json:
             result[key] = _renumbered(dataset_json[key], code)
     return result
@@ -38,7 +44,11 @@ def fingerprint_of(fingerprint: dict[str, Any], code: Code) -> dict[str, Any]:
     return {**fingerprint, INTENSITIES: _renumbered(fingerprint[INTENSITIES], code)}
 
 
+def _kept(entries: Sequence[Any], code: Code) -> list[Any]:
+    return [entries[channel] for channel in present_channels(len(entries), code)]
+
+
 def _renumbered(by_channel: dict[str, Any], code: Code) -> dict[str, Any]:
     """Channel -> something."""
-    kept = [by_channel[str(channel)] for channel, available in enumerate(code) if available]
+    kept = _kept([by_channel[channel] for channel in sorted(by_channel, key=int)], code)
     return {str(channel): entry for channel, entry in enumerate(kept)}

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from nnunet_moe.codes import code_text
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.export.model_folder import ModelFolder
+from nnunet_moe.export.model_folder import ModelFolder, WrittenFold
 from nnunet_moe.export.onnx_file import require_onnx
-from nnunet_moe.export.scores import Evaluation
+from nnunet_moe.export.scores import EvaluationFolder
 from nnunet_moe.export.source import Source
-from nnunet_moe.files import dataset_name, digest, folder_name, folder_written_whole, require_own_files
+from nnunet_moe.files import dataset_name, folder_name, folder_written_whole, require_own_files
 from nnunet_moe.trained import Fold, Model, not_trained, trained_models
 
 
@@ -50,26 +52,19 @@ def export_models(request: Request) -> list[Path]:
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
     require_own_files(names)
+    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.folds)
     subfolders = [folder_name(name) for name in names] if request.modalities is None else [""]
     with folder_written_whole(request.out) as folder:
-        digests = {fold: digest(model.checkpoint_file(fold)) for fold in request.folds}
-        evaluation = None if request.scores is None else Evaluation(request.scores, model, digests)
-        exports = [
-            ModelFolder(
-                source,
-                code,
-                folder / subfolder,
-                scores=None if evaluation is None else evaluation.scores(name),
-                onnx=request.onnx,
-            )
-            for code, name, subfolder in zip(codes, names, subfolders, strict=True)
-        ]
-        for fold in request.folds:
-            checkpoint = source.load(fold)
-            for export in exports:
-                export.write_fold(fold, checkpoint, digests[fold])
-        for export in exports:
-            export.write_rest()
+        exports = [ModelFolder(source, code, folder / name) for code, name in zip(codes, subfolders, strict=True)]
+        written: list[dict[Fold, WrittenFold]] = [{} for _ in exports]
+        with tqdm(total=len(request.folds) * len(exports), unit="network", disable=None) as progress:
+            for fold in request.folds:
+                loaded = source.load(fold)
+                for export, folds in zip(exports, written, strict=True):
+                    folds[fold] = export.write_fold(loaded, onnx=request.onnx)
+                    progress.update()
+        for export, folds, name in zip(exports, written, names, strict=True):
+            export.write_rest(folds, None if evaluation is None else evaluation.scores(name), onnx=request.onnx)
     return [request.out / subfolder for subfolder in subfolders]
 
 

@@ -14,9 +14,12 @@ from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.errors import ModelError
+from nnunet_moe.export.channels import present_channels
 
-TOLERANCE = 1e-10
-"""What the order of summation may change in double precision, of the largest logit or of 1."""
+SAME_FUNCTION = 1e-10
+"""What the order of summation may change of logits in double precision, of the largest of them or of 1."""
+SAME_WEIGHTS = 1e-5
+"""What rounding the weights to single precision may change of these logits."""
 
 
 def load_fixed(planned: nn.Module, network: ModalityNetwork, code: Code) -> None:
@@ -48,30 +51,28 @@ def require_equal(planned: nn.Module, network: ModalityNetwork, code: Code, shap
     """Make sure that a network fixed to a code is the same function, in double precision on random input.
 
     Args:
-        planned: as for `load_fixed`; neither network is changed.
+        planned: after `load_fixed`; neither network is changed.
         network: on the CPU.
         code: K bools, at least one true.
         shape: `(C, *space)` of `network`'s input; nnU-Net's networks take multiples of all their strides.
 
     Raises:
-        ModelError: the logits differ by more than 1e-10 of the largest, or the networks do not fit at all.
+        ModelError: the logits differ, with the weights of `planned` by more than their rounding can explain, or with
+            the same weights in double precision by more than 1e-10 of the largest.
     """
-    network, planned = copy.deepcopy(network).double().eval(), copy.deepcopy(planned).double().eval()
-    load_fixed(planned, network, code)
+    double, rounded = copy.deepcopy(network).double().eval(), copy.deepcopy(planned).double().eval()
+    exact = copy.deepcopy(rounded)
+    load_fixed(exact, double, code)
     image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     present = present_channels(shape[0], code)
     incomplete = torch.full_like(image, torch.nan)
     incomplete[:, present] = image[:, present]
     with torch.inference_mode():
-        expected, got = network(incomplete), planned(image[:, present])
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1))
-    if not difference <= TOLERANCE:
-        raise _unknown(network, f"their logits differ by {difference:.1e} of the largest in double precision")
-
-
-def present_channels(num_inputs: int, code: Code) -> list[int]:
-    """The input channels that stay: those of the code's modalities, and those beyond the modalities."""
-    return [channel for channel in range(num_inputs) if channel >= len(code) or code[channel]]
+        expected = double(incomplete)
+        for fixed, tolerance in ((exact, SAME_FUNCTION), (rounded, SAME_WEIGHTS)):
+            difference = float((fixed(image[:, present]) - expected).abs().max() / expected.abs().max().clamp_min(1))
+            if not difference <= tolerance:
+                raise _unknown(network, f"their logits differ by {difference:.1e} of the largest in double precision")
 
 
 def _fixed_state(network: ModalityNetwork, code: Code) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_moe.errors import ModelError
+from nnunet_moe.files import digest
 from nnunet_moe.trained import Fold, Model
 
 SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 (mm)"}
@@ -35,63 +36,74 @@ class Scores:
             lines.append(f"| {label} | {by_metric['dsc']['cases']} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
-    def dice(self) -> dict[str, float]:
-        """Label -> mean Dice, 0 to 1, where there is one."""
-        of_dice = self.means[(self.means["metric"] == "dsc") & self.means["mean"].notna()]
-        return dict(zip(of_dice["label"], of_dice["mean"].astype(float), strict=True))
 
-
-class Evaluation:
+class EvaluationFolder:
     """The output folder of `nnunet_moe evaluate`, as far as it is about one model.
 
     Args:
         folder: with `summary.json` and `means.csv`.
         model: what is exported.
-        digests: fold -> SHA-256 of its checkpoint.
+        folds: of it; all that were scored must be among them, and an ensemble must be of just these.
 
     Raises:
-        ModelError: the folder holds no finished evaluation, or none of these weights.
+        ModelError: the folder holds no finished evaluation, or none of these folds with these weights.
     """
 
-    def __init__(self, folder: Path, model: Model, digests: Mapping[Fold, str]) -> None:
+    def __init__(self, folder: Path, model: Model, folds: Sequence[Fold]) -> None:
         self._model = model
         try:
-            self._settings: dict[str, Any] = json.loads((folder / "summary.json").read_text())["settings"]
-            self._means = pd.read_csv(folder / "means.csv")
-            states: dict[str, dict] = self._settings["models"]
+            settings = json.loads((folder / "summary.json").read_text())["settings"]
+            scored_folds, self._is_validation = settings["folds"], settings["images"] is None
+            self._prediction, states = settings["prediction"], settings["models"]
+            self._means = _read_means(folder / "means.csv")
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{folder} holds no evaluation: {error}. Name the output folder of `nnunet_moe evaluate` by -scores."
             ) from error
-        scored = {}
-        for name, state in states.items():
-            if name.partition(",")[0] == model.folder.name:
-                scored |= state["files"]
-        files = {f"{model.folder.name}/fold_{fold}/{model.checkpoint}": sha256 for fold, sha256 in digests.items()}
-        if not scored.keys() & files.keys():
+        own = [state for name, state in states.items() if name.partition(",")[0] == model.folder.name]
+        fits = set(scored_folds) <= set(folds) if self._is_validation else set(scored_folds) == set(folds)
+        if not own or not fits:
             raise ModelError(
-                f"{folder} has no scores of these folds of {model.folder.name}. Evaluate them, or leave -scores out."
+                f"{folder} has scores of {', '.join(states)}; exported is {model.folder.name}, fold {_words(folds)}. "
+                "Name the same folds by -f, evaluate these, or leave -scores out."
             )
-        for file, sha256 in files.items():
-            if scored.get(file, sha256) != sha256:
+        self._folds, self._is_half = scored_folds, any(state["bfloat16"] for state in own)
+        scored = {file: sha256 for state in own for file, sha256 in state["files"].items()}
+        for fold in scored_folds:
+            file = model.checkpoint_file(fold)
+            if scored.get(str(file.relative_to(model.folder.parent))) != digest(file):
                 raise ModelError(
-                    f"{folder} has scores of another {file}: it was trained again since. Evaluate it again, or leave "
-                    "-scores out."
+                    f"{folder} has scores of another {file}: it was trained again since, or another checkpoint was "
+                    "scored. Evaluate it again, or leave -scores out."
                 )
 
     def scores(self, code: str) -> Scores | None:
-        """The scores under a code, given by the names of its modalities; None if there are none."""
+        """The scores under a code, given by the names of its modalities; None if it was not scored."""
         means = self._means[(self._means["trainer"] == self._model.trainer) & (self._means["code"] == code)]
-        if not means["cases"].any():
+        if not (means["cases"] + means["failed"]).any():
             return None
-        folds = " ".join(map(str, self._settings["folds"]))
-        prediction = self._settings["prediction"]
+        how = "with" if self._prediction["mirroring"] else "without"
+        precision = ", in bfloat16" if self._is_half else ""
         return Scores(
             means[["label", "metric", "mean", "standard_error", "cases", "failed"]],
-            f"validation cases of fold {folds}" if self._settings["images"] is None else f"other cases, fold {folds}",
-            f"Sliding window in steps of {prediction['step_size']} of a patch, "
-            f"{'with' if prediction['mirroring'] else 'without'} mirroring.",
+            f"{'validation cases' if self._is_validation else 'other cases'}, fold {_words(self._folds)}",
+            f"Predicted on {self._prediction['device']}{precision}, {how} mirroring, in steps of "
+            f"{self._prediction['step_size']} of a patch.",
         )
+
+
+def _read_means(file: Path) -> pd.DataFrame:
+    """Names stay text, whatever they look like; an empty number is NaN."""
+    names = dict.fromkeys(("trainer", "code", "label", "metric"), str)
+    numbers = ("mean", "standard_error")
+    means = pd.read_csv(file, dtype=names, keep_default_na=False, na_values={number: [""] for number in numbers})
+    if missing := {*names, *numbers, "cases", "failed"} - set(means.columns):
+        raise ValueError(f"{file} has no columns {', '.join(sorted(missing))}")
+    return means
+
+
+def _words(folds: Sequence[Fold]) -> str:
+    return ", ".join(map(str, folds))
 
 
 def _cell(row: dict[Any, Any], factor: float) -> str:

@@ -1,6 +1,7 @@
 """The trained model that is exported."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -10,27 +11,42 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.errors import ModelError
+from nnunet_moe.files import digest
 from nnunet_moe.trained import Fold, Model, planned_network, read_checkpoint
 
 STOCK_TRAINER = nnUNetTrainer.__name__
 
 
+@dataclass(frozen=True)
+class LoadedFold:
+    """A fold of the source; its network is valid until the next fold is loaded."""
+
+    fold: Fold
+    network: ModalityNetwork
+    mirroring_axes: tuple[int, ...] | None
+    log: dict[str, list]
+    """What nnU-Net's logger keeps of each epoch."""
+    epoch: int
+    digest: str
+    """SHA-256 of the checkpoint."""
+
+
 class Source:
-    """A model of one of this package's trainers; its network holds the weights of the fold that was loaded last.
+    """A model of one of this package's trainers.
 
     Raises:
-        ModelError: a model of another trainer, or a folder without plans.json or dataset.json.
+        ModelError: a model of another trainer, or a folder without nnU-Net's three JSON files.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.plans, self.dataset_json = self._content("plans"), self._content("dataset")
-        fingerprint = model.folder / "dataset_fingerprint.json"  # nnU-Net's prediction does without
-        self.fingerprint = self._content(fingerprint.stem) if fingerprint.exists() else None
+        self.plans, self.dataset_json, self.fingerprint = (
+            self._content(name) for name in ("plans", "dataset", "dataset_fingerprint")
+        )
         self.modalities = channel_names(self.dataset_json)
         manager = PlansManager(self.plans)
         configuration = manager.get_configuration(model.configuration)
-        self.num_inputs = determine_num_input_channels(manager, configuration, self.dataset_json)
+        self.num_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
         self.previous_stage = configuration.previous_stage_name
         network = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
         if not isinstance(network, ModalityNetwork):
@@ -39,6 +55,11 @@ class Source:
                 f"{STOCK_TRAINER} is an ordinary nnU-Net already; name one of this package's trainers by -tr."
             )
         self.network = network
+
+    @property
+    def is_dedicated(self) -> bool:
+        """Whether it was trained for one code alone."""
+        return self.network.dedicated_code is not None
 
     def codes(self, modalities: str | None) -> list[Code]:
         """The one code that is named, or all that the model takes.
@@ -58,22 +79,21 @@ class Source:
             )
         return [code]
 
-    def load(self, fold: Fold) -> dict[str, Any]:
+    def load(self, fold: Fold) -> "LoadedFold":
         """Put a fold's weights into the network.
 
-        Returns:
-            The fold's checkpoint.
-
         Raises:
-            ModelError: it is damaged, or of another network.
+            ModelError: its checkpoint is damaged, or of another network.
         """
         file = self.model.checkpoint_file(fold)
         checkpoint = read_checkpoint(file)
         try:
             self.network.load_state_dict(checkpoint["network_weights"])
-        except RuntimeError as error:
+            log, epoch = checkpoint["logging"], checkpoint["current_epoch"]
+        except (RuntimeError, KeyError) as error:
             raise ModelError(f"{file} does not fit the plans beside it: {error}. Train the model again.") from error
-        return checkpoint
+        axes = checkpoint.get("inference_allowed_mirroring_axes")
+        return LoadedFold(fold, self.network.eval(), axes, log, epoch, digest(file))
 
     def _content(self, name: str) -> dict[str, Any]:
         file = self.model.folder / f"{name}.json"
