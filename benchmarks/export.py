@@ -13,10 +13,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from cost import in_turn, ratio
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.run.run_training import get_trainer_from_args
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 
 from nnunet_moe.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.codes import Code, channel_names, code_digits, code_text
-from nnunet_moe.environment import VARIABLE, trainers_known
+from nnunet_moe.environment import VARIABLE, external_trainers_folder, trainers_known
 from nnunet_moe.export.export import Request, export_models
 from nnunet_moe.files import dataset_name, folder_name, nnunet_folder
 from nnunet_moe.trained import planned_network
@@ -42,6 +41,23 @@ from nnunet_moe.workspace import machine
 COMMAND = "nnUNetv2_predict_from_modelfolder"
 STOCK, SINGLE, HALF = "stock nnU-Net", "ours, single precision", "ours, bfloat16"
 CPU = torch.device("cpu")
+STAGES = {
+    "cases in the source folder": "start-up, model",
+    "Predicting ": "start of workers, reading, preprocessing",
+    "sending off prediction": "network",
+    "Segmentation export complete": "resampling, writing",
+}
+"""What nnU-Net's command prints at the end of a stage -> the stage."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the command."""
+
+    stages: tuple[float, ...]
+    """Seconds, those of `STAGES` and what comes after."""
+    peak_kib: int
+    """Of the largest process."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,10 @@ def main() -> None:
         os.environ["nnUNet_results"] = str(out / "nnUNet_results")
         _write_untrained(dataset, options.c, options.tr)
     model = nnunet_folder(nnUNet_results) / dataset / f"{options.tr}__nnUNetPlans__{options.c}"
-    export_models(Request(dataset, options.c, options.tr, out / "models", None, (0,)))
+    everything = Request(
+        dataset=dataset, configuration=options.c, trainer=options.tr, out=out / "models", modalities=None, folds=(0,)
+    )
+    export_models(everything)
     (out / "stranger").mkdir()  # where importing this package fails
     (out / "stranger" / "nnunet_moe.py").write_text("raise ModuleNotFoundError('nnunet_moe is not installed')")
     modalities = channel_names(json.loads((model / "dataset.json").read_text()))
@@ -96,9 +115,9 @@ def report_equality(setup: Setup) -> None:
         images, out = setup.out / f"incoming_{name}", setup.out / f"stock_{name}"
         _renumbered(setup, code, images)
         _predict(STOCK, setup.export(code), images, out, *tta)
-        by_stock = np.stack([_read(out / f"{case}.nii.gz") > 0 for case in subsets.cases])
-        by_plugin = np.stack([subsets.prediction(case, code) for case in subsets.cases])
-        differing, size, lesions = int((by_stock != by_plugin).sum()), by_plugin.size, int(by_plugin.sum())
+        by_stock = np.stack([_read(out / f"{case}.nii.gz") for case in subsets.cases])
+        by_plugin = np.stack([_read(subsets.predictions / f"{case}_{name}.nii.gz") for case in subsets.cases])
+        differing, size, lesions = int((by_stock != by_plugin).sum()), by_plugin.size, int((by_plugin > 0).sum())
         print(f"| {code_text(code, subsets.modalities)} | {differing} | {size} | {lesions} |", flush=True)
     print()
 
@@ -107,8 +126,9 @@ def report_forward(setup: Setup) -> None:
     """A patch through an exported network and through the one that nnU-Net plans for these channels."""
     print("| modalities | parameters, exported and planned | forward time, exported / planned |\n|---|---|---|")
     for code in (setup.subsets.codes[0], setup.subsets.codes[-1]):
-        exported: Any = nnUNetPredictor(device=CPU)
-        exported.initialize_from_trained_model_folder(str(setup.export(code)), (0,))
+        with redirect_stdout(io.StringIO()):
+            exported: Any = nnUNetPredictor(device=CPU)
+            exported.initialize_from_trained_model_folder(str(setup.export(code)), (0,))
         plans, configuration = exported.plans_manager, exported.configuration_manager
         planned = planned_network(
             nnUNetTrainer.__name__, plans, configuration, exported.dataset_json, deep_supervision=False
@@ -124,25 +144,29 @@ def report_forward(setup: Setup) -> None:
 
 
 def report_command(setup: Setup) -> None:
-    """A complete patient by the whole command, in turns."""
+    """A complete patient by the whole command, in turns, and where its time goes by what the command prints."""
     images = setup.out / "patient"
     images.mkdir()
     for channel in range(len(setup.subsets.modalities)):
         shutil.copy(setup.subsets.images / f"{setup.subsets.cases[0]}_{channel:04d}.nii.gz", images)
     models = {STOCK: setup.complete, SINGLE: setup.model, HALF: setup.model}
-    peaks: dict[str, list[int]] = {name: [] for name in models}
+    runs: dict[str, list[Run]] = {name: [] for name in models}
 
     def run(name: str) -> None:
-        peaks[name].append(_predict(name, models[name], images, setup.out / f"command_{name}"))
+        runs[name].append(_predict(name, models[name], images, setup.out / f"command_{name}"))
 
     times = in_turn({name: partial(run, name) for name in models}, setup.repetitions, CPU, warm_up=False)
     print("| a patient by the whole command | time | / stock | peak memory of the largest process | / stock |")
     print("|---|---|---|---|---|")
+    peaks = {name: [float(run.peak_kib) for run in runs[name]] for name in models}
     for name in models:
-        gib = statistics.median(peaks[name]) / 2**20
-        of_stock = statistics.median(a / b for a, b in zip(peaks[name], peaks[STOCK], strict=True))
-        seconds = statistics.median(times[name])
-        print(f"| {name} | {seconds:.1f} s | {ratio(times, name, STOCK)} | {gib:.2f} GiB | {of_stock:.2f} |")
+        seconds, gib = statistics.median(times[name]), statistics.median(peaks[name]) / 2**20
+        memory = f"{gib:.2f} GiB | {ratio(peaks, name, STOCK)}"
+        print(f"| {name} | {seconds:.1f} s | {ratio(times, name, STOCK)} | {memory} |")
+    print(f"\n| | {' | '.join(STAGES.values())} | exit |\n|---{'|---' * (len(STAGES) + 1)}|")
+    for name in models:
+        stages = [statistics.median(seconds) for seconds in zip(*(run.stages for run in runs[name]), strict=True)]
+        print(f"| {name} | {' | '.join(f'{seconds:.1f} s' for seconds in stages)} |")
     file = f"{setup.subsets.cases[0]}.nii.gz"
     by = {name: _read(setup.out / f"command_{name}" / file) for name in models}
     for name in (SINGLE, HALF):
@@ -150,46 +174,7 @@ def report_command(setup: Setup) -> None:
     print()
 
 
-def report_stages(setup: Setup) -> None:
-    """Where the time of a command goes, stage by stage inside one process; start-up by a command of its own."""
-    files = [
-        str(setup.subsets.images / f"{setup.subsets.cases[0]}_{n:04d}.nii.gz")
-        for n in range(len(setup.subsets.modalities))
-    ]
-    rows: dict[str, dict[str, float]] = {}
-    for name, model in ((STOCK, setup.complete), (SINGLE, setup.model), (HALF, setup.model)):
-        seconds = rows.setdefault(name, {})
-        with _timed(seconds, "start-up"):
-            subprocess.run([_script(), "-h"], env=_environment(name, setup.out), check=True, stdout=subprocess.DEVNULL)
-        with _timed(seconds, "model"), trainers_known(), redirect_stdout(io.StringIO()):
-            predictor: Any = nnUNetPredictor(device=CPU, allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(model), (0,))
-        plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        with _timed(seconds, "reading, preprocessing"):
-            preprocessor = configuration.preprocessor_class(verbose=False)
-            data, _, properties = preprocessor.run_case(files, None, plans, configuration, predictor.dataset_json)
-        os.environ["nnunet_moe_bf16"] = "1" if name == HALF else "0"
-        with _timed(seconds, "network"):
-            logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
-        with _timed(seconds, "resampling, writing"):
-            export_prediction_from_logits(
-                logits.numpy(), properties, configuration, plans, predictor.dataset_json, str(setup.out / "stages")
-            )
-    stages = list(rows[STOCK])
-    print(f"| | {' | '.join(stages)} |\n|---{'|---' * len(stages)}|")
-    for name, seconds in rows.items():
-        print(f"| {name} | {' | '.join(f'{seconds[stage]:.1f} s' for stage in stages)} |")
-    print()
-
-
-PARTS = {"equal": report_equality, "forward": report_forward, "command": report_command, "stages": report_stages}
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
+PARTS = {"equal": report_equality, "forward": report_forward, "command": report_command}
 
 
 def _forward(network: nn.Module, image: Tensor) -> None:
@@ -197,30 +182,36 @@ def _forward(network: nn.Module, image: Tensor) -> None:
         network(image)
 
 
-def _predict(name: str, model: Path, images: Path, out: Path, *more: str) -> int:
-    """Run nnU-Net's command in the environment of a candidate; returns the largest process's peak memory in KiB."""
+def _predict(name: str, model: Path, images: Path, out: Path, *more: str) -> Run:
+    """Run nnU-Net's command in the environment of a candidate."""
     workers = ("-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar")
-    command = [_script(), "-m", str(model), "-i", str(images), "-o", str(out), *workers, *more]
-    environment = _environment(name, out.parent)
+    script = str(Path(sys.executable).parent / COMMAND)
+    command = [script, "-m", str(model), "-i", str(images), "-o", str(out), *workers, *more]
+    marks, pending = [time.perf_counter()], list(STAGES)
+    process = subprocess.Popen(
+        command, env=_environment(name, out.parent), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
     with (out.parent / f"{out.name}.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
+        for line in process.stdout:
+            log.write(line)
+            if pending and pending[0] in line:
+                pending.pop(0)
+                marks.append(time.perf_counter())
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0 or pending:
         sys.exit(f"{COMMAND} failed; its output: {log.name}")
-    return usage.ru_maxrss
+    marks.append(time.perf_counter())
+    return Run(tuple(after - before for before, after in pairwise(marks)), usage.ru_maxrss)
 
 
 def _environment(name: str, out: Path) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if name == STOCK:
-        environment = {**os.environ, "PYTHONPATH": str(out / "stranger")}
         environment.pop(VARIABLE, None)
-        return environment
-    with trainers_known():
-        return {**os.environ, "nnunet_moe_bf16": "1" if name == HALF else "0"}
-
-
-def _script() -> str:
-    return str(Path(sys.executable).parent / COMMAND)
+        return {**environment, "PYTHONPATH": str(out / "stranger")}
+    folder = str(external_trainers_folder())
+    return {**environment, VARIABLE: folder, "nnunet_moe_bf16": "1" if name == HALF else "0"}
 
 
 def _renumbered(setup: Setup, code: Code, folder: Path) -> None:
@@ -240,7 +231,8 @@ def _write_untrained(dataset: str, configuration: str, trainer: str) -> None:
     folder, preprocessed = Path(made.output_folder), nnunet_folder(nnUNet_preprocessed) / dataset
     made.save_checkpoint(str(folder / "checkpoint_final.pth"))
     shutil.copy(preprocessed / "nnUNetPlans.json", folder.with_name("plans.json"))
-    shutil.copy(preprocessed / "dataset.json", folder.with_name("dataset.json"))
+    for name in ("dataset.json", "dataset_fingerprint.json"):
+        shutil.copy(preprocessed / name, folder.parent)
 
 
 def _read(file: Path) -> np.ndarray:

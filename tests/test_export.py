@@ -400,7 +400,13 @@ def test_modalities_of_one_name_keep_their_numbers_in_the_card(spoilt, tmp_path)
 
 
 ODD = """
+from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+
+
+class Odd(ModalityNetwork):
+    def forward(self, x):
+        return 2 * super().forward(x)
 
 
 class nnUNetTrainerOdd(nnUNetTrainerModalityDropout):
@@ -411,8 +417,7 @@ class nnUNetTrainerOdd(nnUNetTrainerModalityDropout):
         network = super().build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        forward = network.forward
-        network.forward = lambda x: 2 * forward(x)
+        network.__class__ = Odd
         return network
 """
 
