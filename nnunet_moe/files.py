@@ -86,15 +86,18 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         SettingsError: the folder holds something already, or is a file.
     """
     unfinished, is_new = folder / ".unfinished", not folder.exists()
-    if not is_new and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
+    if unfinished.exists():
+        raise SettingsError(
+            f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder by -o."
+        )
+    if not is_new and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another by -o.")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir(parents=True)
     try:
-        unfinished.mkdir(parents=True)
         yield unfinished
         for path in sorted(unfinished.iterdir()):
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if is_new and folder.is_dir() and not any(folder.iterdir()):
+        if is_new and not any(folder.iterdir()):
             folder.rmdir()

@@ -330,7 +330,11 @@ def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_filled(tra
         export(tmp_path / "full", "-m", "T2w")
     assert (tmp_path / "full" / "plans.json").read_text() == "{}"
     refused(tmp_path / "full" / "plans.json", "-m", "T2w", match="is there already")
-    (tmp_path / "empty" / ".unfinished" / "fold_0").mkdir(parents=True)  # of a run that was killed
+    unfinished = tmp_path / "empty" / ".unfinished"
+    unfinished.mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"another run is writing, or was killed\. Remove it, or name another folder"):
+        export(tmp_path / "empty", "-m", "T2w")
+    unfinished.rmdir()
     export(tmp_path / "empty", "-m", "T2w", folds=(0,))
     assert sorted(path.name for path in (tmp_path / "empty").iterdir())[0] == "README.md"
     export(tmp_path / "deep" / "er", "-m", "010", folds=(0,))
