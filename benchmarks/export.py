@@ -228,6 +228,7 @@ def _write_untrained(dataset: str, configuration: str, trainer: str) -> None:
     with trainers_known(), redirect_stdout(io.StringIO()):
         made: Any = get_trainer_from_args(dataset, configuration, 0, trainer, device=CPU)
         made.initialize()
+    made.inference_allowed_mirroring_axes = tuple(range(len(made.configuration_manager.patch_size)))
     folder, preprocessed = Path(made.output_folder), nnunet_folder(nnUNet_preprocessed) / dataset
     made.save_checkpoint(str(folder / "checkpoint_final.pth"))
     shutil.copy(preprocessed / "nnUNetPlans.json", folder.with_name("plans.json"))
