@@ -190,7 +190,7 @@ def _export(options: argparse.Namespace) -> None:
         onnx=options.onnx,
     )
     for folder in export_models(request):
-        print(f"Wrote {folder}")
+        print(f"Wrote {folder}; its channels are numbered as README.md in it says")
 
 
 def _fold(text: str) -> int | str:

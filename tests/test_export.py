@@ -285,6 +285,10 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     (scores / "means.csv").write_text("\n".join([whole.splitlines()[0], *failed]))
     card = (export(tmp_path / "failed", "-m", "T1w+FLAIR", "-scores", scores) / "README.md").read_text()
     assert "| lesion | 0 | 1 failed | 1 failed | 1 failed | 1 failed |" in card
+    (scores / "means.csv").write_text("\n".join(line for line in whole.splitlines() if ",dsc," not in line))
+    refused(
+        tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"means\.csv has no rows of dsc\. Name the output"
+    )
     (scores / "means.csv").write_text("trainer,code\n")
     refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"holds no evaluation: .* has no columns cases, ")
     (scores / "means.csv").write_text(whole)

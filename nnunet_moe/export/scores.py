@@ -99,6 +99,8 @@ def _read_means(file: Path) -> pd.DataFrame:
     means = pd.read_csv(file, dtype=names, keep_default_na=False, na_values={number: [""] for number in numbers})
     if missing := {*names, *numbers, "cases", "failed"} - set(means.columns):
         raise ValueError(f"{file} has no columns {', '.join(sorted(missing))}")
+    if missing := SHOWN.keys() - set(means["metric"]):
+        raise ValueError(f"{file} has no rows of {', '.join(sorted(missing))}")
     return means
 
 
