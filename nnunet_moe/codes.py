@@ -4,7 +4,7 @@ A code is a tuple of K bools (one case) or a `(B, K)` bool tensor (a batch), tru
 images an absent channel is NaN; *any* NaN counts, because nnU-Net's augmentation may write zeros outside the brain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import torch
@@ -119,13 +119,19 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
     if text not in names and len(text) == len(names) and set(text) <= {"0", "1"}:
         code = tuple(digit == "1" for digit in text)
     else:
-        found = _split_names(text.split("+"), names)
-        if found is None or len(set(found)) != len(found):
+        found = {frozenset(split) for split in _splits(text.split("+"), names) if len(set(split)) == len(split)}
+        if not found:
             raise ModalityError(
                 f"{text!r} names no subset of the modalities {', '.join(names)}. Join their names by '+', each once "
                 f"and spelt as in dataset.json, or give {len(names)} digits of 0 and 1."
             )
-        code = tuple(name in found for name in names)
+        if len(found) > 1:
+            raise ModalityError(
+                f"{text!r} may mean more than one subset of the modalities {', '.join(names)}. Give {len(names)} "
+                "digits of 0 and 1."
+            )
+        (subset,) = found
+        code = tuple(name in subset for name in names)
     if not any(code):
         raise ModalityError(f"{text!r} leaves no modality. At least one of {', '.join(names)} must be available.")
     return code
@@ -152,11 +158,11 @@ def _over_space(code: Tensor, image: Tensor) -> Tensor:
     return torch.cat((code, beyond), dim=1).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
 
 
-def _split_names(pieces: list[str], names: Sequence[str]) -> list[str] | None:
+def _splits(pieces: list[str], names: Sequence[str]) -> Iterator[list[str]]:
+    """All ways to join pieces to names."""
     if not pieces:
-        return []
+        yield []
     for end in range(1, len(pieces) + 1):
-        name = "+".join(pieces[:end])
-        if name in names and (rest := _split_names(pieces[end:], names)) is not None:
-            return [name, *rest]
-    return None
+        if (name := "+".join(pieces[:end])) in names:
+            for rest in _splits(pieces[end:], names):
+                yield [name, *rest]

@@ -43,19 +43,21 @@ def folder_name(name: str) -> str:
 
 
 def require_own_files(names: Sequence[str]) -> None:
-    """Make sure that no two names become one as file names.
+    """Make sure that all names can be names of files, each of its own.
 
     Raises:
-        SettingsError: two do.
+        SettingsError: one is empty, or two become one.
     """
     by_file: dict[str, str] = {}
     for name in names:
-        other = by_file.setdefault(folder_name(name), name)
-        if other != name:
+        if not name.strip():
+            raise SettingsError(f"A name is empty: {', '.join(map(repr, names))}. Name it in dataset.json.")
+        if (file := folder_name(name)) in by_file:
             raise SettingsError(
-                f"{name!r} and {other!r} would be written into the same file, {folder_name(name)!r}. Rename one of the "
+                f"{name!r} and {by_file[file]!r} would be written into the same file, {file!r}. Rename one of the "
                 "modalities or labels in dataset.json."
             )
+        by_file[file] = name
 
 
 def digest(file: Path) -> str:

@@ -59,7 +59,7 @@ class Model:
 
 
 def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> list[Model]:
-    """The models of a trainer and plans on a dataset, one a configuration that was trained.
+    """The model folders of a trainer and plans on a dataset, one a configuration.
 
     Args:
         dataset: its full name.
@@ -68,11 +68,7 @@ def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> l
         checkpoint: the name of the checkpoint file in each fold.
     """
     folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
-    return [
-        Model(trainer, plans, folder.name.split("__")[2], folder, checkpoint)
-        for folder in folders
-        if (folder / "plans.json").exists()
-    ]
+    return [Model(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
 
 
 def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:

@@ -263,13 +263,14 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     main(["evaluate", *model, "-codes", "T1w+FLAIR", "-o", str(scores), "--disable_tta"])
     out = export(tmp_path / "models", "--all", "-scores", scores)
     card, without = ((out / name / "README.md").read_text() for name in ("T1w+FLAIR", "T2w"))
+    assert "Its labels are 0 (background), 1 (lesion)." in card
     assert "| `CASE_0000.nii.gz` | T1w | 0 |\n| `CASE_0001.nii.gz` | FLAIR | 2 |\n" in card
     assert "| `CASE_0000.nii.gz` | T2w | 1 |\n" in without and "| modality code | `010` |" in without
     assert "-m THIS_FOLDER -f 0 1\n" in card and "Dataset901_Tiny/nnUNetTrainerMoESD__nnUNetPlans__3d_tiny" in card
     for fold in (0, 1):
         digest = hashlib.sha256((trained.model_folder() / f"fold_{fold}" / "checkpoint_final.pth").read_bytes())
         assert f"| fold {fold} | `checkpoint_final.pth` after 2 epochs, SHA-256 {digest.hexdigest()} |" in card
-    assert "Not known: no evaluation of these modalities" in without
+    assert "Not known: no evaluation that has these modalities was named" in without
     summary = json.loads((scores / "summary.json").read_text())["mean"][MOESD]["T1w+FLAIR"]["lesion"]
     assert "on validation cases, fold 0, 1:" in card and "Predicted on cpu, without mirroring, in steps of 0.5" in card
     assert f"\n| lesion | 2 | {100 * summary['dsc']:.2f} ± " in card
@@ -278,7 +279,9 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     refused(
         tmp_path / "other", "-m", "T2w", "-scores", scores, match="exported is .*, fold 0. Name the same folds", **one
     )
-    refused(tmp_path / "other", "-m", "T2w", "-scores", tmp_path, match="holds no evaluation: .* by -scores")
+    refused(
+        tmp_path / "other", "-m", "T2w", "-scores", tmp_path, match="holds no evaluation that can be read .* by -scores"
+    )
     whole = (scores / "means.csv").read_text()
     failed = [line[: line.rindex(",")] + ",1" for line in whole.splitlines()[1:] if ",T1w+FLAIR," in line]
     failed = [",".join([*line.split(",")[:4], "", "", "0", "1"]) for line in failed]
@@ -287,10 +290,10 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     assert "| lesion | 0 | 1 failed | 1 failed | 1 failed | 1 failed |" in card
     (scores / "means.csv").write_text("\n".join(line for line in whole.splitlines() if ",dsc," not in line))
     refused(
-        tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"means\.csv has no rows of dsc\. Name the output"
+        tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"means\.csv has no rows of dsc\)\. Name the output"
     )
     (scores / "means.csv").write_text("trainer,code\n")
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"holds no evaluation: .* has no columns cases, ")
+    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, match=r"ValueError: .* has no columns cases, ")
     (scores / "means.csv").write_text(whole)
     content = json.loads((scores / "summary.json").read_text())
     files = content["settings"]["models"][f"{trained.model_folder().name}, fold 1"]["files"]
@@ -375,12 +378,88 @@ def test_damaged_models_are_refused(spoilt, tmp_path):
     changed(file, lambda weights: weights.popitem())
     refused(tmp_path / "out", "--all", match="(?s)does not fit the plans beside it: .*Missing key", folds=(0,))
     file.write_bytes(whole)
-    changed(file, lambda weights: None, "logging")
-    refused(tmp_path / "out", "--all", match="does not fit the plans beside it: 'logging'", folds=(0,))
-    file.write_bytes(whole)
-    (spoilt / "dataset.json").write_text("{")
-    refused(tmp_path / "out", "--all", match=r"dataset\.json cannot be read", folds=(0,))
-    (spoilt / "dataset_fingerprint.json").unlink()
+    other = spoilt.with_name("nnUNetTrainerMoE__nnUNetPlans__3d_tiny")
+    shutil.copytree(spoilt, other)
+    match = "is of nnUNetTrainerMoESD and 3d_tiny, its folder of nnUNetTrainerMoE and 3d_tiny"
+    refused(tmp_path / "out", "--all", match=match, folds=(0,), trainer="nnUNetTrainerMoE")
+
+
+def with_entry(*keys: str, value: object):
+    def change(content: dict) -> dict:
+        inner = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return content
+
+    return change
+
+
+INTENSITIES = "foreground_intensity_properties_per_channel"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("plans", None, r"plans\.json cannot be read"),
+        ("dataset_fingerprint", None, r"dataset_fingerprint\.json cannot be read: .* belongs to every trained model"),
+        ("dataset", lambda content: "{", r"dataset\.json cannot be read: Expecting property name"),
+        ("plans", lambda content: {}, "KeyError: 'foreground_intensity"),
+        ("plans", lambda content: [], "TypeError"),
+        ("plans", with_entry("configurations", value={}), "configuration"),
+        ("plans", with_entry(INTENSITIES, value={"0": {}, "1": {}}), "ValueError: 2 entries for 3 channels"),
+        ("plans", with_entry(INTENSITIES, value={"1": {}, "2": {}, "3": {}}), "KeyError: '0'"),
+        ("dataset_fingerprint", lambda content: {}, "KeyError: 'foreground_intensity"),
+        ("dataset_fingerprint", lambda content: [], "TypeError"),
+        ("dataset", lambda content: [], "AttributeError"),
+        ("dataset", lambda content: {"channel_names": content["channel_names"]}, "no file_ending and no labels"),
+        ("dataset", with_entry("channel_names", value=["T1w", "T2w", "FLAIR"]), "not those of a trained model"),
+    ],
+)
+def test_model_folders_with_other_contents_are_refused_before_any_work(spoilt, tmp_path, name, change, match):
+    file = spoilt / f"{name}.json"
+    content = json.loads(file.read_text())
+    if change is None:
+        file.unlink()
+    else:
+        new = change(content)
+        file.write_text(new if isinstance(new, str) else json.dumps(new))
+    refused(tmp_path / "out", "--all", match=match, folds=(0,))
+
+
+def test_a_checkpoint_that_was_stripped_for_sharing_exports_without_curves(spoilt, tmp_path):
+    changed(spoilt / "fold_0" / "checkpoint_final.pth", lambda weights: None, "logging", "current_epoch")
+    out = export(tmp_path / "out", "-m", "T2w", folds=(0,))
+    assert not (out / "fold_0" / "progress.png").exists() and (out / "fold_0" / "checkpoint_final.pth").exists()
+    assert "| fold 0 | `checkpoint_final.pth`, SHA-256 " in (out / "README.md").read_text()
+
+
+def test_an_export_is_not_written_among_the_results_that_it_came_from(trained, tmp_path):
+    results = trained.model_folder().parent
+    for out in (results / STOCK, trained.model_folder() / "out"):
+        refused(out, "-m", "T2w", match="lies among the results of Dataset901_Tiny, where nnU-Net would take")
+
+
+def test_odd_names_of_modalities(spoilt, tmp_path):
+    """As nnU-Net allows them: with a plus, a bar or a line break in them, or empty."""
+    file = spoilt / "dataset.json"
+    content = json.loads(file.read_text())
+
+    def name(*names: str) -> None:
+        file.write_text(json.dumps({**content, "channel_names": dict(zip("012", names, strict=True))}))
+
+    name("a", "b", "a+b")
+    refused(
+        tmp_path / "out", "-m", "a+b", match="may mean more than one subset of the modalities a, b, a.b.", folds=(0,)
+    )
+    refused(tmp_path / "out", "--all", match="would be written into the same file", folds=(0,))
+    out = export(tmp_path / "digits", "-m", "001", folds=(0,))
+    assert json.loads((out / "dataset.json").read_text())["channel_names"] == {"0": "a+b"}
+    name("", "b", "c")
+    refused(tmp_path / "out", "--all", match="A name is empty: '', 'b'", folds=(0,))
+    name("a|b", "c\n# d", "e")
+    card = (export(tmp_path / "card", "-m", "110", folds=(0,)) / "README.md").read_text()
+    assert card.startswith("# a\\|b+c # d: Dataset901") and "| `CASE_0001.nii.gz` | c # d | 1 |" in card
 
 
 def test_an_ordinary_nnunet_is_not_exported(spoilt, tmp_path):
@@ -473,7 +552,7 @@ def test_per_channel_entries_are_cut_and_numbered_anew():
     }
     assert json.dumps(plans) == before
     for key in ("channel_names", "modality"):
-        cases = {"dataset": {"Doe": {"label": "/home/me/doe.nii.gz"}}, "training": ["doe"], "test": ["roe"]}
+        cases = {"dataset": {"Doe": {"label": "/home/me/doe.nii.gz"}}, "training": ["doe"], "description": "roe"}
         named = {"labels": {"background": 0}, key: {"0": "CT", "1": "MRI", "2": "MRI", "3": "PET"}, **cases}
         assert dataset_json_of(named, code) == {"labels": {"background": 0}, key: {"0": "MRI", "1": "PET"}}
     assert fingerprint_of({"spacings": [1], **intensities(*"abcd")}, code) == {"spacings": [1], **intensities("b", "d")}

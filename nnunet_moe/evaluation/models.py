@@ -42,7 +42,8 @@ def find_models(
     models = [
         model
         for model in trained_models(dataset, trainer, plans, checkpoint)
-        if _stands_for(model.folder / "plans.json", model.configuration, configuration)
+        if (plans_file := model.folder / "plans.json").exists()
+        and _stands_for(plans_file, model.configuration, configuration)
     ]
     if not models:
         raise not_trained(dataset, trainer, plans, configuration)

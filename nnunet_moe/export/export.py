@@ -48,6 +48,7 @@ def export_models(request: Request) -> list[Path]:
     if request.onnx:
         require_onnx()
     model = _model(request)
+    _require_place_of_its_own(request.out, model)
     source = Source(model)
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
@@ -78,3 +79,12 @@ def _model(request: Request) -> Model:
                 model.require_checkpoint(fold)
             return model
     raise not_trained(dataset, request.trainer, request.plans, request.configuration)
+
+
+def _require_place_of_its_own(out: Path, model: Model) -> None:
+    """Among the results of the dataset it came from, an export would be taken for a model of all channels."""
+    if model.folder.parent.resolve() in (out.resolve(), *out.resolve().parents):
+        raise SettingsError(
+            f"{out} lies among the results of {model.folder.parent.name}, where nnU-Net would take the export for a "
+            "model of all its channels. Name a folder elsewhere by -o."
+        )

@@ -30,7 +30,7 @@ NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
 class WrittenFold:
     """What the model card tells of a fold."""
 
-    epoch: int
+    epoch: int | None
     digest: str
     """SHA-256 of the checkpoint that it was made from."""
     onnx_takes_any_space: bool
@@ -82,9 +82,10 @@ class ModelFolder:
             },
             folder / "checkpoint_final.pth",
         )
-        curves = LocalLogger()
-        curves.load_checkpoint(loaded.log)
-        curves.plot_progress_png(str(folder))  # nnUNetv2_export_model_to_zip wants this and the summary
+        if loaded.log and all(loaded.log.values()):  # nnUNetv2_export_model_to_zip wants the curves and the summary
+            curves = LocalLogger()
+            curves.load_checkpoint(loaded.log)
+            curves.plot_progress_png(str(folder))
         save_summary_json(NO_CASES, str(folder / "validation" / "summary.json"))
         patch = self._configuration.patch_size
         any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, self._divisors, patch)
@@ -107,6 +108,7 @@ class ModelFolder:
             (self.folder / f"{name}.json").write_text(json.dumps(content, indent=4))
         source, any_space = self.source, all(fold.onnx_takes_any_space for fold in folds.values())
         environment = Environment(loader=PackageLoader("nnunet_moe.export", ""), undefined=StrictUndefined)
+        environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
         card = environment.get_template("card.md.jinja").render(
             modalities=code_text(self.code, source.modalities),
             channels={channel: source.modalities[channel] for channel in present_channels(len(self.code), self.code)},
@@ -116,6 +118,7 @@ class ModelFolder:
             model=source.model,
             previous_stage=source.previous_stage,
             folds=folds,
+            labels=self.dataset_json["labels"],
             file_ending=self.dataset_json["file_ending"],
             onnx=onnx,
             any_space=any_space,

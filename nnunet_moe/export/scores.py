@@ -56,9 +56,10 @@ class EvaluationFolder:
             scored_folds, self._is_validation = settings["folds"], settings["images"] is None
             self._prediction, states = settings["prediction"], settings["models"]
             self._means = _read_means(folder / "means.csv")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"{folder} holds no evaluation: {error}. Name the output folder of `nnunet_moe evaluate` by -scores."
+                f"{folder} holds no evaluation that can be read ({type(error).__name__}: {error}). Name the output "
+                "folder of `nnunet_moe evaluate` by -scores; evaluate again if it is of an older version."
             ) from error
         own = [state for name, state in states.items() if name.partition(",")[0] == model.folder.name]
         fits = set(scored_folds) <= set(folds) if self._is_validation else set(scored_folds) == set(folds)

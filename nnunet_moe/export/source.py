@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.errors import ModelError
+from nnunet_moe.export.channels import fingerprint_of, plans_of
 from nnunet_moe.files import digest
 from nnunet_moe.trained import Fold, Model, planned_network, read_checkpoint
 
@@ -25,8 +26,8 @@ class LoadedFold:
     network: ModalityNetwork
     mirroring_axes: tuple[int, ...] | None
     log: dict[str, list]
-    """What nnU-Net's logger keeps of each epoch."""
-    epoch: int
+    """What nnU-Net's logger keeps of each epoch; empty if the checkpoint was stripped of it."""
+    epoch: int | None
     digest: str
     """SHA-256 of the checkpoint."""
 
@@ -43,11 +44,22 @@ class Source:
         self.plans, self.dataset_json, self.fingerprint = (
             self._content(name) for name in ("plans", "dataset", "dataset_fingerprint")
         )
-        self.modalities = channel_names(self.dataset_json)
-        manager = PlansManager(self.plans)
-        configuration = manager.get_configuration(model.configuration)
-        self.num_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
-        self.previous_stage = configuration.previous_stage_name
+        try:
+            self.modalities = channel_names(self.dataset_json)
+            complete = tuple(True for _ in self.modalities)
+            for cut, content in ((plans_of, self.plans), (fingerprint_of, self.fingerprint)):
+                cut(content, complete)  # before any work
+            if missing := {"labels", "file_ending"} - self.dataset_json.keys():
+                raise ValueError(f"dataset.json has no {' and no '.join(sorted(missing))}")
+            manager = PlansManager(self.plans)
+            configuration = manager.get_configuration(model.configuration)
+            self.num_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
+            self.previous_stage = configuration.previous_stage_name
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"plans.json, dataset.json and dataset_fingerprint.json in {model.folder} are not those of a trained "
+                f"model: {type(error).__name__}: {error}. Put back what nnU-Net wrote."
+            ) from error
         network = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
         if not isinstance(network, ModalityNetwork):
             raise ModelError(
@@ -87,13 +99,18 @@ class Source:
         """
         file = self.model.checkpoint_file(fold)
         checkpoint = read_checkpoint(file)
+        found = (checkpoint["trainer_name"], checkpoint["init_args"]["configuration"])
+        if found != (self.model.trainer, self.model.configuration):
+            raise ModelError(
+                f"{file} is of {' and '.join(map(str, found))}, its folder of {self.model.trainer} and "
+                f"{self.model.configuration}. Put it where it belongs."
+            )
         try:
             self.network.load_state_dict(checkpoint["network_weights"])
-            log, epoch = checkpoint["logging"], checkpoint["current_epoch"]
-        except (RuntimeError, KeyError) as error:
+        except RuntimeError as error:
             raise ModelError(f"{file} does not fit the plans beside it: {error}. Train the model again.") from error
-        axes = checkpoint.get("inference_allowed_mirroring_axes")
-        return LoadedFold(fold, self.network.eval(), axes, log, epoch, digest(file))
+        axes, log = checkpoint.get("inference_allowed_mirroring_axes"), checkpoint.get("logging") or {}
+        return LoadedFold(fold, self.network.eval(), axes, log, checkpoint.get("current_epoch"), digest(file))
 
     def _content(self, name: str) -> dict[str, Any]:
         file = self.model.folder / f"{name}.json"
