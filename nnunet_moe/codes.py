@@ -114,7 +114,7 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
     """The code that a text means: names joined by `+` in any order (a name may itself hold a `+`), or K digits.
 
     Raises:
-        ModalityError: an unknown name, a name given twice, or no modality at all.
+        ModalityError: an unknown name, a name given twice, names that can be read in two ways, or no modality at all.
     """
     if text not in names and len(text) == len(names) and set(text) <= {"0", "1"}:
         code = tuple(digit == "1" for digit in text)

@@ -621,5 +621,5 @@ def test_an_onnx_file_that_computes_something_else_is_refused(tmp_path):
 
 def test_without_the_packages_for_onnx_the_command_says_what_to_install(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_moe.export.onnx_file.PACKAGES", ("onnx", "onnx_that_is_not_there"))
-    match = r"--onnx needs onnx_that_is_not_there\. Install them: pip install 'nnunet-moe\[onnx\]'"
+    match = r"--onnx needs onnx_that_is_not_there\. Install them: pip install onnx_that_is_not_there\."
     refused(tmp_path / "out", "--all", "--onnx", match=match)

@@ -31,7 +31,7 @@ def require_onnx() -> None:
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise SettingsError(f"--onnx needs {', '.join(missing)}. Install them: pip install 'nnunet-moe[onnx]'.")
+        raise SettingsError(f"--onnx needs {', '.join(missing)}. Install them: pip install {' '.join(missing)}.")
 
 
 def write_onnx(

@@ -91,7 +91,7 @@ class Source:
             )
         return [code]
 
-    def load(self, fold: Fold) -> "LoadedFold":
+    def load(self, fold: Fold) -> LoadedFold:
         """Put a fold's weights into the network.
 
         Raises:
