@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
     demo.set_defaults(run=_demo)
 
+    _add_plan_and_preprocess(verbs)
+
     upcycle = verbs.add_parser(
         "upcycle", help="make an ordinary nnU-Net checkpoint a start for training with experts (-pretrained_weights)"
     )
@@ -55,6 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_export(verbs)
     return parser
+
+
+def _add_plan_and_preprocess(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plan = verbs.add_parser("plan_and_preprocess", help="nnU-Net's command, for training cases with files missing")
+    add = plan.add_argument
+    add("-d", required=True, nargs="+", help="datasets, names or ids")
+    add("-c", nargs="+", default=("2d", "3d_fullres", "3d_lowres"), help="configurations (default: %(default)s)")
+    add("-pl", default="ExperimentPlanner", help="planner (default: %(default)s)")
+    add("-gpu_memory_target", type=float, help="GB of GPU memory to plan for (default: the planner's)")
+    add("-overwrite_target_spacing", type=float, nargs="+", metavar="MM", help="of 3d_fullres, three numbers")
+    add("-overwrite_plans_name", help="plans identifier (default: the planner's)")
+    add("-np", type=int, nargs="+", help="processes that preprocess; one number, or one a configuration")
+    add("-npfp", type=int, default=8, help="processes that extract the fingerprint (default: %(default)s)")
+    add("--verify_dataset_integrity", action="store_true", help="check all cases first; recommended once a dataset")
+    add("--clean", action="store_true", help="make the fingerprint anew; needed when files changed")
+    add("--no_pp", action="store_true", help="do not preprocess")
+    add("-fpe", choices=("DatasetFingerprintExtractor",), help="nnU-Net's own alone can be followed")
+    add("-preprocessor_name", choices=("DefaultPreprocessor",), help="nnU-Net's own alone can be followed")
+    add("--verbose", action="store_true")
+    add("--no_pbar", action="store_true", help="no progress bars")
+    plan.set_defaults(run=_plan_and_preprocess)
 
 
 def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -119,6 +142,27 @@ def _demo(options: argparse.Namespace) -> None:
     from nnunet_moe.demo import run_demo
 
     run_demo(options.o, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _plan_and_preprocess(options: argparse.Namespace) -> None:
+    from nnunet_moe.planning.plan_and_preprocess import Request, plan_and_preprocess
+
+    request = Request(
+        datasets=tuple(options.d),
+        configurations=tuple(options.c),
+        planner=options.pl,
+        gpu_memory_target=options.gpu_memory_target,
+        target_spacing=None if options.overwrite_target_spacing is None else tuple(options.overwrite_target_spacing),
+        plans_name=options.overwrite_plans_name,
+        num_processes=None if options.np is None else tuple(options.np),
+        fingerprint_processes=options.npfp,
+        verify=options.verify_dataset_integrity,
+        clean=options.clean,
+        preprocess=not options.no_pp,
+        verbose=options.verbose,
+        show_progress=not options.no_pbar,
+    )
+    plan_and_preprocess(request)
 
 
 def _upcycle(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ is written into them.
 
 import json
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_moe.cases import files_by_channel
 from nnunet_moe.codes import channel_names, code_text
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.settings import Settings
@@ -58,7 +58,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         names = channel_names(dataset_json)
         available = np.array([not np.isnan(channel).any() for channel in image])
         image[~_dedicated(available, configuration_manager, names, f"{min(image_files)}: ")] = np.nan
-        seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
+        seg = read_segmentation(seg_file, reader)[0][None] if seg_file is not None else None
         return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
 
     def run_case_npy(
@@ -141,9 +141,9 @@ def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> tu
         ModalityError: as in `MissingModalityPreprocessor.run_case`.
     """
     names = channel_names(dataset_json)
-    files_by_channel = _files_by_channel(image_files, names, dataset_json["file_ending"])
-    image, properties = _read_channels(reader, files_by_channel, num_channels=len(names))
-    _log_absent(image, files_by_channel, names, dataset_json["file_ending"])
+    files = files_by_channel(image_files, dataset_json)
+    image, properties = _read_channels(reader, files, num_channels=len(names))
+    _log_absent(image, files, names, dataset_json["file_ending"])
     return image, properties
 
 
@@ -176,25 +176,6 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
 def _loaded(dataset_json: dict | str) -> dict:
     """nnU-Net's preprocessor takes the dataset.json itself or its path."""
     return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
-
-
-def _files_by_channel(image_files: Sequence[str], names: Sequence[str], file_ending: str) -> dict[int, str]:
-    files: dict[int, str] = {}
-    allowed = ", ".join(f"_{channel:04d} ({name})" for channel, name in enumerate(names))
-    for file in image_files:
-        match = re.search(rf"_(\d{{4}}){re.escape(file_ending)}$", os.path.basename(file))
-        if match is None or int(match[1]) >= len(names):
-            raise ModalityError(
-                f"{file} names no channel of this dataset. Names end in one of {allowed}, then {file_ending!r}. "
-                "Rename or remove the file."
-            )
-        channel = int(match[1])
-        if channel in files:
-            raise ModalityError(f"{files[channel]} and {file} are both channel {channel} ({names[channel]}). Keep one.")
-        files[channel] = file
-    if not files:
-        raise ModalityError(f"A case without any image file. At least one of {allowed} must be there.")
-    return files
 
 
 def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:
@@ -253,7 +234,7 @@ def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], 
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
     """The number of voxels that are NaN or infinite in a file, of which `data` was read."""
-    if file.endswith((".nii", ".nii.gz")):  # ITK's reader silently makes zeros of them, and of what a file lacks
+    if file.lower().endswith((".nii", ".nii.gz")):  # ITK makes zeros of them, and of what a file lacks
         stored = nibabel.load(file)
         assert isinstance(stored, nibabel.spatialimages.SpatialImage)
         data = np.asanyarray(stored.dataobj)

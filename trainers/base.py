@@ -37,6 +37,9 @@ from nnunet_moe.settings import PLANS_KEY, Settings
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
 
+OF_NO_CODE = -1
+"""Stands for the number of a code where a validation batch has several; nnU-Net collates numbers alone."""
+
 
 class nnUNetTrainerMissingModality(nnUNetTrainer):
     """The common base; not meant to be named on the command line.
@@ -221,11 +224,17 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self._validation_step = self.current_epoch * self.num_val_iterations_per_epoch
 
     def validation_step(self, batch: dict) -> dict:
-        """nnU-Net's validation step on a batch reduced to the code whose turn it is."""
-        number = self._validation_step % len(self.validation_codes)
+        """nnU-Net's validation step on a batch reduced to the code whose turn it is.
+
+        An incomplete case may have less than that. The batch counts for the code that all its items have then, or for
+        none if they differ.
+        """
+        turn = self.validation_codes[self._validation_step % len(self.validation_codes)]
         self._validation_step += 1
-        code = torch.tensor(self.validation_codes[number]).expand(len(batch["data"]), -1)
-        return {**super().validation_step({**batch, "data": drop_modalities(batch["data"], code)}), "code": number}
+        reduced = drop_modalities(batch["data"], torch.tensor(turn).expand(len(batch["data"]), -1))
+        codes = {tuple(code) for code in available_modalities(reduced[:, : self._num_modalities()]).tolist()}
+        number = self.validation_codes.index(codes.pop()) if len(codes) == 1 else OF_NO_CODE
+        return {**super().validation_step({**batch, "data": reduced}), "code": number}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """nnU-Net's pseudo Dice is over all codes, and so is 'best'; the log shows each code's own."""

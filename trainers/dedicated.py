@@ -1,10 +1,13 @@
 """One model for one modality code: what the paper compares with, and what users train today."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_moe.codes import channel_names, code_text
+from nnunet_moe.errors import ModalityError
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 
 
@@ -20,6 +23,35 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
         text = code_text(code, channel_names(self.dataset_json))
         self.print_to_log_file(f"Dedicated model: trained and validated on {text} only, whatever else a case has")
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's, without the cases that lack one of the model's modalities.
+
+        Raises:
+            ModalityError: no case is left to train on, or none to validate on.
+        """
+        split: Any = super().do_split()
+        training, validation = split
+        return self._having_the_code(training, "training"), self._having_the_code(validation, "validation")
+
     def train_step(self, batch: dict) -> dict:
         """The network looks at its own modalities only, so nothing has to be dropped."""
         return nnUNetTrainer.train_step(self, batch)
+
+    def _having_the_code(self, cases: Sequence[str], part: str) -> list[str]:
+        (code,) = self.validation_codes
+        text = code_text(code, channel_names(self.dataset_json))
+        kept = [case for case in cases if self._available(case)[list(code)].all()]
+        if not kept:
+            raise ModalityError(
+                f"Fold {self.fold} has no {part} case with {text}, which this model is dedicated to (of {len(cases)}). "
+                "Train another fold, or another 'modality_code'."
+            )
+        if left_out := sorted(set(cases) - set(kept)):
+            self.print_to_log_file(f"Left out, since they lack some of {text}: {part} cases {', '.join(left_out)}")
+        return kept
+
+    def _available(self, case: str) -> np.ndarray:
+        """What a preprocessed case has, `(K,)` bool: an absent channel is NaN in every voxel, so one will tell."""
+        dataset_class: Any = self.dataset_class
+        image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
+        return ~np.isnan(image[(slice(None), *[0] * (len(image.shape) - 1))])

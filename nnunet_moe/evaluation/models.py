@@ -1,8 +1,6 @@
 """Which trained models are scored, and on which cases."""
 
 import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_moe.cases import case_and_channel, list_cases
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.files import nnunet_folder
 from nnunet_moe.settings import Settings
@@ -85,17 +84,13 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> list[Case]:
     Raises:
         ModalityError: no folder, no images, or images and labels that do not belong together.
     """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise ModalityError(f"{folder} is no folder.")
-    files: dict[str, list[str]] = {}
-    for path in sorted(images.glob(f"*{file_ending}")):
-        match = _match_channel(path.name, file_ending)
-        if match is None:
-            raise ModalityError(
-                f"{path} names no channel: images are named CASE_XXXX{file_ending}. Rename or remove it."
-            )
-        files.setdefault(match[1], []).append(str(path))
+    files, strays = list_cases(images, file_ending)
+    if strays:
+        raise ModalityError(
+            f"{strays[0]} names no channel: images are named CASE_XXXX{file_ending}. Rename or remove it."
+        )
+    if not labels.is_dir():
+        raise ModalityError(f"{labels} is no folder.")
     if not files:
         raise ModalityError(f"{images} holds no images CASE_XXXX{file_ending}.")
     labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"*{file_ending}")}
@@ -108,13 +103,8 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> list[Case]:
 
 
 def _case(name: str, images: Sequence[str], label: str, file_ending: str) -> Case:
-    matches = [_match_channel(os.path.basename(image), file_ending) for image in images]
-    return Case(name, tuple(images), label, frozenset(int(match[2]) for match in matches if match))
-
-
-def _match_channel(name: str, file_ending: str) -> re.Match[str] | None:
-    """The case (1) and the channel (2) in an image's name."""
-    return re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(file_ending)}", name)
+    found = [case_and_channel(image, file_ending) for image in images]
+    return Case(name, tuple(images), label, frozenset(channel for _, channel in filter(None, found)))
 
 
 def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:

@@ -1,0 +1,149 @@
+"""`nnunet_moe plan_and_preprocess`: nnU-Net's command for datasets whose training cases may lack files."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnunetv2
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess_dataset
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.files import dataset_name, nnunet_folder
+from nnunet_moe.planning.availability import Availability
+from nnunet_moe.planning.fingerprint import IncompleteDatasetFingerprintExtractor
+from nnunet_moe.planning.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.settings import Settings
+
+DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
+"""nnU-Net's own; 4 for any other configuration."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `nnunet_moe plan_and_preprocess` was asked for; names and defaults as in nnU-Net's command."""
+
+    datasets: tuple[str, ...]
+    configurations: tuple[str, ...] = ("2d", "3d_fullres", "3d_lowres")
+    planner: str = "ExperimentPlanner"
+    gpu_memory_target: float | None = None
+    target_spacing: tuple[float, ...] | None = None
+    plans_name: str | None = None
+    num_processes: tuple[int, ...] | None = None
+    """One for all configurations, or one a configuration."""
+    fingerprint_processes: int = 8
+    verify: bool = False
+    clean: bool = False
+    preprocess: bool = True
+    verbose: bool = False
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = (self.fingerprint_processes, *(self.num_processes or ()))
+        if min(numbers) < 1:
+            raise SettingsError(f"-npfp and -np are {', '.join(map(str, numbers))}; numbers of processes start at 1.")
+        if self.num_processes is not None and len(self.num_processes) not in (1, len(self.configurations)):
+            raise SettingsError(
+                f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one, "
+                "or one a configuration."
+            )
+        if self.target_spacing is not None and len(self.target_spacing) != 3:
+            raise SettingsError(f"-overwrite_target_spacing wants three numbers, not {len(self.target_spacing)}.")
+
+    def processes(self) -> list[int]:
+        """How many processes preprocess each configuration."""
+        if self.num_processes is None:
+            return [DEFAULT_PROCESSES.get(name, 4) for name in self.configurations]
+        if len(self.num_processes) == 1:
+            return list(self.num_processes) * len(self.configurations)
+        return list(self.num_processes)
+
+
+def plan_and_preprocess(request: Request) -> dict[str, Availability]:
+    """Fingerprint, plans and preprocessed cases, where nnU-Net's command puts them; for complete datasets the same.
+
+    Returns:
+        Dataset -> what its training cases have.
+
+    Raises:
+        ModalityError: cases that cannot be used; all of them are named.
+        ModelError: no such dataset, or nnU-Net's folders are not set.
+        SettingsError: no such planner, or a configuration that cannot be preprocessed by itself.
+    """
+    names = [dataset_name(name) for name in request.datasets]
+    _require_planner(request.planner)
+    found = {name: _fingerprint(name, request) for name in names}
+    print("Experiment planning...")
+    target: Any = request.gpu_memory_target  # None is allowed, whatever nnU-Net's annotation says
+    identifier = plan_experiments(
+        [convert_dataset_name_to_id(name) for name in names],
+        request.planner,
+        target,
+        DefaultPreprocessor.__name__,
+        request.target_spacing,
+        request.plans_name,
+    )
+    assert identifier is not None  # of the last dataset; there is one
+    if request.preprocess:
+        for name in names:
+            _preprocess(name, identifier, request)
+    return found
+
+
+def _require_planner(name: str) -> None:
+    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
+    planner = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
+    if not (isinstance(planner, type) and issubclass(planner, ExperimentPlanner)):
+        raise SettingsError(
+            f"nnU-Net has no planner {name!r}. Name one by -pl: ExperimentPlanner, nnUNetPlannerResEncM, "
+            "nnUNetPlannerResEncL, ..."
+        )
+
+
+def _fingerprint(name: str, request: Request) -> Availability:
+    """Make or read the fingerprint, and tell what the cases have."""
+    print(f"{name}: fingerprint extraction...")
+    dataset = read_raw_dataset(name)
+    if alone := dataset.labels_alone():
+        print(f"Segmentations without any image, not trained on: {', '.join(alone)}")
+    if request.verify:
+        verify_integrity(dataset, request.fingerprint_processes, show_progress=request.show_progress)
+    extractor = IncompleteDatasetFingerprintExtractor(name, request.fingerprint_processes, verbose=request.verbose)
+    extractor.show_progress_bar = request.show_progress
+    extractor.run(overwrite_existing=request.clean)
+    print(extractor.availability.table())
+    for warning in extractor.availability.warnings(dataset.test_availability()):
+        print(f"WARNING: {warning}")
+    return extractor.availability
+
+
+def _preprocess(name: str, plans_identifier: str, request: Request) -> None:
+    """Preprocess a dataset's configurations, and copy its segmentations beside them."""
+    plans = PlansManager(str(nnunet_folder(nnUNet_preprocessed) / name / f"{plans_identifier}.json"))
+    for configuration_name, num_processes in zip(request.configurations, request.processes(), strict=True):
+        if configuration_name not in plans.available_configurations:
+            print(f"{name}: {plans_identifier} has no configuration {configuration_name}. Skipped.")
+            continue
+        configuration = plans.get_configuration(configuration_name)
+        if Settings.from_plans(configuration.configuration).modality_code is not None:
+            raise SettingsError(
+                f"Configuration {configuration_name} is for dedicated models ('modality_code'). They train on the "
+                "data of the configuration that it inherits from: preprocess that one."
+            )
+        print(f"{name}: preprocessing for {configuration_name}...")
+        preprocessor = MissingModalityPreprocessor(verbose=request.verbose)
+        preprocessor.show_progress_bar = request.show_progress
+        try:
+            preprocessor.run(name, configuration_name, plans_identifier, num_processes)
+        except BaseException:  # a training would take the cases done so far for all
+            folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    preprocess_dataset(convert_dataset_name_to_id(name), plans_identifier, [], [])  # the segmentations alone
