@@ -1,6 +1,7 @@
 """The command `nnunet_moe`, with nnU-Net's own option names."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     upcycle.add_argument("-seed", type=int, default=0, help="of noise and gates (default: %(default)s)")
     upcycle.set_defaults(run=_upcycle)
 
+    _add_predict(verbs)
     _add_evaluate(verbs)
     _add_export(verbs)
     return parser
@@ -78,6 +80,37 @@ def _add_plan_and_preprocess(verbs: "argparse._SubParsersAction[argparse.Argumen
     add("--verbose", action="store_true")
     add("--no_pbar", action="store_true", help="no progress bars")
     plan.set_defaults(run=_plan_and_preprocess)
+
+
+def _add_predict(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    predict = verbs.add_parser("predict", help="nnU-Net's command, for folders in which some cases cannot be predicted")
+    add = predict.add_argument
+    add("-i", type=Path, required=True, help="folder of images; any file of a case may be missing")
+    add("-o", type=Path, required=True, help="output folder")
+    add("-d", required=True, help="dataset, name or id")
+    add("-c", required=True, help="configuration")
+    add("-tr", required=True, help="trainer")
+    add("-p", default="nnUNetPlans", help="plans (default: %(default)s)")
+    add("-f", nargs="+", default=("0", "1", "2", "3", "4"), help="folds (default: 0 to 4)")
+    add("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+    add("--require", nargs="+", default=(), metavar="MODALITY", help="cases without these are failures")
+    add("--min_modalities", type=int, default=1, help="cases with fewer are failures (default: %(default)s)")
+    add("-scores", type=Path, help="output folder of `nnunet_moe evaluate`: the manifest tells what to expect")
+    add("-step_size", type=float, default=0.5, help="of the sliding window (default: %(default)s)")
+    add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    add("--save_probabilities", action="store_true", help="write probabilities, too")
+    add("--continue_prediction", action="store_true", help="go on with what an earlier run left")
+    default = int(os.environ.get("nnUNet_npp", "3")), int(os.environ.get("nnUNet_nps", "3"))
+    add("-npp", type=int, default=default[0], help="processes that preprocess; 0 for none (default: %(default)s)")
+    add("-nps", type=int, default=default[1], help="processes that write; 0 for none (default: %(default)s)")
+    add("-prev_stage_predictions", type=Path, help="segmentations of a cascade's previous stage")
+    add("-num_parts", type=int, default=1, help="of how many commands, that share the cases (default: %(default)s)")
+    add("-part_id", type=int, default=0, help="this is which, from 0 (default: %(default)s)")
+    add("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    add("--not_on_device", action="store_true", help="keep whole images off the GPU")
+    add("--verbose", action="store_true")
+    add("--disable_progress_bar", action="store_true")
+    predict.set_defaults(run=_predict)
 
 
 def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -137,11 +170,9 @@ def _env(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    import torch
-
     from nnunet_moe.demo import run_demo
 
-    run_demo(options.o, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run_demo(options.o, _device(options.device))
 
 
 def _plan_and_preprocess(options: argparse.Namespace) -> None:
@@ -165,6 +196,42 @@ def _plan_and_preprocess(options: argparse.Namespace) -> None:
     plan_and_preprocess(request)
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from nnunet_moe.cohort.case import Requirement
+    from nnunet_moe.cohort.predict import Request, predict_cohort
+
+    request = Request(
+        images=options.i,
+        out=options.o,
+        dataset=options.d,
+        configuration=options.c,
+        trainer=options.tr,
+        folds=tuple(_fold(text) for text in options.f),
+        plans=options.p,
+        checkpoint=options.chk,
+        requirement=Requirement(options.min_modalities, tuple(options.require)),
+        scores=options.scores,
+        step_size=options.step_size,
+        mirroring=not options.disable_tta,
+        save_probabilities=options.save_probabilities,
+        continue_prediction=options.continue_prediction,
+        preprocessing_processes=options.npp,
+        export_processes=options.nps,
+        previous_stage=options.prev_stage_predictions,
+        num_parts=options.num_parts,
+        part_id=options.part_id,
+        device=_device(options.device),
+        on_device=not options.not_on_device,
+        verbose=options.verbose,
+        show_progress=not options.disable_progress_bar,
+    )
+    outcome = predict_cohort(request)
+    print(f"Predicted {len(outcome.predicted)} cases into {request.out}")
+    if outcome.failures:
+        listed = "\n".join(f"  {failure.case}: {failure.reason}" for failure in outcome.failures)
+        sys.exit(f"Not predicted are {len(outcome.failures)} ({outcome.failures_file}):\n{listed}")
+
+
 def _upcycle(options: argparse.Namespace) -> None:
     from nnunet_moe.upcycle import upcycle_checkpoint
 
@@ -184,15 +251,12 @@ def _upcycle(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import torch
-
     from nnunet_moe.evaluation.evaluate import Request, score_models
     from nnunet_moe.evaluation.metrics import MetricSettings
     from nnunet_moe.evaluation.report import write_evaluation
     from nnunet_moe.evaluation.segmenter import PredictionSettings
     from nnunet_moe.evaluation.tables import code_table
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     request = Request(
         dataset=options.d,
         configuration=options.c,
@@ -207,7 +271,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         checkpoint=options.chk,
         save_predictions=options.save_predictions,
         metrics=MetricSettings(options.connectivity, options.min_lesion, options.tolerance),
-        prediction=PredictionSettings(options.step_size, not options.disable_tta, device),
+        prediction=PredictionSettings(options.step_size, not options.disable_tta, _device(options.device)),
     )
     evaluation = score_models(request)
     report = write_evaluation(evaluation, request)
@@ -235,6 +299,12 @@ def _export(options: argparse.Namespace) -> None:
     )
     for folder in export_models(request):
         print(f"Wrote {folder}; its channels are numbered as README.md in it says")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _fold(text: str) -> int | str:

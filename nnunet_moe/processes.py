@@ -1,16 +1,84 @@
 """Work on many cases in several processes, in which the fault of one is not the end of the others."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
 from nnunet_moe.errors import NnunetMoeError, SettingsError
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """A call that was handed over."""
+
+    future: "Future[Result]"
+    again: Callable[[], Result]
+    """Makes the call in a process of its own."""
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def result(self) -> Result:
+        """Wait for the call.
+
+        Raises:
+            SettingsError: its process was killed, and so was the one of its own in which it was tried again.
+            Exception: what the call raised.
+        """
+        try:
+            return self.future.result()
+        except BrokenProcessPool:  # whichever of the calls under way it was
+            return self.again()
+
+
+class Workers:
+    """Processes to hand calls to.
+
+    Args:
+        num_processes: 0 for none: calls are made at once, in the calling process, and nothing is shared with others,
+            as in containers without shared memory.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self._num_processes = num_processes
+        self._pool = _pool(num_processes) if num_processes else None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Call[Result]:
+        """Hand a call over; the function must be one of a module, so that other processes find it."""
+
+        def again() -> Result:
+            with _pool(1) as pool:
+                try:
+                    return pool.submit(function, *arguments).result()
+                except BrokenProcessPool as error:
+                    raise SettingsError(
+                        "The process at work on it was killed, most likely for want of memory. Use fewer processes, "
+                        "or a machine with more."
+                    ) from error
+
+        if self._pool is None:
+            return Call(_done(function, arguments), again)
+        try:
+            return Call(self._pool.submit(function, *arguments), again)
+        except BrokenProcessPool:
+            self._pool = _pool(self._num_processes)
+            return Call(self._pool.submit(function, *arguments), again)
 
 
 def on_all(
@@ -26,32 +94,48 @@ def on_all(
     Args:
         function: of a module, so that other processes find it.
         tasks: its arguments.
-        num_processes: below 2 for the calling process itself, as in containers without shared memory.
+        num_processes: below 2 for the calling process alone.
         description: stands beside the progress bar.
 
     Returns:
         What the calls gave, in the tasks' order: a result, or the user's error that it raised.
-
-    Raises:
-        SettingsError: a process was killed, usually for want of memory.
     """
-    progress = {"desc": description, "total": len(tasks), "disable": not show_progress}
-    if num_processes < 2:
-        return [_result_or_error(function, task) for task in tqdm(tasks, **progress)]
+    results: list[Result | NnunetMoeError] = []
+    with (
+        Workers(min(num_processes, len(tasks)) if num_processes > 1 else 0) as workers,
+        tqdm(desc=description, total=len(tasks), disable=not show_progress) as progress,
+    ):
+        calls = (workers.submit(function, *task) for task in tasks)
+        for call in list(calls) if num_processes > 1 else calls:
+            try:
+                results.append(call.result())
+            except NnunetMoeError as error:
+                results.append(error)
+            progress.update()
+    return results
+
+
+def _pool(num_processes: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(tasks)), mp_context=context) as pool:
-        futures = [pool.submit(_result_or_error, function, task) for task in tasks]
-        try:
-            return [future.result() for future in tqdm(futures, **progress)]
-        except BrokenProcessPool as error:
-            raise SettingsError(
-                f"{description}: one of {num_processes} processes was killed, most likely for want of memory. Use "
-                "fewer."
-            ) from error
+    return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_end_with_parent)
 
 
-def _result_or_error(function: Callable[..., Result], task: tuple[Any, ...]) -> Result | NnunetMoeError:
+def _end_with_parent() -> None:
+    """In a worker: do not outlive the process that started it, which may be killed without a chance to say so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _done(function: Callable[..., Result], arguments: tuple[Any, ...]) -> "Future[Result]":
+    future: Future[Result] = Future()
     try:
-        return function(*task)
-    except NnunetMoeError as error:
-        return error
+        future.set_result(function(*arguments))
+    except Exception as error:  # as an executor's future keeps it for the one who asks
+        future.set_exception(error)
+    return future

@@ -1,9 +1,11 @@
 """What nnU-Net's training commands leave behind: model folders and their checkpoints."""
 
 import io
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_moe.environment import trainers_known
-from nnunet_moe.errors import ModelError
-from nnunet_moe.files import nnunet_folder
+from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.files import dataset_name, nnunet_folder
 
 Fold = int | str
 
@@ -71,6 +73,29 @@ def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> l
     return [Model(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
 
 
+def find_model(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
+) -> Model:
+    """One trained model, all of its folds there.
+
+    Args:
+        dataset: its name or id.
+
+    Raises:
+        ModelError: no such dataset, the model was not trained, or a fold's checkpoint is missing.
+        SettingsError: a fold is named twice.
+    """
+    if len(set(folds)) < len(folds):
+        raise SettingsError("A fold is named twice. Name each once by -f.")
+    name = dataset_name(dataset)
+    for model in trained_models(name, trainer, plans, checkpoint):
+        if model.configuration == configuration:
+            for fold in folds:
+                model.require_checkpoint(fold)
+            return model
+    raise not_trained(name, trainer, plans, configuration)
+
+
 def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:
     """The error that a model was not trained; it tells what was."""
     trained = sorted(folder.name for folder in (nnunet_folder(nnUNet_results) / dataset).glob("*__*__*"))
@@ -78,6 +103,22 @@ def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> M
         f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
         f"Trained are: {', '.join(trained) or 'none'}. Name one by -tr, -p and -c."
     )
+
+
+@contextmanager
+def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
+    """While a model's folds are loaded by nnU-Net, which does not say what is wrong with them.
+
+    Raises:
+        ModelError: it could not load them.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError) as error:
+        raise ModelError(
+            f"{folder}, fold {', '.join(map(str, folds))}, cannot be loaded: {error}. Train it again, or name another "
+            "model by -tr, -f and -chk."
+        ) from error
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

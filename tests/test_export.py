@@ -277,7 +277,7 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
 
     one = {"folds": (0,)}  # the means are over both folds' cases
     refused(
-        tmp_path / "other", "-m", "T2w", "-scores", scores, match="exported is .*, fold 0. Name the same folds", **one
+        tmp_path / "other", "-m", "T2w", "-scores", scores, match="asked for is .*, fold 0. Name the same folds", **one
     )
     refused(
         tmp_path / "other", "-m", "T2w", "-scores", tmp_path, match="holds no evaluation that can be read .* by -scores"

@@ -15,10 +15,11 @@ from nnunet_moe.evaluation.metrics import MetricSettings
 from nnunet_moe.evaluation.models import find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
 from nnunet_moe.evaluation.results import MEAN_OVER_LABELS, Results
-from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, labels_of, overlay_index
+from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 from nnunet_moe.evaluation.tables import short_name
 from nnunet_moe.files import dataset_name, require_own_files
+from nnunet_moe.labels import labels_of
 from nnunet_moe.trained import Fold, Model
 
 MAX_MODALITIES_WITH_ALL_CODES = 5

@@ -23,13 +23,12 @@ from nnunet_moe.evaluation.models import Case
 from nnunet_moe.evaluation.records import Record, Records, file_state, key_of
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
 from nnunet_moe.files import digest, folder_name, written_whole
+from nnunet_moe.labels import axes_in_space, labels_of
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 from nnunet_moe.trained import Fold, Model
 
 T = TypeVar("T")
-
-NO_AXIS = 900  # nnU-Net's readers give 2D images a first axis of one slice, 999 times as thick as a pixel is wide
 
 
 def versions_of_figures() -> dict[str, str]:
@@ -61,16 +60,6 @@ class Scorer:
     predictions: Path
     """Where segmentations go that are kept."""
     save_predictions: bool
-
-
-def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
-    """Name -> label or region, of what is segmented: neither the background nor the ignore label."""
-    labels = {
-        name: value if isinstance(value, int) else tuple(value)
-        for name, value in dataset_json["labels"].items()
-        if name != "ignore"
-    }
-    return {name: value for name, value in labels.items() if value not in (0, (0,))}
 
 
 @dataclass(frozen=True)
@@ -242,9 +231,9 @@ def score_labels(
     scores = {}
     for name, label in labels.items():
         predicted, true = (region_or_label_to_mask(array, label) & annotated for array in (segmentation, reference))
-        space = tuple(spacing)
-        if len(true) == 1 and space[0] >= NO_AXIS * max(space[1:]):
-            predicted, true, space = predicted[0], true[0], space[1:]
+        space = axes_in_space(true.shape, spacing)
+        if len(space) < true.ndim:
+            predicted, true = predicted[0], true[0]
         values = asdict(score_segmentation(predicted, true, space, settings))
         scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
     return scores

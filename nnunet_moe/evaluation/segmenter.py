@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.environment import trainers_known
-from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.models import Case
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import read_case
-from nnunet_moe.trained import Fold, Model
+from nnunet_moe.trained import Fold, Model, loading
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,8 @@ class Segmenter:
             self._predictor: Any = nnUNetPredictor(
                 tile_step_size=settings.step_size, use_mirroring=settings.mirroring, device=device, allow_tqdm=False
             )
-            try:
+            with loading(model.folder, folds):
                 self._predictor.initialize_from_trained_model_folder(str(model.folder), tuple(folds), model.checkpoint)
-            except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError) as error:
-                raise ModelError(
-                    f"{model.folder}, fold {', '.join(map(str, folds))}, cannot be loaded: {error}. Train it again, or "
-                    "name another model by -tr, -f and -chk."
-                ) from error
         if device.type == "cuda":  # nnU-Net lets cuDNN try algorithms out; figures should not depend on which won
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True

@@ -7,12 +7,12 @@ from tqdm import tqdm
 
 from nnunet_moe.codes import code_text
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.evaluation.folder import EvaluationFolder
 from nnunet_moe.export.model_folder import ModelFolder, WrittenFold
 from nnunet_moe.export.onnx_file import require_onnx
-from nnunet_moe.export.scores import EvaluationFolder
 from nnunet_moe.export.source import Source
-from nnunet_moe.files import dataset_name, folder_name, folder_written_whole, require_own_files
-from nnunet_moe.trained import Fold, Model, not_trained, trained_models
+from nnunet_moe.files import folder_name, folder_written_whole, require_own_files
+from nnunet_moe.trained import Fold, Model, find_model
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def export_models(request: Request) -> list[Path]:
     """
     if request.onnx:
         require_onnx()
-    model = _model(request)
+    model = find_model(
+        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
+    )
     _require_place_of_its_own(request.out, model)
     source = Source(model)
     codes = source.codes(request.modalities)
@@ -67,18 +69,6 @@ def export_models(request: Request) -> list[Path]:
         for export, folds, name in zip(exports, written, names, strict=True):
             export.write_rest(folds, None if evaluation is None else evaluation.scores(name), onnx=request.onnx)
     return [request.out / subfolder for subfolder in subfolders]
-
-
-def _model(request: Request) -> Model:
-    if len(set(request.folds)) < len(request.folds):
-        raise SettingsError("A fold is named twice. Name each once by -f.")
-    dataset = dataset_name(request.dataset)
-    for model in trained_models(dataset, request.trainer, request.plans, request.checkpoint):
-        if model.configuration == request.configuration:
-            for fold in request.folds:
-                model.require_checkpoint(fold)
-            return model
-    raise not_trained(dataset, request.trainer, request.plans, request.configuration)
 
 
 def _require_place_of_its_own(out: Path, model: Model) -> None:

@@ -15,10 +15,10 @@ from torch import nn
 
 from nnunet_moe.codes import Code, code_digits, code_text
 from nnunet_moe.environment import versions
+from nnunet_moe.evaluation.folder import Scores
 from nnunet_moe.export.channels import dataset_json_of, fingerprint_of, plans_of, present_channels
 from nnunet_moe.export.fixed_code import load_fixed, require_equal
 from nnunet_moe.export.onnx_file import write_onnx
-from nnunet_moe.export.scores import Scores
 from nnunet_moe.export.source import STOCK_TRAINER, LoadedFold, Source
 from nnunet_moe.trained import Fold, planned_network
 

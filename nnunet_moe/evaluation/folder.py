@@ -1,4 +1,4 @@
-"""What `nnunet_moe evaluate` found for the modalities of an exported model."""
+"""The output folder of `nnunet_moe evaluate`, read again: what it found for one model."""
 
 import json
 import math
@@ -42,7 +42,7 @@ class EvaluationFolder:
 
     Args:
         folder: with `summary.json` and `means.csv`.
-        model: what is exported.
+        model: the one whose scores are wanted.
         folds: of it; all that were scored must be among them, and an ensemble must be of just these.
 
     Raises:
@@ -65,7 +65,7 @@ class EvaluationFolder:
         fits = set(scored_folds) <= set(folds) if self._is_validation else set(scored_folds) == set(folds)
         if not own or not fits:
             raise ModelError(
-                f"{folder} has scores of {', '.join(states)}; exported is {model.folder.name}, fold {_words(folds)}. "
+                f"{folder} has scores of {', '.join(states)}; asked for is {model.folder.name}, fold {_words(folds)}. "
                 "Name the same folds by -f, evaluate these, or leave -scores out."
             )
         self._folds, self._is_half = scored_folds, any(state["bfloat16"] for state in own)

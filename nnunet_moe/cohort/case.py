@@ -1,0 +1,152 @@
+"""What happens to one case before and after the network, in whichever process."""
+
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_moe.cases import files_by_channel
+from nnunet_moe.codes import Code, channel_names
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.labels import axes_in_space, labels_of
+
+PROBABILITIES = (".npz", ".pkl")
+"""What nnU-Net writes beside a segmentation under `--save_probabilities`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What nnU-Net's preprocessing and export need of a model, besides its weights."""
+
+    plans: PlansManager
+    configuration: ConfigurationManager
+    dataset_json: dict[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return channel_names(self.dataset_json)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a case must have to be predicted at all."""
+
+    min_modalities: int = 1
+    required: tuple[str, ...] = ()
+
+    def check(self, code: Code, modalities: Sequence[str]) -> None:
+        """Refuse a code that has too little.
+
+        Raises:
+            ModalityError: it has.
+        """
+        has = [name for name, available in zip(modalities, code, strict=True) if available]
+        if missing := [name for name in self.required if name not in has]:
+            raise ModalityError(f"{'+'.join(has)} without {', '.join(missing)}, which --require asks for.")
+        if len(has) < self.min_modalities:
+            raise ModalityError(f"{'+'.join(has)} alone; --min_modalities asks for {self.min_modalities} modalities.")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of a case."""
+
+    name: str
+    images: tuple[str, ...]
+    previous_stage: str | None
+    """The segmentation that a cascade's second stage takes."""
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case that the network can take."""
+
+    data: np.ndarray
+    """`(K, *space)` preprocessed, NaN in absent channels; in a cascade the previous segmentation's channels follow."""
+    properties: dict[str, Any]
+    code: Code
+    files: dict[str, str]
+    """Modality -> its file, also of those that were not used."""
+    notes: str
+    """What the preprocessing said."""
+    seconds: float
+
+
+def prepare(case: Case, plan: Plan, requirement: Requirement) -> PreparedCase:
+    """Read and preprocess a case.
+
+    Raises:
+        ModalityError: files that cannot be used, or too few of them.
+    """
+    start, said = time.perf_counter(), io.StringIO()
+    if case.previous_stage is not None and not Path(case.previous_stage).exists():
+        raise ModalityError(f"{case.previous_stage} is not there. Predict the cascade's previous stage first.")
+    with redirect_stdout(said):
+        preprocessor = plan.configuration.preprocessor_class(verbose=False)
+        data, seg, properties = preprocessor.run_case(
+            list(case.images), case.previous_stage, plan.plans, plan.configuration, plan.dataset_json
+        )
+    names = plan.modalities
+    code = tuple(not np.isnan(channel).all() for channel in data)
+    requirement.check(code, names)
+    if case.previous_stage is not None:
+        foreground = plan.plans.get_label_manager(plan.dataset_json).foreground_labels
+        data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], foreground, data.dtype)))
+    files = {names[channel]: file for channel, file in files_by_channel(case.images, plan.dataset_json).items()}
+    notes = "; ".join(said.getvalue().splitlines())
+    return PreparedCase(data, properties, code, files, notes, time.perf_counter() - start)
+
+
+def write(
+    logits: np.ndarray, properties: dict[str, Any], plan: Plan, target: Path, save_probabilities: bool
+) -> tuple[dict[str, float], float]:
+    """Write what nnU-Net writes of a prediction: under other names first, the segmentation last.
+
+    Args:
+        logits: of the preprocessed image.
+        target: path of the segmentation without its ending.
+
+    Returns:
+        The volume of each label or region (mm3; mm2 in 2D), and the seconds that it took.
+    """
+    start, ending = time.perf_counter(), plan.dataset_json["file_ending"]
+    unfinished = target.with_name(f".unfinished_{os.getpid()}_{target.name}")  # another run's are not touched
+    endings = (*(PROBABILITIES if save_probabilities else ()), ending)
+    try:
+        export_prediction_from_logits(
+            logits, properties, plan.configuration, plan.plans, plan.dataset_json, str(unfinished), save_probabilities
+        )
+        segmentation, _ = plan.plans.image_reader_writer_class().read_seg(f"{unfinished}{ending}")
+        volumes = volumes_of(segmentation[0], properties["spacing"], labels_of(plan.dataset_json))
+        for part in endings:
+            os.replace(f"{unfinished}{part}", f"{target}{part}")
+    finally:
+        for part in endings:
+            Path(f"{unfinished}{part}").unlink(missing_ok=True)
+    return volumes, time.perf_counter() - start
+
+
+def volumes_of(
+    segmentation: np.ndarray, spacing: Sequence[float], labels: Mapping[str, int | tuple[int, ...]]
+) -> dict[str, float]:
+    """The volume of each label or region.
+
+    Args:
+        segmentation: labels, `(*space)`.
+        spacing: mm, as the reader gave it.
+        labels: name -> label or region.
+
+    Returns:
+        Name -> mm3, or mm2 in 2D.
+    """
+    voxel = float(np.prod(axes_in_space(segmentation.shape, spacing)))
+    return {name: float(np.isin(segmentation, label).sum()) * voxel for name, label in labels.items()}

@@ -1,0 +1,313 @@
+"""`nnunet_moe predict`: nnU-Net's command for a folder in which some cases cannot be predicted."""
+
+import io
+import json
+import os
+import re
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nnunet_moe.cases import files_by_channel, list_cases
+from nnunet_moe.codes import code_text, parse_code
+from nnunet_moe.cohort.case import PROBABILITIES, Case, Plan, PreparedCase, Requirement, prepare, write
+from nnunet_moe.cohort.tables import Failure, Manifest, Prediction, write_failures
+from nnunet_moe.environment import versions
+from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
+from nnunet_moe.evaluation.folder import EvaluationFolder
+from nnunet_moe.files import digest, written_whole
+from nnunet_moe.labels import labels_of
+from nnunet_moe.prediction import MissingModalityPredictor
+from nnunet_moe.processes import Call, Workers
+from nnunet_moe.trained import Fold, Model, find_model, loading
+
+MAY_DIFFER = ("device", "versions")
+"""What a continued run may do otherwise than the one that began."""
+
+
+EVERY_CASE = Requirement()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `nnunet_moe predict` was asked for; names and defaults as in nnU-Net's command."""
+
+    images: Path
+    out: Path
+    dataset: str
+    configuration: str
+    trainer: str
+    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+    plans: str = "nnUNetPlans"
+    checkpoint: str = "checkpoint_final.pth"
+    requirement: Requirement = EVERY_CASE
+    scores: Path | None = None
+    """The output folder of `nnunet_moe evaluate`: what may be expected of each case."""
+    step_size: float = 0.5
+    mirroring: bool = True
+    save_probabilities: bool = False
+    continue_prediction: bool = False
+    preprocessing_processes: int = 3
+    export_processes: int = 3
+    previous_stage: Path | None = None
+    num_parts: int = 1
+    part_id: int = 0
+    device: str = "cpu"
+    on_device: bool = True
+    verbose: bool = False
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size <= 1:
+            raise SettingsError(f"-step_size is {self.step_size}; allowed is more than 0, up to 1.")
+        if min(self.preprocessing_processes, self.export_processes) < 0:
+            raise SettingsError("-npp and -nps are numbers of processes, from 0: none besides the command's own.")
+        if not 0 <= self.part_id < self.num_parts:
+            raise SettingsError(
+                f"-part_id is {self.part_id}; with -num_parts {self.num_parts} it is 0 or more, and less."
+            )
+        if self.images.resolve() == self.out.resolve():
+            raise SettingsError(f"-i and -o are both {self.out}. Name a folder of its own by -o.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the cases."""
+
+    predicted: tuple[str, ...]
+    """Also those of the run that was continued."""
+    failures: tuple[Failure, ...]
+    failures_file: Path
+
+
+def predict_cohort(request: Request) -> Outcome:
+    """Predict every case that can be predicted.
+
+    Raises:
+        ModelError: the model was not trained or cannot take missing modalities; scores of other weights.
+        ModalityError: no folder of images, or no image in it; a modality is required that the model does not know.
+        SettingsError: an option out of range; the output folder was begun with other settings.
+    """
+    model = find_model(
+        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
+    )
+    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.folds)
+    predictor = _predictor(model, request)
+    plan = Plan(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+    _require_fitting_options(request, plan)
+    return _Run(request, model, predictor, plan, evaluation).finish()
+
+
+class _Run:
+    def __init__(
+        self, request: Request, model: Model, predictor: Any, plan: Plan, evaluation: EvaluationFolder | None
+    ) -> None:
+        self._request, self._predictor, self._plan = request, predictor, plan
+        self._settings = _settings(request, model)
+        part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
+        self._settings_file, manifest_file, self._failures_file = (
+            request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
+        )
+        self._manifest = Manifest(manifest_file, plan.modalities, tuple(labels_of(plan.dataset_json)), evaluation)
+        self._cases, self._failures = self._listed()
+        self._endings = (plan.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+
+    def finish(self) -> Outcome:
+        """Predict what there is to do."""
+        todo, request = self._begin(), self._request
+        print(f"{len(self._cases)} cases, {len(self._cases) - len(todo)} of them predicted before", flush=True)
+        exports: deque[tuple[Case, PreparedCase, float, Call]] = deque()
+        with (
+            Workers(request.preprocessing_processes) as preprocessing,
+            Workers(request.export_processes) as exporting,
+            tqdm(total=len(todo), unit="case", disable=not request.show_progress) as progress,
+        ):
+            for case, preparing in self._preparing(todo, preprocessing):
+                try:
+                    prepared, start = preparing.result(), time.perf_counter()
+                    logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data))
+                    to_write = (logits.cpu().detach().numpy(), prepared.properties, self._plan)
+                    call = exporting.submit(write, *to_write, self._target(case.name), request.save_probabilities)
+                    exports.append((case, prepared, time.perf_counter() - start, call))
+                except Exception as error:  # whatever it is, it is this case's
+                    self._fail(case, error)
+                progress.update()
+                while exports and (len(exports) > 2 * request.export_processes or exports[0][-1].done()):
+                    self._conclude(*exports.popleft())
+            while exports:
+                self._conclude(*exports.popleft())
+        write_failures(self._failures_file, self._failures)
+        self._manifest.write()
+        names = {case.name for case in self._cases} & self._manifest.predictions.keys()
+        return Outcome(tuple(sorted(names)), tuple(self._failures), self._failures_file)
+
+    def _listed(self) -> tuple[list[Case], list[Failure]]:
+        """This part's cases, and the files that are none."""
+        request, ending = self._request, self._plan.dataset_json["file_ending"]
+        files, strays = list_cases(request.images, ending)
+        if not files and not strays:
+            raise ModalityError(f"{request.images} holds no images CASE_XXXX{ending}, where XXXX is the channel.")
+        previous = request.previous_stage
+        cases = [
+            Case(name, tuple(images), None if previous is None else str(previous / f"{name}{ending}"))
+            for name, images in list(files.items())[request.part_id :: request.num_parts]
+        ]
+        reason = f"The name tells no channel. Images are named CASE_XXXX{ending}, where XXXX is the channel."
+        failures = [Failure(Path(file).name, (file,), reason) for file in strays] if request.part_id == 0 else []
+        return cases, failures
+
+    def _begin(self) -> list[Case]:
+        """Leave in the output folder what an earlier run finished, if it is continued; the cases that remain."""
+        request = self._request
+        request.out.mkdir(parents=True, exist_ok=True)
+        if not (request.continue_prediction and self._settings_file.exists()):
+            for file in (self._settings_file, self._manifest.file, self._failures_file):
+                file.unlink(missing_ok=True)
+        else:
+            _require_same_settings(self._settings_file, self._settings)
+            self._manifest.read()
+        todo = [case for case in self._cases if not self._is_done(case)]
+        for case in todo:
+            self._manifest.predictions.pop(case.name, None)
+            self._remove_outputs(case.name)
+        _remove_unfinished(request.out, {case.name for case in self._cases}, self._endings)
+        contents = {self._settings_file.name: self._settings}
+        if request.part_id == 0:  # as nnU-Net does, for its own evaluation and postprocessing
+            contents |= {"dataset.json": self._plan.dataset_json, "plans.json": self._plan.plans.plans}
+        for name, content in contents.items():
+            with written_whole(request.out / name) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=4))
+        return todo
+
+    def _is_done(self, case: Case) -> bool:
+        """Whether an earlier run predicted a case from the files that there are, and it need not be done again."""
+        prediction, modalities = self._manifest.predictions.get(case.name), self._plan.modalities
+        outputs = [Path(f"{self._target(case.name)}{ending}") for ending in self._endings]
+        if prediction is None or not all(output.exists() for output in outputs):
+            return False
+        try:
+            files = files_by_channel(case.images, self._plan.dataset_json)
+            self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
+        except ModalityError:
+            return False
+        written = min(output.stat().st_mtime for output in outputs)
+        is_older = all(Path(file).stat().st_mtime <= written for file in case.images)
+        return is_older and prediction.files == {modalities[channel]: file for channel, file in files.items()}
+
+    def _preparing(self, cases: Sequence[Case], workers: Workers) -> Iterator[tuple[Case, Call[PreparedCase]]]:
+        """Cases as they are wanted, with some more under way."""
+        waiting: deque[tuple[Case, Call[PreparedCase]]] = deque()
+        request, ahead = self._request, max(1, 2 * self._request.preprocessing_processes)
+        for case in cases:
+            if len(waiting) == ahead:
+                yield waiting.popleft()
+            waiting.append((case, workers.submit(prepare, case, self._plan, request.requirement)))
+        yield from waiting
+
+    def _conclude(self, case: Case, prepared: PreparedCase, seconds: float, call: Call) -> None:
+        try:
+            volumes, seconds_to_write = call.result()
+        except Exception as error:  # whatever it is, it is this case's
+            self._fail(case, error)
+            return
+        modalities, seconds = code_text(prepared.code, self._plan.modalities), prepared.seconds + seconds
+        prediction = Prediction(modalities, prepared.files, seconds + seconds_to_write, volumes, prepared.notes)
+        self._manifest.add(case.name, prediction)
+        notes = f" ({prepared.notes})" if prepared.notes else ""
+        tqdm.write(f"{case.name}: {modalities}, {prediction.seconds:.1f} s{notes}")
+
+    def _fail(self, case: Case, error: Exception) -> None:
+        self._remove_outputs(case.name)
+        reason = str(error) if isinstance(error, NnunetMoeError) else f"{type(error).__name__}: {error}"
+        self._failures.append(Failure(case.name, case.images, reason))
+        write_failures(self._failures_file, self._failures)
+        tqdm.write(f"{case.name}: FAILED. {reason}")
+        if self._request.verbose:
+            traceback.print_exception(error)
+
+    def _target(self, case: str) -> Path:
+        return self._request.out / case
+
+    def _remove_outputs(self, case: str) -> None:
+        for ending in (self._plan.dataset_json["file_ending"], *PROBABILITIES):
+            Path(f"{self._target(case)}{ending}").unlink(missing_ok=True)
+
+
+def _predictor(model: Model, request: Request) -> Any:
+    """nnU-Net's predictor with the folds loaded; threads as in nnU-Net's command."""
+    device = torch.device(request.device)
+    torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
+    with redirect_stdout(io.StringIO()):  # nnU-Net tells what a CPU cannot do
+        predictor = MissingModalityPredictor(
+            tile_step_size=request.step_size,
+            use_mirroring=request.mirroring,
+            perform_everything_on_device=request.on_device,
+            device=device,
+            verbose=request.verbose,
+            allow_tqdm=False,
+        )
+        with loading(model.folder, request.folds):
+            predictor.initialize_from_trained_model_folder(str(model.folder), request.folds, request.checkpoint)
+    return predictor
+
+
+def _require_fitting_options(request: Request, plan: Plan) -> None:
+    requirement, modalities = request.requirement, plan.modalities
+    if unknown := [name for name in requirement.required if name not in modalities]:
+        raise ModalityError(f"--require {' '.join(unknown)}: the model's modalities are {', '.join(modalities)}.")
+    if not 1 <= requirement.min_modalities <= len(modalities):
+        raise SettingsError(f"--min_modalities is {requirement.min_modalities}; allowed is 1 to {len(modalities)}.")
+    needed = plan.configuration.previous_stage_name
+    if (needed is None) != (request.previous_stage is None):
+        raise SettingsError(
+            f"{request.configuration} takes no segmentations of a previous stage; leave -prev_stage_predictions out."
+            if needed is None
+            else f"{request.configuration} takes segmentations of {needed}: name their folder, -prev_stage_predictions."
+        )
+
+
+def _settings(request: Request, model: Model) -> dict[str, Any]:
+    """What the outputs depend on, besides the images."""
+    return {
+        "model": str(model.folder),
+        "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.folds},
+        "checkpoint": request.checkpoint,
+        "step_size": request.step_size,
+        "mirroring": request.mirroring,
+        "prev_stage_predictions": None if request.previous_stage is None else str(request.previous_stage.resolve()),
+        "num_parts": request.num_parts,
+        "device": request.device,
+        "versions": versions("nnunet-moe", "nnunetv2", "torch"),
+    }
+
+
+def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = json.loads(file.read_text())
+        differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Predict into another folder, or without "
+            "--continue_prediction."
+        ) from error
+    if differing:
+        raise SettingsError(
+            f"{file.parent} was begun with another {', '.join(differing)}. Predict into another folder, or without "
+            "--continue_prediction."
+        )
+
+
+def _remove_unfinished(folder: Path, cases: set[str], endings: Sequence[str]) -> None:
+    """What a killed run left of these cases."""
+    pattern = rf"\.unfinished_\d+_(.+)(?:{'|'.join(map(re.escape, endings))})"
+    for file in folder.glob(".unfinished_*"):
+        if (match := re.fullmatch(pattern, file.name)) and match[1] in cases:
+            file.unlink(missing_ok=True)
