@@ -25,7 +25,7 @@ from nnunet_moe.settings import Settings
 
 ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on one grid differ by rounding
 TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
-UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, zlib.error, ImageFileError)  # by damaged files
+UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError, zlib.error, ImageFileError)  # damaged files
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):

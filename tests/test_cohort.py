@@ -1,22 +1,12 @@
 """`nnunet_moe predict`: every case that can be predicted is, whatever the others are, and whenever it is killed."""
 
 import csv
-import gzip
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from nnunet_moe.cli import main
-from nnunet_moe.codes import all_codes, code_digits, code_text
 
 MODEL = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_progress_bar")
 INLINE = ("-npp", 0, "-nps", 0)

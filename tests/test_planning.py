@@ -14,17 +14,20 @@ from incomplete import (
     write,
     write_cases_without_each_file,
 )
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_in_process import command, make_trainer, train
 from nnunet_moe.codes import all_codes, code_text
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.planning.availability import Availability
-from nnunet_moe.planning.fingerprint import UNSEEN
+from nnunet_moe.planning.fingerprint import UNSEEN, IncompleteDatasetFingerprintExtractor, without_foreground
 from nnunet_moe.planning.plan_and_preprocess import Request
 from nnunet_moe.planning.raw_dataset import read_raw_dataset, verify_integrity
 
-NAMES = ("T1w", "T2w", "FLAIR")
+TRAINERS = [
+    f"nnUNetTrainer{n}" for n in ("MoESD", "SD", "MoE", "ModalityDropout", "DynamicStem", "MoEStem", "MoENoReg")
+]
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_training_and_prediction_with_each_file_of_each_case_missing_in_turn(fol
     splits = [{"train": [case, complete], "val": [case]} for case in lacking]
     plans_file.with_name("splits_final.json").write_text(json.dumps(splits))
     for fold, (case, absent) in enumerate(lacking.items()):
-        trainer = train(910, "3d_fullres", fold=fold)
+        trainer = train(910, "3d_fullres", TRAINERS[fold % len(TRAINERS)], fold=fold)
         assert all(bool(weight.isfinite().all()) for weight in trainer.network.parameters())
         image = trainer.dataset_class(trainer.preprocessed_dataset_folder, [case]).load_case(case)[0]
         assert np.isnan(image[:]).all(axis=(1, 2, 3)).tolist() == [c == absent for c in range(num_modalities)]
@@ -188,9 +191,12 @@ def test_the_fingerprint_takes_each_channel_from_the_cases_that_have_it(tiny, fo
 
 def test_a_case_without_foreground_counts_for_shapes_alone(tiny):
     tiny_case(tiny, "a", {1: SMALL}, 100, num_foreground=0)
-    fingerprint = extract_fingerprint(911, num_samples=300).run()
+    extractor = extract_fingerprint(911, num_samples=300)
+    fingerprint = extractor.run()
     assert fingerprint["foreground_intensity_properties_per_channel"]["1"] == UNSEEN
     assert len(fingerprint["spacings"]) == 3
+    (warning,) = without_foreground(fingerprint, extractor.availability)
+    assert warning.startswith("No case that has B has a labelled voxel")
 
 
 def test_the_table_and_its_warnings(tiny, capsys):
@@ -222,12 +228,15 @@ def test_the_command_reads_the_test_cases_and_tells_of_labels_alone(tiny, capsys
     image = np.ones((12, 12, 12), dtype=np.float32)
     for channel in (0, 1):
         write(tiny / "imagesTs" / f"x_{channel:04d}.nii.gz", image)
+    write(tiny / "imagesTs" / "y_0009.nii.gz", image)
+    write(tiny / "imagesTr" / "a_0000.nii", image)
     write(tiny / "labelsTr" / "alone.nii.gz", image.astype(np.uint8))
     extract_fingerprint(911)
     plan_and_preprocess("-d", "Dataset911_Tiny", "--no_pp")
     printed = capsys.readouterr().out
     assert "WARNING: 1 of the test cases (imagesTs) has A+B, which no training case has together" in printed
-    assert "Segmentations without any image, not trained on: alone" in printed
+    assert f"for another ending: {tiny / 'imagesTr' / 'a_0000.nii'}, {tiny / 'labelsTr' / 'alone.nii.gz'}\n" in printed
+    assert f"WARNING: {tiny / 'imagesTs' / 'y_0009.nii.gz'} names no channel of this dataset" in printed
     assert not (tiny.parents[1] / "preprocessed" / tiny.name / "nnUNetPlans_3d_fullres").exists()
 
 
@@ -237,9 +246,32 @@ def test_an_old_fingerprint_of_other_files_or_of_nnunet_is_refused(tiny, folders
     (tiny / "imagesTr" / "b_0000.nii.gz").unlink()
     with pytest.raises(SystemExit, match=r"made from other files than there are now\. Make it anew with --clean"):
         plan_and_preprocess("-d", 911, "--no_pp")
-    (folders / "preprocessed" / tiny.name / "availability.csv").unlink()
-    with pytest.raises(SystemExit, match=r"was not made by this command.*--clean"):
+    table = folders / "preprocessed" / tiny.name / "availability.csv"
+    table.write_text("case\n")
+    with pytest.raises(SystemExit, match=r"availability\.csv cannot be used.*--clean"):
         plan_and_preprocess("-d", 911, "--no_pp")
+
+
+def test_a_fingerprint_that_nnunet_made_of_zeros_is_made_anew(tiny, folders):
+    for case, channels in {"a": (0, 2, 3), "b": (1, 3), "c": (0, 3)}.items():  # what its users do today
+        for channel in channels:
+            write(tiny / "imagesTr" / f"{case}_{channel:04d}.nii.gz", np.zeros((12, 12, 12), dtype=np.float32))
+    theirs = DatasetFingerprintExtractor(911, num_processes=1)
+    theirs.num_foreground_voxels_for_intensitystats = 300
+    before = theirs.run()["foreground_intensity_properties_per_channel"]
+    assert before[0]["min"] == 0
+    ours = IncompleteDatasetFingerprintExtractor(911, num_processes=1)
+    ours.num_foreground_voxels_for_intensitystats = 300
+    assert ours.run()["foreground_intensity_properties_per_channel"][0]["min"] == 200
+    assert ours.availability.csv().splitlines()[1] == "a,B,zeros,available,zeros,zeros"
+    assert ours.run()["foreground_intensity_properties_per_channel"]["0"]["min"] == 200  # read this time
+
+
+def test_names_that_look_like_anything_come_back_from_the_table():
+    names = ("case", "a,b", 'say "x"', "modalities")
+    availability = Availability({"NA": (1, 0, 1, 0), "1": (1, 1, 1, 1)}, names, {"NA": (1, 0, 0, 0), "1": (1, 0, 0, 0)})
+    again = Availability.from_csv(availability.csv(), names)
+    assert again.files == availability.files and again.codes == availability.codes
 
 
 def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
@@ -249,7 +281,10 @@ def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
         plan_and_preprocess("-d", 911)
     assert "a.nii.gz has the shape (12, 12, 11)" in str(error.value)
     assert "b_0002.nii.gz cannot be read" in str(error.value)
-    assert not list((folders / "preprocessed").rglob("*.*"))
+    (tiny / "imagesTr" / "a_0001.nii.gz").write_bytes(b"no image")  # from which the reader is chosen
+    with pytest.raises(SystemExit, match=r"a_0001\.nii\.gz cannot be read"):
+        plan_and_preprocess("-d", 911)
+    assert not list((folders / "preprocessed").iterdir())
 
 
 def test_a_case_that_cannot_be_preprocessed_leaves_no_data_that_look_whole(tiny, folders):
@@ -258,6 +293,28 @@ def test_a_case_that_cannot_be_preprocessed_leaves_no_data_that_look_whole(tiny,
     with pytest.raises(SystemExit, match=r"b_0002\.nii\.gz cannot be read"):
         plan_and_preprocess("-d", 911, "-c", "3d_fullres")
     assert not (folders / "preprocessed" / tiny.name / "nnUNetPlans_3d_fullres").exists()
+
+
+def change(raw: Path, **values):
+    """Set keys of dataset.json, or take them out."""
+    content = json.loads((raw / "dataset.json").read_text()) | values
+    (raw / "dataset.json").write_text(json.dumps({key: v for key, v in content.items() if v is not None}))
+
+
+def listed(*images: str) -> dict:
+    return {"images": [f"imagesTr/{image}.nii.gz" for image in images], "label": "labelsTr/b.nii.gz"}
+
+
+def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tiny / "imagesTr" / "a_0001.nii.gz").rename(tmp_path / "elsewhere" / "patient_0001.nii.gz")
+    elsewhere = {"images": [str(tmp_path / "elsewhere" / "patient_0001.nii.gz")], "label": "labelsTr/a.nii.gz"}
+    change(tiny, dataset={"p": elsewhere, "q": listed("b_0000", "b_0002")}, numTraining=2)
+    dataset = read_raw_dataset(tiny.name)
+    assert dataset.availability().codes == {"p": (False, True, False, False), "q": (True, False, True, False)}
+    verify_integrity(dataset, 1, show_progress=False)
+    assert dataset.unused() == [str(tiny / "labelsTr" / "c.nii.gz")]
+    assert extract_fingerprint(911).run()["shapes_after_crop"] == [[5, 5, 5], [7, 10, 5]]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +332,10 @@ def test_a_case_that_cannot_be_preprocessed_leaves_no_data_that_look_whole(tiny,
         (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), r"a: .*labelsTr/a\.nii\.gz is not there"),
         (lambda raw: (raw / "dataset.json").unlink(), "A raw dataset has imagesTr"),
         (lambda raw: (raw / "dataset.json").write_text("{"), "JSONDecodeError"),
+        (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), "regions_class_order"),
+        (lambda raw: change(raw, numTraining=None), "KeyError: 'numTraining'"),
+        (lambda raw: change(raw, dataset={}), "lists no case"),
+        (lambda raw: change(raw, dataset={"x": listed("b_0002", "b_0000")}), r"x: .* lists the channels \[2, 0\]"),
         (lambda raw: shutil.rmtree(raw / "imagesTr"), "imagesTr is no folder"),
     ],
 )
@@ -294,9 +355,15 @@ def test_integrity_is_verified_with_files_missing(tiny):
     moved.SetOrigin((5, 0, 0))
     sitk.WriteImage(moved, str(tiny / "labelsTr" / "b.nii.gz"))
     dataset.dataset_json["numTraining"] = 4
+    dataset.dataset_json["labels"] = {"background": 0, "lesion": 1, "other": 3}
     with pytest.raises(ModalityError) as error:
         verify_integrity(dataset, 2, show_progress=False)
-    for expected in ("4 training cases", "a.nii.gz holds 7; the labels in dataset.json are 0, 1", "b.nii.gz and"):
+    for expected in (
+        "4 training cases",
+        "a.nii.gz holds 7; the labels in dataset.json are 0, 1, 3",
+        "b.nii.gz and",
+        "[0, 1, 3]",
+    ):
         assert expected in str(error.value)
 
 
@@ -306,9 +373,12 @@ def test_integrity_is_verified_with_files_missing(tiny):
         (("-pl", "NoPlanner"), "no planner 'NoPlanner'"),
         (("-overwrite_target_spacing", 1, 1), "wants three numbers, not 2"),
         (("-d", 999), "is no dataset that nnU-Net finds"),
+        (("-d", "Dataset911_Tiny"), "More than one dataset name found for dataset id 911"),
     ],
 )
-def test_options_that_cannot_be_met_are_refused(tiny, options, message):
+def test_options_that_cannot_be_met_are_refused(tiny, folders, options, message):
+    if "Dataset911_Tiny" in options:
+        (folders / "results" / "Dataset911_Other").mkdir()
     with pytest.raises(SystemExit, match=message):
         plan_and_preprocess(*(() if "-d" in options else ("-d", 911)), *options)
 

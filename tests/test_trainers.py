@@ -295,9 +295,10 @@ def test_the_dice_of_a_code_in_the_log_is_that_of_its_own_batches(make_trainer, 
         }
         for code, count in zip((0, 0, 4), counts, strict=True)
     ]
+    outputs.append({**outputs[0], "code": -1})  # a batch of several codes
     trainer.on_validation_epoch_end(outputs)
     assert texts == ["Pseudo dice m0: [0.6667, nan]", "Pseudo dice m0+m2: [1.0, nan]"]
-    assert trainer.logger.get_value("mean_fg_dice", -1) == pytest.approx(2 * 9 / (2 * 9 + 2 + 2))
+    assert trainer.logger.get_value("mean_fg_dice", -1) == pytest.approx(2 * 12 / (2 * 12 + 3 + 2))
 
 
 def test_building_the_network_gives_the_configuration_our_preprocessor(make_trainer):

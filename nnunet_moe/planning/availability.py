@@ -1,10 +1,9 @@
 """Which modalities the cases of a dataset have."""
 
+import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-
-import pandas as pd
 
 from nnunet_moe.codes import Code, code_digits, code_text
 from nnunet_moe.errors import ModalityError
@@ -29,11 +28,6 @@ class Availability:
         self.codes = dict(files if codes is None else codes)
         self._counts = Counter(self.codes.values())
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every case has a file of every modality."""
-        return all(map(all, self.files.values()))
-
     def table(self) -> str:
         """Cases by code, most modalities first, and by modality, in Markdown."""
         lines = ["| modalities | cases |", "|---|---|"]
@@ -47,11 +41,12 @@ class Availability:
 
     def csv(self) -> str:
         """One row a case: its name, its code, and what it has of each modality."""
-        rows = [
-            [case, code_text(code, self.modalities), *map(_word, self.files[case], code)]
-            for case, code in self.codes.items()
-        ]
-        return pd.DataFrame(rows, columns=["case", "modalities", *self.modalities]).to_csv(index=False)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["case", "modalities", *self.modalities])
+        for case, code in self.codes.items():
+            rows.writerow([case, code_text(code, self.modalities), *map(_word, self.files[case], code)])
+        return text.getvalue()
 
     @classmethod
     def from_csv(cls, text: str, modalities: Sequence[str]) -> "Availability":
@@ -60,15 +55,15 @@ class Availability:
         Raises:
             ModalityError: the text is no such table of these modalities.
         """
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-        expected = ["case", "modalities", *modalities]
-        words = table.iloc[:, 2:]
-        if list(table.columns) != expected or not words.isin([AVAILABLE, ABSENT, ZEROS]).all(axis=None):
-            raise ModalityError(f"A table with the columns {', '.join(expected)} was expected.")
-        cases = table["case"]
+        header, *rows = csv.reader(io.StringIO(text)) if text else [[]]
+        words = {row[0]: row[2:] for row in rows if row}
+        if header != ["case", "modalities", *modalities] or not all(
+            len(row) == len(modalities) and {*row} <= {AVAILABLE, ABSENT, ZEROS} for row in words.values()
+        ):
+            raise ModalityError(f"A table of the modalities {', '.join(modalities)} was expected.")
         files, codes = (
-            {case: tuple(row) for case, row in zip(cases, where.to_numpy().tolist(), strict=True)}
-            for where in (words != ABSENT, words == AVAILABLE)
+            {case: tuple(word in meaning for word in row) for case, row in words.items()}
+            for meaning in ((AVAILABLE, ZEROS), (AVAILABLE,))
         )
         return cls(files, modalities, codes)
 

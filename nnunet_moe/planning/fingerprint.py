@@ -59,7 +59,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
     """Set by `run`."""
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
-        """Write `dataset_fingerprint.json`, or read it if it is there and is not to be overwritten.
+        """Write `dataset_fingerprint.json`, or read it if it is there with its table and is not to be overwritten.
 
         Raises:
             ModalityError: cases that cannot be used, or a fingerprint of other files than there are.
@@ -67,10 +67,10 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         folder = nnunet_folder(nnUNet_preprocessed) / self.dataset_name
         fingerprint_file, table_file = folder / "dataset_fingerprint.json", folder / "availability.csv"
         dataset = read_raw_dataset(self.dataset_name)
-        if fingerprint_file.exists() and not overwrite_existing:
+        # one without a table is nnU-Net's own, whose statistics take zeros for an image
+        if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
             return json.loads(fingerprint_file.read_text())
-        folder.mkdir(parents=True, exist_ok=True)
         num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
         results = on_all(
             analyse_case,
@@ -87,6 +87,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         codes = {name: case.available for name, case in zip(dataset.cases, cases, strict=True)}
         self.availability = dataset.availability(codes)
         fingerprint = fingerprint_of(cases, len(dataset.modalities))
+        folder.mkdir(parents=True, exist_ok=True)
         table_file.unlink(missing_ok=True)  # a fingerprint without it is never mistaken for one of these files
         with written_whole(fingerprint_file) as unfinished:
             save_json(fingerprint, str(unfinished))
@@ -160,21 +161,24 @@ def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:
-    """What a fingerprint that is there already was made from, if that is what there is now.
+def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
+    """A warning for each modality that cases have, but none of them with a labelled voxel."""
+    properties = fingerprint["foreground_intensity_properties_per_channel"]
+    by_channel = {int(channel): values for channel, values in properties.items()}
+    return [
+        f"No case that has {name} has a labelled voxel. A normalisation by the dataset's intensities (CT) will make "
+        f"zeros of {name}; others do not mind."
+        for channel, name in enumerate(availability.modalities)
+        if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())
+    ]
 
-    One without a table is nnU-Net's own: right for complete datasets alone, since it takes the first file of a case for
-    the first channel.
-    """
-    if not table_file.exists() and files.is_complete:
-        return files
+
+def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:
+    """What a fingerprint that is there already was made from, if that is what there is now."""
     try:
         made_from = Availability.from_csv(table_file.read_text(), files.modalities)
     except (OSError, ValueError) as error:
-        raise ModalityError(
-            f"{fingerprint_file} was not made by this command, or {table_file} beside it cannot be read ({error}), and "
-            "there are cases with files missing. Make the fingerprint anew with --clean."
-        ) from error
+        raise ModalityError(f"{table_file} cannot be used: {error} Make both anew with --clean.") from error
     if made_from.files != files.files:
         raise ModalityError(
             f"{fingerprint_file} was made from other files than there are now. Make it anew with --clean."

@@ -10,16 +10,15 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess_dataset
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder
 from nnunet_moe.planning.availability import Availability
-from nnunet_moe.planning.fingerprint import IncompleteDatasetFingerprintExtractor
+from nnunet_moe.planning.fingerprint import IncompleteDatasetFingerprintExtractor, without_foreground
 from nnunet_moe.planning.raw_dataset import read_raw_dataset, verify_integrity
-from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.settings import Settings
 
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
@@ -77,24 +76,37 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
         ModelError: no such dataset, or nnU-Net's folders are not set.
         SettingsError: no such planner, or a configuration that cannot be preprocessed by itself.
     """
-    names = [dataset_name(name) for name in request.datasets]
+    names = [_unambiguous(dataset_name(name)) for name in request.datasets]
     _require_planner(request.planner)
     found = {name: _fingerprint(name, request) for name in names}
     print("Experiment planning...")
-    target: Any = request.gpu_memory_target  # None is allowed, whatever nnU-Net's annotation says
+    datasets: Any = names  # names will do as well as ids, and None for a number, whatever nnU-Net's annotations say
+    memory: Any = request.gpu_memory_target
     identifier = plan_experiments(
-        [convert_dataset_name_to_id(name) for name in names],
+        datasets,
         request.planner,
-        target,
+        memory,
         DefaultPreprocessor.__name__,
         request.target_spacing,
         request.plans_name,
     )
     assert identifier is not None  # of the last dataset; there is one
     if request.preprocess:
+        configurations = {name: _configurations(name, identifier, request) for name in names}
         for name in names:
-            _preprocess(name, identifier, request)
+            _preprocess(name, identifier, configurations[name], request)
     return found
+
+
+def _unambiguous(name: str) -> str:
+    """A dataset's name, if nnU-Net finds no other one by its number."""
+    if (found := dataset_name(str(_number(name)))) != name:
+        raise ModelError(f"-d {name}: by its number nnU-Net finds {found}. Give every dataset a number of its own.")
+    return name
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("Dataset").partition("_")[0])
 
 
 def _require_planner(name: str) -> None:
@@ -111,22 +123,26 @@ def _fingerprint(name: str, request: Request) -> Availability:
     """Make or read the fingerprint, and tell what the cases have."""
     print(f"{name}: fingerprint extraction...")
     dataset = read_raw_dataset(name)
-    if alone := dataset.labels_alone():
-        print(f"Segmentations without any image, not trained on: {', '.join(alone)}")
+    if unused := dataset.unused():
+        print(f"Not used, for want of an image or for another ending: {', '.join(unused)}")
     if request.verify:
         verify_integrity(dataset, request.fingerprint_processes, show_progress=request.show_progress)
     extractor = IncompleteDatasetFingerprintExtractor(name, request.fingerprint_processes, verbose=request.verbose)
     extractor.show_progress_bar = request.show_progress
-    extractor.run(overwrite_existing=request.clean)
-    print(extractor.availability.table())
-    for warning in extractor.availability.warnings(dataset.test_availability()):
+    fingerprint = extractor.run(overwrite_existing=request.clean)
+    test, problems = dataset.test_availability()
+    availability = extractor.availability
+    print(availability.table())
+    warnings = (*availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
+    for warning in warnings:
         print(f"WARNING: {warning}")
-    return extractor.availability
+    return availability
 
 
-def _preprocess(name: str, plans_identifier: str, request: Request) -> None:
-    """Preprocess a dataset's configurations, and copy its segmentations beside them."""
+def _configurations(name: str, plans_identifier: str, request: Request) -> dict[str, tuple[ConfigurationManager, int]]:
+    """The configurations that the plans have, and how many processes preprocess each; found to be possible."""
     plans = PlansManager(str(nnunet_folder(nnUNet_preprocessed) / name / f"{plans_identifier}.json"))
+    configurations = {}
     for configuration_name, num_processes in zip(request.configurations, request.processes(), strict=True):
         if configuration_name not in plans.available_configurations:
             print(f"{name}: {plans_identifier} has no configuration {configuration_name}. Skipped.")
@@ -137,8 +153,18 @@ def _preprocess(name: str, plans_identifier: str, request: Request) -> None:
                 f"Configuration {configuration_name} is for dedicated models ('modality_code'). They train on the "
                 "data of the configuration that it inherits from: preprocess that one."
             )
+        use_missing_modality_preprocessor(configuration)
+        configurations[configuration_name] = configuration, num_processes
+    return configurations
+
+
+def _preprocess(
+    name: str, plans_identifier: str, configurations: dict[str, tuple[ConfigurationManager, int]], request: Request
+) -> None:
+    """Preprocess a dataset's configurations, and copy its segmentations beside them."""
+    for configuration_name, (configuration, num_processes) in configurations.items():
         print(f"{name}: preprocessing for {configuration_name}...")
-        preprocessor = MissingModalityPreprocessor(verbose=request.verbose)
+        preprocessor = configuration.preprocessor_class(verbose=request.verbose)
         preprocessor.show_progress_bar = request.show_progress
         try:
             preprocessor.run(name, configuration_name, plans_identifier, num_processes)
@@ -146,4 +172,4 @@ def _preprocess(name: str, plans_identifier: str, request: Request) -> None:
             folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    preprocess_dataset(convert_dataset_name_to_id(name), plans_identifier, [], [])  # the segmentations alone
+    preprocess_dataset(_number(name), plans_identifier, [], [])  # the segmentations alone

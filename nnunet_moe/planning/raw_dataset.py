@@ -1,8 +1,12 @@
 """A raw dataset in nnU-Net's layout, any of whose cases may lack any of its files."""
 
+import io
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,6 @@ from nnunet_moe.planning.availability import Availability
 from nnunet_moe.preprocessing import read_case, read_segmentation, require_same_geometry
 from nnunet_moe.processes import on_all
 
-REQUIRED_KEYS = ("labels", "channel_names", "numTraining", "file_ending")
-
 
 @dataclass(frozen=True)
 class RawDataset:
@@ -36,12 +38,20 @@ class RawDataset:
     def modalities(self) -> tuple[str, ...]:
         return channel_names(self.dataset_json)
 
-    @property
+    @cached_property
     def reader_class(self) -> Any:
-        """The reader that nnU-Net's planner takes, too."""
-        return determine_reader_writer_from_dataset_json(
-            self.dataset_json, next(iter(self.cases.values()))["images"][0], verbose=False
-        )
+        """The reader that nnU-Net's planner takes, too.
+
+        Raises:
+            ModalityError: no reader of nnU-Net's reads the first image, which the planner will want as well.
+        """
+        example = next(iter(self.cases.values()))["images"][0]
+        try:
+            return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
+        except RuntimeError as error:
+            raise ModalityError(
+                f"{example} cannot be read: {error}. Copy or convert it again, or remove it: a modality may be missing."
+            ) from error
 
     def code_of_files(self, images: Sequence[str]) -> Code:
         """The code that the names of a case's files tell."""
@@ -53,19 +63,26 @@ class RawDataset:
         files = {name: self.code_of_files(case["images"]) for name, case in self.cases.items()}
         return Availability(files, self.modalities, codes)
 
-    def labels_alone(self) -> list[str]:
-        """Segmentations in `labelsTr` that have no image, and so are not trained on."""
+    def unused(self) -> list[str]:
+        """Files in `imagesTr` of other endings, and segmentations in `labelsTr` without any image."""
         ending = self.dataset_json["file_ending"]
-        names = {path.name.removesuffix(ending) for path in (self.folder / "labelsTr").glob(f"*{ending}")}
-        return sorted(names - self.cases.keys())
+        images = (path for path in (self.folder / "imagesTr").glob("[!.]*") if not path.name.endswith(ending))
+        used = {os.path.realpath(case["label"]) for case in self.cases.values()}
+        labels = (path for path in (self.folder / "labelsTr").glob(f"[!.]*{ending}"))
+        return sorted(map(str, [*images, *(path for path in labels if os.path.realpath(path) not in used)]))
 
-    def test_availability(self) -> Availability | None:
-        """Of the test cases in `imagesTs`, by their files' names; None if there are none."""
+    def test_availability(self) -> tuple[Availability | None, list[str]]:
+        """Of the test cases in `imagesTs` by their files' names, None if there are none; and what is wrong there."""
         folder = self.folder / "imagesTs"
-        cases, _ = list_cases(folder, self.dataset_json["file_ending"]) if folder.is_dir() else ({}, [])
-        if not cases:
-            return None
-        return Availability({name: self.code_of_files(images) for name, images in cases.items()}, self.modalities)
+        cases, strays = list_cases(folder, self.dataset_json["file_ending"]) if folder.is_dir() else ({}, [])
+        problems = [f"{file} names no channel." for file in strays]
+        codes = {}
+        for name, images in cases.items():
+            try:
+                codes[name] = self.code_of_files(images)
+            except ModalityError as error:
+                problems.append(str(error))
+        return Availability(codes, self.modalities) if codes else None, problems
 
 
 def read_raw_dataset(name: str) -> RawDataset:
@@ -83,10 +100,12 @@ def read_raw_dataset(name: str) -> RawDataset:
         raise ModalityError(f"{file} is not there. A raw dataset has imagesTr, labelsTr and dataset.json.")
     try:
         dataset_json = json.loads(file.read_text())
-        names, _ = channel_names(dataset_json), (dataset_json["labels"], dataset_json["file_ending"])
-    except (ValueError, KeyError, TypeError) as error:
+        names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
+        LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ModalityError(
-            f"{file} cannot be used ({type(error).__name__}: {error}). It needs {', '.join(REQUIRED_KEYS)}."
+            f"{file} cannot be used ({type(error).__name__}: {error}). It needs labels, "
+            "channel_names, numTraining and file_ending."
         ) from error
     problems, seen = [], set()
     if "dataset" not in dataset_json:
@@ -104,13 +123,21 @@ def read_raw_dataset(name: str) -> RawDataset:
         problems.append(
             f"{_some(unlisted)}: nnU-Net's training takes names in {dataset_json['file_ending']}, spelt so, alone."
         )
+    if not cases:
+        raise ModalityError(f"{file} lists no case under 'dataset'.")
     for case, files in cases.items():
         there = [*files["images"], files["label"]]
         problems += [f"{case}: {path} is not there." for path in there if not Path(path).exists()]
         try:
-            files_by_channel(files["images"], dataset_json)
+            channels = list(files_by_channel(files["images"], dataset_json))
         except ModalityError as error:
             problems.append(f"{case}: {error}")
+        else:
+            if channels != sorted(channels):
+                problems.append(
+                    f"{case}: 'dataset' in dataset.json lists the channels {channels}. Files are told apart by the "
+                    "_XXXX in their names: list them in that order."
+                )
     require_none(problems, f"{folder}, with the modalities {', '.join(names)}")
     return RawDataset(folder, dataset_json, cases)
 
@@ -118,21 +145,21 @@ def read_raw_dataset(name: str) -> RawDataset:
 def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: bool = True) -> None:
     """What nnU-Net's `--verify_dataset_integrity` checks, where any case may lack any of its files.
 
+    Images and segmentation must lie on one grid; where their origins or directions differ, nnU-Net warns alone.
+
     Raises:
         ModalityError: all problems that were found.
     """
     problems = []
-    if missing := [key for key in REQUIRED_KEYS if key not in dataset.dataset_json]:
-        problems.append(f"dataset.json has no {', '.join(missing)}.")
-    elif dataset.dataset_json["numTraining"] != len(dataset.cases):
+    if dataset.dataset_json["numTraining"] != len(dataset.cases):
         problems.append(
             f"dataset.json says {dataset.dataset_json['numTraining']} training cases (numTraining), there are "
             f"{len(dataset.cases)}."
         )
     labels = LabelManager(dataset.dataset_json["labels"], dataset.dataset_json.get("regions_class_order"))
-    allowed = [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]
-    if sorted(allowed) != list(range(len(allowed))):
-        problems.append(f"The labels in dataset.json are {sorted(allowed)}; nnU-Net wants 0, 1, 2 and so on.")
+    allowed = sorted(map(int, [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]))
+    if allowed != list(range(len(allowed))):
+        problems.append(f"The labels in dataset.json are {allowed}; nnU-Net wants 0, 1, 2 and so on.")
     tasks = [
         (case["images"], case["label"], dataset.reader_class, dataset.dataset_json, frozenset(allowed))
         for case in dataset.cases.values()
@@ -151,7 +178,8 @@ def verify_case(
         ModalityError: files that cannot be used, on different grids, or with labels that dataset.json does not name.
     """
     reader = reader_class()
-    image, properties = read_case(images, reader, dataset_json)
+    with redirect_stdout(io.StringIO()):  # what each case lacks stands in a table later
+        image, properties = read_case(images, reader, dataset_json)
     segmentation, label_properties = read_segmentation(label, reader)
     require_same_geometry(min(images), label, (image.shape[1:], properties), (segmentation.shape, label_properties))
     if unexpected := [value for value in np.unique(segmentation).tolist() if value not in allowed]:
