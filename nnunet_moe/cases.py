@@ -1,5 +1,6 @@
 """The files of cases by their names, `CASE_XXXX` and the dataset's file ending, where XXXX is the channel."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from nnunet_moe.errors import ModalityError
 
 def case_and_channel(file: str, file_ending: str) -> tuple[str, int] | None:
     """The case and the channel that an image's name tells, or None; the ending may be in lower or upper case."""
-    match = re.fullmatch(rf"(.+)_(\d{{4}})(?i:{re.escape(file_ending)})", Path(file).name, re.ASCII)
+    match = re.fullmatch(rf"(.+)_(\d{{4}})(?i:{re.escape(file_ending)})", Path(file).name, re.DOTALL | re.ASCII)
     return None if match is None else (match[1], int(match[2]))
 
 
@@ -20,7 +21,8 @@ def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], li
     Hidden files and those of other endings are not looked at.
 
     Returns:
-        Case -> its files, both in alphabetical order; and the files whose names tell no channel.
+        Case -> its files, both in alphabetical order; and the files whose names tell no channel or are not in UTF-8,
+        which ends ITK's process.
 
     Raises:
         ModalityError: there is no such folder.
@@ -32,8 +34,10 @@ def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], li
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.lower().endswith(file_ending.lower()):
             continue
-        if (found := case_and_channel(path.name, file_ending)) is None:
-            strays.append(str(path))
+        found = case_and_channel(path.name, file_ending)
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        if found is None or name != path.name:
+            strays.append(str(folder / name))
         else:
             cases.setdefault(found[0], []).append(str(path))
     return dict(sorted(cases.items())), strays

@@ -1,6 +1,7 @@
 """The command `nnunet_moe`, with nnU-Net's own option names."""
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ from nnunet_moe.errors import NnunetMoeError, SettingsError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; a user's error is one message on stderr and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of cases may be in any language, the terminal in none
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -100,9 +103,9 @@ def _add_predict(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     add("--save_probabilities", action="store_true", help="write probabilities, too")
     add("--continue_prediction", action="store_true", help="go on with what an earlier run left")
-    default = int(os.environ.get("nnUNet_npp", "3")), int(os.environ.get("nnUNet_nps", "3"))
-    add("-npp", type=int, default=default[0], help="processes that preprocess; 0 for none (default: %(default)s)")
-    add("-nps", type=int, default=default[1], help="processes that write; 0 for none (default: %(default)s)")
+    npp, nps = (os.environ.get(f"nnUNet_{name}", "3") for name in ("npp", "nps"))  # read as if typed
+    add("-npp", type=int, default=npp, help="processes that preprocess; 0 for none (default: %(default)s)")
+    add("-nps", type=int, default=nps, help="processes that write; 0 for none (default: %(default)s)")
     add("-prev_stage_predictions", type=Path, help="segmentations of a cascade's previous stage")
     add("-num_parts", type=int, default=1, help="of how many commands, that share the cases (default: %(default)s)")
     add("-part_id", type=int, default=0, help="this is which, from 0 (default: %(default)s)")

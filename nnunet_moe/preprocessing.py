@@ -58,7 +58,14 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         names = channel_names(dataset_json)
         available = np.array([not np.isnan(channel).any() for channel in image])
         image[~_dedicated(available, configuration_manager, names, f"{min(image_files)}: ")] = np.nan
-        seg = read_segmentation(seg_file, reader)[0][None] if seg_file is not None else None
+        seg = None
+        if seg_file is not None:
+            seg = read_segmentation(seg_file, reader)[0][None]
+            if seg.shape[1:] != image.shape[1:]:
+                raise ModalityError(
+                    f"{seg_file} has the shape {seg.shape[1:]}, {min(image_files)} {image.shape[1:]}. Both must lie on "
+                    "one grid."
+                )
         return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
 
     def run_case_npy(
@@ -226,10 +233,11 @@ def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], 
         other
         for other in sorted(os.listdir(folder or "."))
         for channel in absent
-        if other.startswith(f"{case}_{channel:04d}") and not other.endswith(file_ending)
+        if other.startswith(f"{case}_{channel:04d}") and not other.lower().endswith(file_ending.lower())
     ]
-    look = f". Not used, since they do not end in {file_ending}: {', '.join(meant)}" if meant else ""
-    print(f"{case}: absent {', '.join(names[channel] for channel in absent)}{look}", flush=True)  # noqa: T201
+    print(f"{case}: absent {', '.join(names[channel] for channel in absent)}", flush=True)  # noqa: T201
+    if meant:
+        print(f"{case}: not used, since not ending in {file_ending}: {', '.join(meant)}", flush=True)  # noqa: T201
 
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:

@@ -16,6 +16,10 @@ from nnunet_moe.errors import NnunetMoeError, SettingsError
 Result = TypeVar("Result")
 
 
+class WorkError(Exception):
+    """What went wrong in a call, in words: not every exception finds its way from one process to another."""
+
+
 @dataclass(frozen=True)
 class Call(Generic[Result]):
     """A call that was handed over."""
@@ -31,8 +35,9 @@ class Call(Generic[Result]):
         """Wait for the call.
 
         Raises:
-            SettingsError: its process was killed, and so was the one of its own in which it was tried again.
-            Exception: what the call raised.
+            NnunetMoeError: what the call raised; or its process was killed, and so was the one of its own in which it
+                was tried again.
+            WorkError: the call raised anything else.
         """
         try:
             return self.future.result()
@@ -41,11 +46,14 @@ class Call(Generic[Result]):
 
 
 class Workers:
-    """Processes to hand calls to.
+    """Processes to hand calls to. Arguments should be small, results may be large.
 
     Args:
         num_processes: 0 for none: calls are made at once, in the calling process, and nothing is shared with others,
             as in containers without shared memory.
+
+    Raises:
+        SettingsError: there can be no other processes here.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -65,7 +73,7 @@ class Workers:
         def again() -> Result:
             with _pool(1) as pool:
                 try:
-                    return pool.submit(function, *arguments).result()
+                    return pool.submit(_call, function, *arguments).result()
                 except BrokenProcessPool as error:
                     raise SettingsError(
                         "The process at work on it was killed, most likely for want of memory. Use fewer processes, "
@@ -75,10 +83,10 @@ class Workers:
         if self._pool is None:
             return Call(_done(function, arguments), again)
         try:
-            return Call(self._pool.submit(function, *arguments), again)
+            return Call(self._pool.submit(_call, function, *arguments), again)
         except BrokenProcessPool:
             self._pool = _pool(self._num_processes)
-            return Call(self._pool.submit(function, *arguments), again)
+            return Call(self._pool.submit(_call, function, *arguments), again)
 
 
 def on_all(
@@ -117,7 +125,19 @@ def on_all(
 
 def _pool(num_processes: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_end_with_parent)
+    try:
+        return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_end_with_parent)
+    except (OSError, NotImplementedError, ImportError) as error:  # in containers without semaphores
+        raise SettingsError(f"No processes can be had here ({error}). Do without: -npp 0 -nps 0.") from error
+
+
+def _call(function: Callable[..., Result], *arguments: Any) -> Result:
+    try:
+        return function(*arguments)
+    except NnunetMoeError:
+        raise
+    except Exception as error:
+        raise WorkError(f"{type(error).__name__}: {error}") from error
 
 
 def _end_with_parent() -> None:
@@ -135,7 +155,7 @@ def _end_with_parent() -> None:
 def _done(function: Callable[..., Result], arguments: tuple[Any, ...]) -> "Future[Result]":
     future: Future[Result] = Future()
     try:
-        future.set_result(function(*arguments))
+        future.set_result(_call(function, *arguments))
     except Exception as error:  # as an executor's future keeps it for the one who asks
         future.set_exception(error)
     return future

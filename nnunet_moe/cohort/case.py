@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -18,6 +19,7 @@ from nnunet_moe.cases import files_by_channel
 from nnunet_moe.codes import Code, channel_names
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.labels import axes_in_space, labels_of
+from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 
 PROBABILITIES = (".npz", ".pkl")
 """What nnU-Net writes beside a segmentation under `--save_probabilities`."""
@@ -77,7 +79,7 @@ class PreparedCase:
     files: dict[str, str]
     """Modality -> its file, also of those that were not used."""
     notes: str
-    """What the preprocessing said."""
+    """What the preprocessing said of files that it did not use."""
     seconds: float
 
 
@@ -99,39 +101,38 @@ def prepare(case: Case, plan: Plan, requirement: Requirement) -> PreparedCase:
     code = tuple(not np.isnan(channel).all() for channel in data)
     requirement.check(code, names)
     if case.previous_stage is not None:
+        _, geometry = read_segmentation(case.previous_stage, plan.plans.image_reader_writer_class())
+        read = {name: properties[name] for name in geometry}  # the rest is what preprocessing did
+        require_same_geometry(min(case.images), case.previous_stage, ((), read), ((), geometry))
         foreground = plan.plans.get_label_manager(plan.dataset_json).foreground_labels
         data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], foreground, data.dtype)))
     files = {names[channel]: file for channel, file in files_by_channel(case.images, plan.dataset_json).items()}
-    notes = "; ".join(said.getvalue().splitlines())
+    lines = said.getvalue().splitlines()
+    notes = "; ".join(line for line in lines if not line.startswith(f"{case.name}: absent "))
     return PreparedCase(data, properties, code, files, notes, time.perf_counter() - start)
 
 
 def write(
-    logits: np.ndarray, properties: dict[str, Any], plan: Plan, target: Path, save_probabilities: bool
+    logits_file: Path, properties: dict[str, Any], plan: Plan, target: Path, save_probabilities: bool
 ) -> tuple[dict[str, float], float]:
-    """Write what nnU-Net writes of a prediction: under other names first, the segmentation last.
+    """Write what nnU-Net writes of a prediction beside its logits, and move it when it is whole, the segmentation last.
 
     Args:
-        logits: of the preprocessed image.
+        logits_file: of the preprocessed image, `.npy` in a folder of its own, which is removed.
         target: path of the segmentation without its ending.
 
     Returns:
         The volume of each label or region (mm3; mm2 in 2D), and the seconds that it took.
     """
-    start, ending = time.perf_counter(), plan.dataset_json["file_ending"]
-    unfinished = target.with_name(f".unfinished_{os.getpid()}_{target.name}")  # another run's are not touched
-    endings = (*(PROBABILITIES if save_probabilities else ()), ending)
-    try:
-        export_prediction_from_logits(
-            logits, properties, plan.configuration, plan.plans, plan.dataset_json, str(unfinished), save_probabilities
-        )
-        segmentation, _ = plan.plans.image_reader_writer_class().read_seg(f"{unfinished}{ending}")
-        volumes = volumes_of(segmentation[0], properties["spacing"], labels_of(plan.dataset_json))
-        for part in endings:
-            os.replace(f"{unfinished}{part}", f"{target}{part}")
-    finally:
-        for part in endings:
-            Path(f"{unfinished}{part}").unlink(missing_ok=True)
+    start, unfinished, ending = time.perf_counter(), logits_file.parent, plan.dataset_json["file_ending"]
+    truncated, segmentation_file = str(unfinished / target.name), unfinished / f"{target.name}{ending}"
+    of_model = (plan.configuration, plan.plans, plan.dataset_json)
+    export_prediction_from_logits(np.load(logits_file), properties, *of_model, truncated, save_probabilities)
+    segmentation, _ = plan.plans.image_reader_writer_class().read_seg(str(segmentation_file))
+    volumes = volumes_of(segmentation[0], properties["spacing"], labels_of(plan.dataset_json))
+    for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
+        os.replace(file, target.with_name(file.name))
+    shutil.rmtree(unfinished)
     return volumes, time.perf_counter() - start
 
 

@@ -4,29 +4,32 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from tqdm import tqdm
 
-from nnunet_moe.cases import files_by_channel, list_cases
+from nnunet_moe.cases import case_and_channel, files_by_channel, list_cases
 from nnunet_moe.codes import code_text, parse_code
 from nnunet_moe.cohort.case import PROBABILITIES, Case, Plan, PreparedCase, Requirement, prepare, write
 from nnunet_moe.cohort.tables import Failure, Manifest, Prediction, write_failures
 from nnunet_moe.environment import versions
-from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
+from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
 from nnunet_moe.evaluation.folder import EvaluationFolder
 from nnunet_moe.files import digest, written_whole
 from nnunet_moe.labels import labels_of
 from nnunet_moe.prediction import MissingModalityPredictor
-from nnunet_moe.processes import Call, Workers
+from nnunet_moe.processes import Call, WorkError, Workers
 from nnunet_moe.trained import Fold, Model, find_model, loading
 
 MAY_DIFFER = ("device", "versions")
@@ -74,8 +77,8 @@ class Request:
             raise SettingsError(
                 f"-part_id is {self.part_id}; with -num_parts {self.num_parts} it is 0 or more, and less."
             )
-        if self.images.resolve() == self.out.resolve():
-            raise SettingsError(f"-i and -o are both {self.out}. Name a folder of its own by -o.")
+        if self.out.resolve() in {path.resolve() for path in (self.images, self.previous_stage) if path is not None}:
+            raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Name one of its own.")
 
 
 @dataclass(frozen=True)
@@ -119,31 +122,24 @@ class _Run:
         self._manifest = Manifest(manifest_file, plan.modalities, tuple(labels_of(plan.dataset_json)), evaluation)
         self._cases, self._failures = self._listed()
         self._endings = (plan.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+        self._unfinished = request.out / f".unfinished{part}" / str(os.getpid())
+        self._found: dict[str, Prediction] = {}
 
     def finish(self) -> Outcome:
         """Predict what there is to do."""
-        todo, request = self._begin(), self._request
-        print(f"{len(self._cases)} cases, {len(self._cases) - len(todo)} of them predicted before", flush=True)
-        exports: deque[tuple[Case, PreparedCase, float, Call]] = deque()
-        with (
-            Workers(request.preprocessing_processes) as preprocessing,
-            Workers(request.export_processes) as exporting,
-            tqdm(total=len(todo), unit="case", disable=not request.show_progress) as progress,
-        ):
-            for case, preparing in self._preparing(todo, preprocessing):
-                try:
-                    prepared, start = preparing.result(), time.perf_counter()
-                    logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data))
-                    to_write = (logits.cpu().detach().numpy(), prepared.properties, self._plan)
-                    call = exporting.submit(write, *to_write, self._target(case.name), request.save_probabilities)
-                    exports.append((case, prepared, time.perf_counter() - start, call))
-                except Exception as error:  # whatever it is, it is this case's
-                    self._fail(case, error)
-                progress.update()
-                while exports and (len(exports) > 2 * request.export_processes or exports[0][-1].done()):
-                    self._conclude(*exports.popleft())
-            while exports:
-                self._conclude(*exports.popleft())
+        request = self._request
+        with Workers(request.preprocessing_processes) as preparing, Workers(request.export_processes) as writing:
+            todo = self._begin()
+            print(f"{len(self._cases)} cases, {len(self._cases) - len(todo)} of them predicted before", flush=True)
+            with tqdm(total=len(todo), unit="case", disable=not request.show_progress) as progress:
+                exports: list[tuple[Case, Call]] = []
+                for case, call in self._preparing(todo, preparing):
+                    if (export := self._predicted(case, call, writing)) is not None:
+                        exports.append((case, export))
+                    progress.update()
+                    exports = self._concluded(exports, leave=request.export_processes)
+                self._concluded(exports, leave=0)
+        shutil.rmtree(self._unfinished.parent, ignore_errors=True)
         write_failures(self._failures_file, self._failures)
         self._manifest.write()
         names = {case.name for case in self._cases} & self._manifest.predictions.keys()
@@ -152,7 +148,7 @@ class _Run:
     def _listed(self) -> tuple[list[Case], list[Failure]]:
         """This part's cases, and the files that are none."""
         request, ending = self._request, self._plan.dataset_json["file_ending"]
-        files, strays = list_cases(request.images, ending)
+        files, strays = list_cases(request.images.resolve(), ending)
         if not files and not strays:
             raise ModalityError(f"{request.images} holds no images CASE_XXXX{ending}, where XXXX is the channel.")
         previous = request.previous_stage
@@ -160,25 +156,34 @@ class _Run:
             Case(name, tuple(images), None if previous is None else str(previous / f"{name}{ending}"))
             for name, images in list(files.items())[request.part_id :: request.num_parts]
         ]
-        reason = f"The name tells no channel. Images are named CASE_XXXX{ending}, where XXXX is the channel."
-        failures = [Failure(Path(file).name, (file,), reason) for file in strays] if request.part_id == 0 else []
-        return cases, failures
+        wanted = f"Images are named CASE_XXXX{ending}, where XXXX is the channel."
+        failures = [
+            Failure(Path(file).name, (file,), f"The name tells no channel, or is not in UTF-8. {wanted}")
+            for file in strays
+        ]
+        for name, others in _of_other_endings(request.images.resolve(), set(files), ending).items():
+            failures.append(Failure(name, tuple(others), f"No file of the case ends in {ending}. {wanted}"))
+        return cases, failures if request.part_id == 0 else []
 
     def _begin(self) -> list[Case]:
         """Leave in the output folder what an earlier run finished, if it is continued; the cases that remain."""
         request = self._request
         request.out.mkdir(parents=True, exist_ok=True)
-        if not (request.continue_prediction and self._settings_file.exists()):
-            for file in (self._settings_file, self._manifest.file, self._failures_file):
-                file.unlink(missing_ok=True)
-        else:
-            _require_same_settings(self._settings_file, self._settings)
+        begun = sorted(request.out.glob("prediction*.json"))
+        if request.continue_prediction:
+            for file in begun:
+                _require_same_settings(file, self._settings)
+            if not self._settings_file.exists():
+                self._require_no_outputs()
             self._manifest.read()
         todo = [case for case in self._cases if not self._is_done(case)]
         for case in todo:
             self._manifest.predictions.pop(case.name, None)
             self._remove_outputs(case.name)
-        _remove_unfinished(request.out, {case.name for case in self._cases}, self._endings)
+        if not request.continue_prediction:
+            _remove_tables(file for file in begun if _num_parts(file) != request.num_parts)
+            _remove_tables([self._settings_file])
+        shutil.rmtree(self._unfinished.parent, ignore_errors=True)
         contents = {self._settings_file.name: self._settings}
         if request.part_id == 0:  # as nnU-Net does, for its own evaluation and postprocessing
             contents |= {"dataset.json": self._plan.dataset_json, "plans.json": self._plan.plans.plans}
@@ -187,46 +192,83 @@ class _Run:
                 unfinished.write_text(json.dumps(content, indent=4))
         return todo
 
+    def _require_no_outputs(self) -> None:
+        """What this command did not begin it does not go on with, and does not remove either."""
+        if there := [
+            case.name for case in self._cases if Path(f"{self._target(case.name)}{self._endings[0]}").exists()
+        ]:
+            raise SettingsError(
+                f"{self._request.out} holds segmentations of {len(there)} of the cases ({there[0]}, ...), but not of a "
+                "run of this command. Predict into another folder, or without --continue_prediction: they are replaced."
+            )
+
     def _is_done(self, case: Case) -> bool:
         """Whether an earlier run predicted a case from the files that there are, and it need not be done again."""
         prediction, modalities = self._manifest.predictions.get(case.name), self._plan.modalities
         outputs = [Path(f"{self._target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(output.exists() for output in outputs):
             return False
+        inputs = (*case.images, *filter(None, [case.previous_stage]))
         try:
             files = files_by_channel(case.images, self._plan.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
-        except ModalityError:
+            is_older = max(map(_modified, inputs)) <= min(map(_modified, outputs))
+        except (ModalityError, OSError):
             return False
-        written = min(output.stat().st_mtime for output in outputs)
-        is_older = all(Path(file).stat().st_mtime <= written for file in case.images)
         return is_older and prediction.files == {modalities[channel]: file for channel, file in files.items()}
 
     def _preparing(self, cases: Sequence[Case], workers: Workers) -> Iterator[tuple[Case, Call[PreparedCase]]]:
         """Cases as they are wanted, with some more under way."""
         waiting: deque[tuple[Case, Call[PreparedCase]]] = deque()
-        request, ahead = self._request, max(1, 2 * self._request.preprocessing_processes)
         for case in cases:
-            if len(waiting) == ahead:
+            if len(waiting) == self._request.preprocessing_processes + 1:
                 yield waiting.popleft()
-            waiting.append((case, workers.submit(prepare, case, self._plan, request.requirement)))
+            waiting.append((case, workers.submit(prepare, case, self._plan, self._request.requirement)))
         yield from waiting
 
-    def _conclude(self, case: Case, prepared: PreparedCase, seconds: float, call: Call) -> None:
+    def _predicted(self, case: Case, preparing: Call[PreparedCase], writing: Workers) -> "Call | None":
+        """Predict a prepared case, and hand it over to be written; None if that failed."""
         try:
-            volumes, seconds_to_write = call.result()
+            prepared, start = preparing.result(), time.perf_counter()
+            logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data))
+            folder = self._unfinished / case.name
+            folder.mkdir(parents=True)
+            np.save(folder / "logits.npy", logits.cpu().detach().numpy())
+            self._found[case.name] = Prediction(
+                code_text(prepared.code, self._plan.modalities),
+                prepared.files,
+                prepared.seconds + time.perf_counter() - start,
+                {},
+                prepared.notes,
+            )
+            to_write = (folder / "logits.npy", prepared.properties, self._plan, self._target(case.name))
+            return writing.submit(write, *to_write, self._request.save_probabilities)
         except Exception as error:  # whatever it is, it is this case's
             self._fail(case, error)
-            return
-        modalities, seconds = code_text(prepared.code, self._plan.modalities), prepared.seconds + seconds
-        prediction = Prediction(modalities, prepared.files, seconds + seconds_to_write, volumes, prepared.notes)
-        self._manifest.add(case.name, prediction)
-        notes = f" ({prepared.notes})" if prepared.notes else ""
-        tqdm.write(f"{case.name}: {modalities}, {prediction.seconds:.1f} s{notes}")
+            _require_working(self._predictor.device)
+            return None
+
+    def _concluded(self, exports: Sequence[tuple[Case, Call]], *, leave: int) -> list[tuple[Case, Call]]:
+        """Enter cases that were written into the manifest, and wait until so many are left."""
+        waiting = sorted(exports, key=lambda export: not export[1].done())
+        while waiting and (len(waiting) > leave or waiting[0][1].done()):
+            case, call = waiting.pop(0)
+            try:
+                volumes, seconds = call.result()
+            except Exception as error:  # whatever it is, it is this case's
+                self._fail(case, error)
+                continue
+            found = self._found.pop(case.name)
+            prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
+            self._manifest.add(case.name, prediction)
+            notes = f" ({prediction.notes})" if prediction.notes else ""
+            tqdm.write(f"{case.name}: {prediction.modalities}, {prediction.seconds:.1f} s{notes}")
+        return waiting
 
     def _fail(self, case: Case, error: Exception) -> None:
         self._remove_outputs(case.name)
-        reason = str(error) if isinstance(error, NnunetMoeError) else f"{type(error).__name__}: {error}"
+        told = isinstance(error, (NnunetMoeError, WorkError))
+        reason = str(error) if told else f"{type(error).__name__}: {error}"
         self._failures.append(Failure(case.name, case.images, reason))
         write_failures(self._failures_file, self._failures)
         tqdm.write(f"{case.name}: FAILED. {reason}")
@@ -277,7 +319,7 @@ def _require_fitting_options(request: Request, plan: Plan) -> None:
 def _settings(request: Request, model: Model) -> dict[str, Any]:
     """What the outputs depend on, besides the images."""
     return {
-        "model": str(model.folder),
+        "model": f"{model.folder.parent.name}/{model.folder.name}",
         "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.folds},
         "checkpoint": request.checkpoint,
         "step_size": request.step_size,
@@ -300,14 +342,50 @@ def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
         ) from error
     if differing:
         raise SettingsError(
-            f"{file.parent} was begun with another {', '.join(differing)}. Predict into another folder, or without "
-            "--continue_prediction."
+            f"{file.parent} was begun with other settings ({', '.join(differing)}; see {file.name}). Predict into "
+            "another folder, or without --continue_prediction."
         )
 
 
-def _remove_unfinished(folder: Path, cases: set[str], endings: Sequence[str]) -> None:
-    """What a killed run left of these cases."""
-    pattern = rf"\.unfinished_\d+_(.+)(?:{'|'.join(map(re.escape, endings))})"
-    for file in folder.glob(".unfinished_*"):
-        if (match := re.fullmatch(pattern, file.name)) and match[1] in cases:
-            file.unlink(missing_ok=True)
+def _of_other_endings(folder: Path, cases: set[str], ending: str) -> dict[str, list[str]]:
+    """Cases all of whose files have another ending than the dataset's, of those that nnU-Net reads; and these files."""
+    found: dict[str, list[str]] = {}
+    others = {other for reader in LIST_OF_IO_CLASSES for other in reader.supported_file_endings} - {ending}
+    for path in sorted(folder.glob("[!.]*")):
+        names = {told[0] for other in others if (told := case_and_channel(path.name, other)) is not None} - cases
+        if names and case_and_channel(path.name, ending) is None:
+            found.setdefault(names.pop(), []).append(str(path))
+    return found
+
+
+def _remove_tables(settings_files: Iterable[Path]) -> None:
+    """Of runs that are replaced: what `prediction*.json` says, and the tables beside it."""
+    for file in settings_files:
+        part = file.stem.removeprefix("prediction")
+        for name in (f"manifest{part}.csv", f"failures{part}.csv", file.name):
+            file.with_name(name).unlink(missing_ok=True)
+
+
+def _num_parts(settings_file: Path) -> int:
+    """Of how many parts a run was, by its file's name."""
+    match = re.fullmatch(r"prediction_\d+_of_(\d+)\.json", settings_file.name)
+    return 1 if match is None else int(match[1])
+
+
+def _modified(file: str | Path) -> float:
+    return Path(file).stat().st_mtime
+
+
+def _require_working(device: torch.device) -> None:
+    """A GPU that has failed once fails every case that follows; theirs is not the fault.
+
+    Raises:
+        ModelError: the GPU does not work.
+    """
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            raise ModelError(
+                f"The GPU does not work any more: {error}. Go on with --continue_prediction in a new process."
+            ) from error

@@ -1,16 +1,17 @@
 """`manifest.csv` and `failures.csv`: what a reader of the predictions should know of each case."""
 
+import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from nnunet_moe.errors import ModelError
-from nnunet_moe.evaluation.folder import EvaluationFolder
+from nnunet_moe.evaluation.folder import EvaluationFolder, Scores
 from nnunet_moe.files import written_whole
 
-FILE, VOLUME, EXPECTED = "file_{}", "volume_mm3_{}", "expected_dsc_{}"
+FILE, VOLUME, EXPECTED, ERROR = "file_{}", "volume_mm3_{}", "expected_dsc_{}", "expected_dsc_se_{}"
+"""Columns; the volume is in mm2 in 2D."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Manifest:
     labels: Sequence[str]
     evaluation: EvaluationFolder | None
     predictions: dict[str, Prediction] = field(default_factory=dict)
+    _known: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Modalities -> what is expected of them."""
 
     def add(self, case: str, prediction: Prediction) -> None:
         self.predictions[case] = prediction
@@ -51,8 +54,7 @@ class Manifest:
     def write(self) -> None:
         """Cases in alphabetical order; a cell is empty where there is nothing."""
         rows = [self._row(case, prediction) for case, prediction in sorted(self.predictions.items())]
-        with written_whole(self.file) as unfinished:
-            pd.DataFrame(rows, columns=list(self._columns())).to_csv(unfinished, index=False)
+        _write(self.file, self._columns(), rows)
 
     def read(self) -> None:
         """Take over what an earlier run wrote; nothing if there is no file.
@@ -63,10 +65,12 @@ class Manifest:
         if not self.file.exists():
             return
         try:
-            table = pd.read_csv(self.file, dtype=str, keep_default_na=False)
-            rows = (dict(zip(table.columns, values, strict=True)) for values in table.to_numpy())
-            self.predictions = {row["case"]: self._prediction(row) for row in rows}
-        except (OSError, ValueError, KeyError) as error:
+            with self.file.open(newline="", encoding="utf-8") as opened:
+                table = csv.DictReader(opened)
+                if table.fieldnames != self._columns():
+                    raise ValueError(f"its columns are {', '.join(table.fieldnames or ())}")
+                self.predictions = {row["case"]: self._prediction(row) for row in table}
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise ModelError(
                 f"{self.file} is none that a run with this model wrote ({type(error).__name__}: {error}). Predict into "
                 "another folder, or without --continue_prediction."
@@ -74,7 +78,7 @@ class Manifest:
 
     def _columns(self) -> list[str]:
         files = [FILE.format(name) for name in self.modalities]
-        values = [form.format(name) for name in self.labels for form in (VOLUME, EXPECTED, f"{EXPECTED}_se")]
+        values = [form.format(name) for name in self.labels for form in (VOLUME, EXPECTED, ERROR)]
         return ["case", "modalities", *files, "seconds", *values, "expected_from_cases", "notes"]
 
     def _row(self, case: str, prediction: Prediction) -> dict[str, object]:
@@ -82,14 +86,22 @@ class Manifest:
         row["seconds"] = f"{prediction.seconds:.2f}"
         row |= {FILE.format(name): file for name, file in prediction.files.items()}
         row |= {VOLUME.format(name): f"{volume:.10g}" for name, volume in prediction.volumes.items()}
-        scores = None if self.evaluation is None else self.evaluation.scores(prediction.modalities)
-        if scores is not None:
-            means = scores.means[scores.means["metric"] == "dsc"]
-            row["expected_from_cases"] = int(means["cases"].max())
-            for _, mean in means.iterrows():
-                row[EXPECTED.format(mean["label"])] = mean["mean"]
-                row[f"{EXPECTED.format(mean['label'])}_se"] = mean["standard_error"]
-        return row
+        return row | self._expected(prediction.modalities)
+
+    def _expected(self, modalities: str) -> dict[str, object]:
+        """What `evaluate` found for these modalities, if anything."""
+        if modalities not in self._known:
+            scores = None if self.evaluation is None else self.evaluation.scores(modalities)
+            self._known[modalities] = {} if scores is None else self._columns_of(scores)
+        return self._known[modalities]
+
+    def _columns_of(self, scores: Scores) -> dict[str, object]:
+        means = scores.means[(scores.means["metric"] == "dsc") & scores.means["label"].isin(self.labels)]
+        found: dict[str, object] = {"expected_from_cases": int(means["cases"].max())} if len(means) else {}
+        for label, mean, error in zip(means["label"], means["mean"], means["standard_error"], strict=True):
+            for form, value in ((EXPECTED, mean), (ERROR, error)):
+                found[form.format(label)] = "" if math.isnan(value) else value
+        return found
 
     def _prediction(self, row: Mapping[str, str]) -> Prediction:
         return Prediction(
@@ -112,6 +124,13 @@ class Failure:
 
 def write_failures(file: Path, failures: Sequence[Failure]) -> None:
     """The failures of a run, a row each; a table without rows if there were none."""
-    rows = [(failure.case, "; ".join(failure.files), failure.reason) for failure in failures]
-    with written_whole(file) as unfinished:
-        pd.DataFrame(rows, columns=["case", "files", "reason"]).to_csv(unfinished, index=False)
+    rows = [{"case": f.case, "files": "; ".join(f.files), "reason": f.reason} for f in failures]
+    _write(file, ["case", "files", "reason"], rows)
+
+
+def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """A CSV file, cells empty where a row has nothing."""
+    with written_whole(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as opened:
+        table = csv.DictWriter(opened, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)

@@ -87,7 +87,8 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> list[Case]:
     files, strays = list_cases(images, file_ending)
     if strays:
         raise ModalityError(
-            f"{strays[0]} names no channel: images are named CASE_XXXX{file_ending}. Rename or remove it."
+            f"{strays[0]} names no channel, or is not in UTF-8: images are named CASE_XXXX{file_ending}. Rename or "
+            "remove it."
         )
     if not labels.is_dir():
         raise ModalityError(f"{labels} is no folder.")

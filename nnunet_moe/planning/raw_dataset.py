@@ -157,7 +157,8 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
             f"{len(dataset.cases)}."
         )
     labels = LabelManager(dataset.dataset_json["labels"], dataset.dataset_json.get("regions_class_order"))
-    allowed = sorted(map(int, [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]))
+    ignore = [] if labels.ignore_label is None else [labels.ignore_label]
+    allowed = sorted(int(label) for label in [*labels.all_labels, *ignore])
     if allowed != list(range(len(allowed))):
         problems.append(f"The labels in dataset.json are {allowed}; nnU-Net wants 0, 1, 2 and so on.")
     tasks = [
