@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
     demo.set_defaults(run=_demo)
 
+    _add_import(verbs)
     _add_plan_and_preprocess(verbs)
 
     upcycle = verbs.add_parser(
@@ -62,6 +63,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_export(verbs)
     return parser
+
+
+def _add_import(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    importing = verbs.add_parser("import", help="make a raw dataset of a folder in another layout")
+    add = importing.add_argument
+    add("-i", type=Path, required=True, help="folder; it is searched with all folders below it")
+    add("-d", required=True, help="the dataset to make in nnUNet_raw, DatasetXXX_NAME")
+    add(
+        "-m",
+        required=True,
+        action="append",
+        type=_named,
+        metavar="NAME=PATTERN",
+        help="a modality and the pattern of its files, FLAIR='{case}-t2f.nii.gz'; once for each, in channel order",
+    )
+    add("-l", required=True, metavar="PATTERN", help="the pattern of the segmentations, e.g. '{case}-seg.nii.gz'")
+    add("-labels", nargs="+", type=_named, metavar="NAME=VALUE", help="default: label_1 and so on")
+    add("-ending", help="file ending, e.g. .nii.gz (default: the one that all files have)")
+    add("--link", action="store_true", help="link the files instead of copying them")
+    add("--unlabelled_to_test", action="store_true", help="cases without segmentation go to imagesTs")
+    add("--filled_as_absent", action="store_true", help="leave out files that hold one value, or another one's voxels")
+    add("-original", nargs="+", default=(), metavar="NAME", help="the original of equal ones (default: first channel)")
+    add("-np", type=int, default=8, help="processes that read (default: %(default)s)")
+    add("--no_pbar", action="store_true", help="no progress bar")
+    importing.set_defaults(run=_import)
 
 
 def _add_plan_and_preprocess(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -176,6 +202,39 @@ def _demo(options: argparse.Namespace) -> None:
     from nnunet_moe.demo import run_demo
 
     run_demo(options.o, _device(options.device))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from nnunet_moe.importing.dataset import Request, import_dataset
+
+    if len(modalities := dict(options.m)) < len(options.m):
+        raise SettingsError(f"-m names a modality twice: {', '.join(name for name, _ in options.m)}.")
+    request = Request(
+        source=options.i,
+        dataset=options.d,
+        modalities=modalities,
+        label=options.l,
+        labels=None if options.labels is None else {name: _whole(name, value) for name, value in options.labels},
+        file_ending=options.ending,
+        link=options.link,
+        unlabelled_to_test=options.unlabelled_to_test,
+        filled_as_absent=options.filled_as_absent,
+        originals=tuple(options.original),
+        num_processes=options.np,
+        show_progress=not options.no_pbar,
+    )
+    imported = import_dataset(request)
+    num_test = 0 if imported.test is None else len(imported.test.codes)
+    print(f"Wrote {imported.folder}: {len(imported.training.codes)} training and {num_test} test cases")
+    print(imported.training.table())
+    for problems, what in ((imported.filled, _FILLED[request.filled_as_absent]), (imported.not_placed, "Not placed")):
+        if problems:
+            print(f"{what}, {len(problems)} files; all of them in {imported.report}:")
+            print("\n".join(f"  {problem.file}: {problem.reason}" for problem in problems[:10]))
+    print(f"Go on with: nnunet_moe plan_and_preprocess -d {request.dataset} --verify_dataset_integrity")
+
+
+_FILLED = {True: "Treated as absent", False: "Suspect, but placed (see --filled_as_absent)"}
 
 
 def _plan_and_preprocess(options: argparse.Namespace) -> None:
@@ -302,6 +361,20 @@ def _export(options: argparse.Namespace) -> None:
     )
     for folder in export_models(request):
         print(f"Wrote {folder}; its channels are numbered as README.md in it says")
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`, for argparse, which says what is wrong with any other text."""
+    name, separator, value = text.partition("=")
+    if not (name.strip() and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=...")
+    return name, value
+
+
+def _whole(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise SettingsError(f"-labels {name}={value}: a label is a whole number from 1.")
+    return int(value)
 
 
 def _device(name: str | None) -> str:

@@ -90,10 +90,10 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     unfinished, is_new = folder / ".unfinished", not folder.exists()
     if unfinished.exists():
         raise SettingsError(
-            f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder by -o."
+            f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder."
         )
     if not is_new and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another by -o.")
+        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
     unfinished.mkdir(parents=True)
     try:
         yield unfinished

@@ -149,7 +149,7 @@ def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> tu
     """
     names = channel_names(dataset_json)
     files = files_by_channel(image_files, dataset_json)
-    image, properties = _read_channels(reader, files, num_channels=len(names))
+    image, properties = read_channels(reader, files, num_channels=len(names))
     _log_absent(image, files, names, dataset_json["file_ending"])
     return image, properties
 
@@ -185,8 +185,20 @@ def _loaded(dataset_json: dict | str) -> dict:
     return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
 
 
-def _read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:
-    """Read each file into its channel: `(K, *space)` with NaN where there is no usable file, and the properties."""
+def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> tuple[np.ndarray, dict]:
+    """Read each file into its channel.
+
+    Args:
+        reader: one of nnU-Net's image readers.
+        files: channel -> file, of one channel each and on one grid.
+        num_channels: K.
+
+    Returns:
+        Image `(K, *space)`, float32, NaN where there is no file or one of zeros, and the reader's properties.
+
+    Raises:
+        ModalityError: files that cannot be used together, or nothing but zeros.
+    """
     image, properties, first = np.empty(0), {}, ""
     for channel, file in sorted(files.items()):
         data, file_properties, num_bad = _read_file(reader, file)

@@ -1,0 +1,1 @@
+"""`nnunet_moe import`: folders in other layouts become raw datasets of nnU-Net, absent files staying absent."""
