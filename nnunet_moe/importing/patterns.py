@@ -15,8 +15,8 @@ class Pattern:
     """A pattern of paths below a folder.
 
     `{case}` stands for a part of a name, as short as may be, and for the same one wherever it is repeated; other names
-    in braces for further parts (`{patient}/{visit}/flair.nii.gz`). `*` is anything within a name, `?` one character, `**/` any
-    folders. A pattern without `/` is of the file's name, in whatever folder.
+    in braces for further parts (`{patient}/{visit}/flair.nii.gz`). `*` is anything within a name, `?` one
+    character, `**/` any folders. A pattern without `/` is of the file's name, in whatever folder.
 
     Args:
         text: the pattern.
