@@ -4,6 +4,7 @@ import csv
 import ctypes
 import gzip
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,12 +17,16 @@ from pathlib import Path
 from subprocess import PIPE
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text
 from nnunet_moe.cohort.case import volumes_of
+from nnunet_moe.cohort.tables import Manifest, Prediction
+from nnunet_moe.errors import ModelError
+from nnunet_moe.evaluation.folder import Scores
 
 MODEL = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_progress_bar")
 INLINE = ("-npp", 0, "-nps", 0)
@@ -91,7 +96,7 @@ def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subs
         mean = means.get((row["modalities"], "dsc"))
         if row["modalities"] in ("T1w", "T1w+FLAIR"):
             assert float(row["expected_dsc_lesion"]) == float(mean["mean"])
-            assert row["expected_dsc_se_lesion"] == mean["standard_error"]
+            assert row["dsc_standard_error_lesion"] == mean["standard_error"]
             assert row["expected_from_cases"] == mean["cases"]
         else:
             assert row["expected_dsc_lesion"] == row["expected_from_cases"] == ""
@@ -478,6 +483,35 @@ def test_without_semaphores_the_command_says_what_to_do(trained, two_cases, tmp_
     done = subprocess.run([sys.executable, "-c", CONTAINER, *options], capture_output=True, text=True)
     assert done.returncode == 1 and "Do without: -npp 0 -nps 0." in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+class Evaluation:
+    """Scores as `EvaluationFolder` gives them, for one code, of two labels and their mean."""
+
+    def scores(self, modalities: str) -> Scores | None:
+        rows = [("a", 0.5, 0.125), ("se_a", 0.25, math.nan), ("mean over labels", 0.375, 0.1)]
+        means = pd.DataFrame(
+            [(label, metric, mean, error, 4, 1) for label, mean, error in rows for metric in ("dsc", "hd95_mm")],
+            columns=["label", "metric", "mean", "standard_error", "cases", "failed"],
+        )
+        return Scores(means, "", "") if modalities == "T1w" else None
+
+
+def test_the_manifest_of_several_labels(tmp_path):
+    manifest = Manifest(tmp_path / "manifest.csv", ("T1w", "a b/c"), ("a", "se_a"), Evaluation())
+    manifest.add("y", Prediction("a b/c", {"a b/c": "y_0001.mha"}, 1.0, {"a": 1.5, "se_a": 0.0}, "note, with comma"))
+    manifest.add("x", Prediction("T1w", {"T1w": "x_0000.mha"}, 2.0, {"a": 1e-7, "se_a": 12345678.5}, ""))
+    assert manifest.file.read_text().splitlines() == [
+        "case,modalities,file_T1w,file_a b/c,seconds,volume_mm3_a,expected_dsc_a,dsc_standard_error_a,"
+        "volume_mm3_se_a,expected_dsc_se_a,dsc_standard_error_se_a,expected_from_cases,notes",
+        "x,T1w,x_0000.mha,,2.00,1e-07,0.5,0.125,12345678.5,0.25,,4,",
+        'y,a b/c,,y_0001.mha,1.00,1.5,,,0,,,,"note, with comma"',
+    ]
+    again = Manifest(manifest.file, manifest.modalities, manifest.labels, None)
+    again.read()
+    assert again.predictions == manifest.predictions
+    with pytest.raises(ModelError, match="is none that a run with this model wrote"):
+        Manifest(manifest.file, ("T1w",), manifest.labels, None).read()
 
 
 def test_volumes_by_hand():

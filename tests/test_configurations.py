@@ -17,7 +17,9 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.paths import nnUNet_preprocessed
 
+from incomplete import extract_fingerprint
 from nnunet_in_process import CPU, command, make_trainer, train
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text, parse_code
@@ -167,6 +169,7 @@ def test_the_cascade(dataset, tmp_path):
     ]
     assert_predicted(full[0], **{**TINY, "codes": codes})
     assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
+    assert_cohort_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
     assert_evaluated_alike(full[0], *scored, plans=plans)
     assert_exported_alike(low, images, tmp_path / "low_exported", 901, "3d_lowres", plans=plans)
@@ -174,6 +177,29 @@ def test_the_cascade(dataset, tmp_path):
     assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low")
     card = (tmp_path / "exported" / "c011" / "README.md").read_text()
     assert "-prev_stage_predictions STAGE\n" in card and "STAGE holds the segmentations of 3d_lowres" in card
+
+
+def assert_cohort_alike(predicted, images, folder, configuration, plans):
+    """`nnunet_moe predict` gives the same from the previous stage, and tells of cases that lack it or do not fit it."""
+    model = ("-d", 901, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu", "--disable_tta")
+    stage, out = folder / "stage", folder / "cohort"
+    shutil.copytree(folder / "low", stage)
+    options = ("-i", images, "-o", out, "-prev_stage_predictions", stage, "-npp", 0, "-nps", 0)
+    main(["predict", *map(str, (*model, *options))])
+    for case, (_, segmentation) in predicted.items():
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"{case}.nii.gz"))), segmentation)
+    first, second = sorted(predicted)
+    (stage / f"{first}.nii.gz").unlink()
+    moved = sitk.ReadImage(str(stage / f"{second}.nii.gz"))
+    moved.SetOrigin((9, 0, 0))
+    sitk.WriteImage(moved, str(stage / f"{second}.nii.gz"))
+    with pytest.raises(SystemExit) as error:
+        main(["predict", *map(str, (*model, *options, "--continue_prediction"))])
+    assert f"{first}.nii.gz is not there. Predict the cascade's previous stage first" in str(error.value)
+    assert f"{second}.nii.gz and " in str(error.value) and "differ in sitk_stuff.origin" in str(error.value)
+    assert not list(out.glob("*.nii.gz"))
+    with pytest.raises(SystemExit, match="takes segmentations of 3d_lowres: name their folder"):
+        main(["predict", *map(str, (*model, *options[:4]))])
 
 
 def inverted(folder: Path, out: Path) -> Path:
@@ -246,6 +272,15 @@ def made_datasets(dataset):
     for folder in raw.values():
         shorten(dataset.workspace.preprocessed / folder.name / "nnUNetPlans.json", "2d", "3d_fullres")
     return raw
+
+
+@pytest.mark.parametrize("dataset_id", [902, 903, 905])
+def test_the_fingerprint_of_complete_cases_is_nnunets(made_datasets, tmp_path, monkeypatch, dataset_id):
+    theirs = Path(str(nnUNet_preprocessed)) / made_datasets[dataset_id].name / "dataset_fingerprint.json"
+    expected = theirs.read_text()
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    extract_fingerprint(dataset_id, num_samples=1e5)
+    assert (tmp_path / made_datasets[dataset_id].name / "dataset_fingerprint.json").read_text() == expected
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from incomplete import SHAPE, extract_fingerprint, phantom_channels, write
 
+from incomplete import SHAPE, extract_fingerprint, phantom_channels, write
 from nnunet_moe.cli import main
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.importing.patterns import LABEL, Pattern, find_cases

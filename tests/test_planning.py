@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
 from incomplete import (
     describe,
     extract_fingerprint,
@@ -14,9 +17,6 @@ from incomplete import (
     write,
     write_cases_without_each_file,
 )
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-
 from nnunet_in_process import command, make_trainer, train
 from nnunet_moe.codes import all_codes, code_text
 from nnunet_moe.errors import ModalityError, SettingsError

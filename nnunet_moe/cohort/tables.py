@@ -10,7 +10,7 @@ from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.folder import EvaluationFolder, Scores
 from nnunet_moe.files import written_whole
 
-FILE, VOLUME, EXPECTED, ERROR = "file_{}", "volume_mm3_{}", "expected_dsc_{}", "expected_dsc_se_{}"
+FILE, VOLUME, EXPECTED, ERROR = "file_{}", "volume_mm3_{}", "expected_dsc_{}", "dsc_standard_error_{}"
 """Columns; the volume is in mm2 in 2D."""
 
 
@@ -123,8 +123,11 @@ class Failure:
 
 
 def write_failures(file: Path, failures: Sequence[Failure]) -> None:
-    """The failures of a run, a row each; a table without rows if there were none."""
-    rows = [{"case": f.case, "files": "; ".join(f.files), "reason": f.reason} for f in failures]
+    """The failures of a run, a row each in alphabetical order; a table without rows if there were none."""
+    rows = [
+        {"case": failure.case, "files": "; ".join(failure.files), "reason": failure.reason}
+        for failure in sorted(failures, key=lambda failure: failure.case)
+    ]
     _write(file, ["case", "files", "reason"], rows)
 
 
