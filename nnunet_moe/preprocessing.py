@@ -171,7 +171,7 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
         data, properties = reader.read_seg(file)
         num_bad = _count_not_finite(file, data)
     except UNREADABLE as error:
-        raise ModalityError(f"{file} cannot be read: {error}. Copy or convert it again.") from error
+        raise ModalityError(f"{file} cannot be read: {_why(file, error)}. Copy or convert it again.") from error
     if len(data) != 1 or num_bad:
         raise ModalityError(
             f"{file} has {len(data)} channels, and {num_bad} voxels that are NaN or infinite; a segmentation has one "
@@ -230,8 +230,16 @@ def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int]:
         return data, properties, _count_not_finite(file, data)
     except UNREADABLE as error:
         raise ModalityError(
-            f"{file} cannot be read: {error}. Copy or convert it again, or remove it: a modality may be missing."
+            f"{file} cannot be read: {_why(file, error)}. Copy or convert it again, or remove it: a modality may be "
+            "missing."
         ) from error
+
+
+def _why(file: str, error: Exception) -> str:
+    """What keeps a file from being read; the readers say of most that it does not exist."""
+    if not os.path.exists(file):
+        return f"it is a link to {os.readlink(file)}, which is not there" if os.path.islink(file) else "it is not there"
+    return str(error) if os.access(file, os.R_OK) else "there is no permission"
 
 
 def _log_absent(image: np.ndarray, files: dict[int, str], names: Sequence[str], file_ending: str) -> None:
@@ -258,6 +266,8 @@ def _count_not_finite(file: str, data: np.ndarray) -> int:
         stored = nibabel.load(file)
         assert isinstance(stored, nibabel.spatialimages.SpatialImage)
         data = np.asanyarray(stored.dataobj)
+        if data.dtype.kind == "c":
+            raise ModalityError(f"{file} holds complex numbers. Give magnitudes, or remove it.")
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
 
 

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from subprocess import PIPE
 
+import nibabel.loadsave
+import nibabel.nifti1
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,10 +88,11 @@ def test_the_manifest_tells_where_each_modality_came_from_and_what_was_found(by_
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subsets, tmp_path):
+def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subsets, tmp_path, capsys):
     options = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_tta")
     main(["evaluate", *map(str, (*options, "-o", tmp_path / "scores", "-codes", "T1w", "T1w+FLAIR"))])
     predict(subsets.predictions.parent / "incoming", tmp_path / "out", "-scores", tmp_path / "scores")
+    assert "WARNING: -scores are of predictions with mirroring False; expect" in capsys.readouterr().out
     with (tmp_path / "scores" / "means.csv").open() as opened:
         means = {(row["code"], row["metric"]): row for row in csv.DictReader(opened)}
     for row in rows(tmp_path / "out" / "manifest.csv").values():
@@ -147,15 +150,17 @@ def faults(dataset, tmp_path) -> Faults:
     spoilt[3, 4, 5] = np.nan
     holes = sitk.GetImageFromArray(spoilt)
     sitk.WriteImage(holes, str(faults.bad("nan", "has 1 voxels that are NaN or infinite")))
+    complex_image = nibabel.nifti1.Nifti1Image(np.ones(image.GetSize(), dtype=np.complex64), np.eye(4))
+    nibabel.loadsave.save(complex_image, faults.bad("complex", "holds complex numbers"))
     file = faults.bad("twice", "are both channel 1 (T2w)")
     shutil.copy(file, file.with_name("twice_0001.NII.GZ"))
     file = faults.bad("beyond", "names no channel of this dataset")
     file.rename(file.with_name("beyond_0003.nii.gz"))
     faults.bad("folder", "cannot be read").unlink()
     (faults.folder / "folder_0001.nii.gz").mkdir()
-    faults.bad("locked", "cannot be read").chmod(0)
+    faults.bad("locked", "cannot be read: there is no permission").chmod(0)
     (faults.folder / "dangling_0000.nii.gz").symlink_to("nowhere")
-    faults.reasons["dangling"] = "cannot be read"
+    faults.reasons["dangling"] = "cannot be read: it is a link to nowhere, which is not there"
     for file in faults.case("nothing"):
         sitk.WriteImage(image * 0, str(file))
     faults.reasons["nothing"] = "are zero everywhere"
@@ -313,6 +318,7 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
     shutil.copy2(dataset.raw / "imagesTs" / "phantomTs000_0001.nii.gz", two_cases / "b_0001.nii.gz")  # and older
     predict(two_cases, out, "--continue_prediction")
     after = rows(out / "manifest.csv")
+    assert "1 cases are predicted again, since their files or" in capsys.readouterr().out
     assert after["a"] == before["a"] and after["b"]["modalities"] == "T1w+T2w+FLAIR"
     assert (out / "b.nii.gz").read_bytes() == (out / "a.nii.gz").read_bytes()
 

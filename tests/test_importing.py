@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from incomplete import SHAPE, extract_fingerprint, phantom_channels, write
 from nnunet_moe.cli import main
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.importing.patterns import LABEL, Pattern, find_cases
+from nnunet_moe.importing.patterns import LABEL, NO_IMAGE, Pattern, find_cases
 
 BRATS = ("-m", "T1c={case}-t1c.nii.gz", "-m", "T1n={case}-t1n.nii.gz", "-m", "FLAIR={case}-t2f.nii.gz")
 SEGMENTATION = ("-l", "{case}-seg.nii.gz")
@@ -177,7 +177,9 @@ def test_files_that_stand_for_an_absent_modality_are_found_voxel_by_voxel(filled
     everything = {f"{case}_000{c}" for case in ("copies", "copy", "fine", "nearly", "ones", "zeros") for c in range(3)}
     left_out = {"copies_0001", "copies_0002", "copy_0002", "ones_0001", "zeros_0000"}
     assert placed == (everything - left_out if as_absent else everything)
-    assert ("Treated as absent, 5 files" if as_absent else "Suspect, but placed") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert ("Treated as absent, 5 files" if as_absent else "Suspect, but placed") in printed
+    assert ("| a | 5 of 6 | 0 |" if as_absent else "| a | 5 of 6 | 1 |") in printed
 
 
 def test_of_equal_files_the_one_that_is_said_to_be_the_original_stays(filled, raw):
@@ -198,7 +200,7 @@ def test_what_cannot_be_placed_is_reported_and_its_case_left_out(brats, raw, tmp
     told = report(folder)
     assert "BraTS-GLI-00001-000, which cannot be used" in told["BraTS-GLI-00001-000-t2f.nii.gz"][1]
     assert "two files for one modality" in told["BraTS-GLI-00002-000-t1n.nii.gz"][1]
-    assert told["lonely-seg.nii.gz"] == ("not placed", "lonely has no image.")
+    assert told["lonely-seg.nii.gz"] == ("not placed", f"lonely{NO_IMAGE}")
 
 
 def test_a_dataset_is_written_whole_or_not_at_all(brats, raw, monkeypatch):
@@ -241,7 +243,12 @@ def test_cases_that_would_share_a_name_are_kept_apart(tmp_path):
         (("-m", "A={id}-t1c.nii.gz", *SEGMENTATION), "segmentation tells a case by case, the first one by id"),
         (("-m", "segmentation={case}-t1c.nii.gz", *SEGMENTATION), "call a modality otherwise"),
         (("-m", "A={case}-t9.nii.gz", "-l", "{case}-s.nii.gz"), "match the patterns end in nothing"),
-        ((*BRATS, "-l", "{case}-mask.nii.gz"), "No case below .* has a segmentation. For example"),
+        ((*BRATS, "-l", "{case}-mask.nii.gz"), "No case below .* has a segmentation that .*"),
+        ((*BRATS, "-l", "{case}-*-seg.nii.gz"), r"\n.*-seg.nii.gz is segmentation of BraTS, too. Make the"),
+        (
+            ("-m", "A={case}-t1*.nii.gz", "-m", "B={case}-t1n.nii.gz", *SEGMENTATION),
+            r"could be placed.\n.*: The patterns of A and B match",
+        ),
         ((*BRATS, *SEGMENTATION, "-original", "T3"), "-original T3: the modalities are T1c, T1n, FLAIR"),
         ((*BRATS, *SEGMENTATION, "-labels", "a=2"), "-labels are {'a': 2}; nnU-Net wants 1, 2, 3"),
         ((*BRATS, *SEGMENTATION, "-labels", "a=x"), "-labels a=x: a label is a whole number"),

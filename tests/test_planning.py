@@ -123,6 +123,9 @@ def test_training_and_prediction_with_each_file_of_each_case_missing_in_turn(fol
         log = Path(trainer.log_file).read_text()
         seen = {line.split("Pseudo dice ")[1].split(":")[0] for line in log.splitlines() if "Pseudo dice M" in line}
         names = [f"M{channel}" for channel in range(num_modalities) if channel != absent]
+        whole = "+".join(f"M{channel}" for channel in range(num_modalities))
+        told = f"training cases of this fold have: {whole} 1, {'+'.join(names)} 1"
+        assert (told in log) == (absent is not None)
         assert seen == {code_text(code, names) for code in all_codes(len(names))}  # a code counts where all have it
     if num_modalities == 2:  # as every training ends; the last case is an incomplete one
         trainer.perform_actual_validation()
@@ -240,6 +243,7 @@ def test_the_command_reads_the_test_cases_and_tells_of_labels_alone(tiny, capsys
     plan_and_preprocess("-d", "Dataset911_Tiny", "--no_pp")
     printed = capsys.readouterr().out
     assert "WARNING: 1 of the test cases (imagesTs) has A+B, which no training case has together" in printed
+    assert "only trainers of this package can train on them" in printed
     assert f"for another ending: {tiny / 'imagesTr' / 'a_0000.nii'}, {tiny / 'labelsTr' / 'alone.nii.gz'}\n" in printed
     assert f"WARNING: {tiny / 'imagesTs' / 'y_0009.nii.gz'} names no channel of this dataset" in printed
     assert not (tiny.parents[1] / "preprocessed" / tiny.name / "nnUNetPlans_3d_fullres").exists()
@@ -376,7 +380,10 @@ def test_integrity_is_verified_with_files_missing(tiny):
     ("options", "message"),
     [
         (("-pl", "NoPlanner"), "no planner 'NoPlanner'"),
-        (("-overwrite_target_spacing", 1, 1), "wants three numbers, not 2"),
+        (("-overwrite_target_spacing", 1, 1), r"spacing is 1\.0 1\.0; it is three numbers above 0"),
+        (("-overwrite_target_spacing", 1, 0, 1), r"spacing is 1\.0 0\.0 1\.0; it is three numbers above 0"),
+        (("-gpu_memory_target", -1), r"-gpu_memory_target is -1\.0; it is in GB, above 0"),
+        (("-c", "nope"), "nothing to preprocess for -c nope: nnUNetPlans has 2d, 3d_fullres"),
         (("-d", 999), "is no dataset that nnU-Net finds"),
         (("-d", "Dataset911_Tiny"), "More than one dataset name found for dataset id 911"),
     ],
@@ -424,5 +431,8 @@ def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
     assert f"Left out, since they lack some of M1: training cases {', '.join(sorted(without_second))}" in log
     with pytest.raises(ModalityError, match="Fold 1 has no training case with M1, which this model is dedicated to"):
         make_trainer(912, "second", "nnUNetTrainerDedicated", fold=1).do_split()
+    trainer = make_trainer(912, "3d_fullres", "nnUNetTrainerMoESD", fold=1)
+    trainer.get_tr_and_val_datasets()
+    assert "WARNING: no training case of this fold has M1: what the" in Path(trainer.log_file).read_text()
     with pytest.raises(SystemExit, match="Configuration second is for dedicated models"):
         plan_and_preprocess("-d", 912, "-c", "second")

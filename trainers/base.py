@@ -5,6 +5,8 @@ is detached, so its graph is freed before the dropped view is computed: peak mem
 """
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -148,6 +150,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         super().initialize()
         self.self_distillation = self._build_self_distillation_loss()
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete."""
+        training, validation = super().get_tr_and_val_datasets()
+        self._log_availability(training.identifiers)
+        return training, validation
+
     def on_train_start(self) -> None:
         self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
         super().on_train_start()
@@ -269,6 +277,26 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             sum_over_processes=_sum_over_processes if self.is_ddp else None,
         )
         return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
+
+    def _log_availability(self, cases: Sequence[str]) -> None:
+        names = channel_names(self.dataset_json)
+        counts = Counter(self._available(case) for case in cases)
+        if all(map(all, counts)):
+            return
+        ordered = sorted(counts.items(), key=lambda entry: (-sum(entry[0]), entry[0]))
+        text = ", ".join(f"{code_text(code, names)} {count}" for code, count in ordered)
+        self.print_to_log_file(f"What the training cases of this fold have: {text}")
+        if unseen := [name for channel, name in enumerate(names) if not any(code[channel] for code in counts)]:
+            self.print_to_log_file(
+                f"WARNING: no training case of this fold has {', '.join(unseen)}: what the model will make of it is "
+                "arbitrary. Train another fold, or write splits_final.json so that every fold has some."
+            )
+
+    def _available(self, case: str) -> Code:
+        """What a preprocessed case has: an absent channel is NaN in every voxel, so one will tell."""
+        dataset_class: Any = self.dataset_class
+        image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
+        return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
 
     def _of_all_processes(self, outputs: list[dict]) -> list[dict]:
         """What the steps of an epoch gave, of every process that trains."""

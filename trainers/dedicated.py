@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_moe.codes import channel_names, code_text
@@ -40,7 +39,8 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
     def _having_the_code(self, cases: Sequence[str], part: str) -> list[str]:
         (code,) = self.validation_codes
         text = code_text(code, channel_names(self.dataset_json))
-        kept = [case for case in cases if self._available(case)[list(code)].all()]
+        needed = [channel for channel, is_needed in enumerate(code) if is_needed]
+        kept = [case for case in cases if all(self._available(case)[channel] for channel in needed)]
         if not kept:
             raise ModalityError(
                 f"Fold {self.fold} has no {part} case with {text}, which this model is dedicated to (of {len(cases)}). "
@@ -49,9 +49,3 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
         if left_out := sorted(set(cases) - set(kept)):
             self.print_to_log_file(f"Left out, since they lack some of {text}: {part} cases {', '.join(left_out)}")
         return kept
-
-    def _available(self, case: str) -> np.ndarray:
-        """What a preprocessed case has, `(K,)` bool: an absent channel is NaN in every voxel, so one will tell."""
-        dataset_class: Any = self.dataset_class
-        image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
-        return ~np.isnan(image[(slice(None), *[0] * (len(image.shape) - 1))])

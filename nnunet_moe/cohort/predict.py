@@ -103,6 +103,10 @@ def predict_cohort(request: Request) -> Outcome:
         request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
     )
     evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.folds)
+    if evaluation is not None:
+        differing = evaluation.differences(step_size=request.step_size, mirroring=request.mirroring)
+        if differing:
+            print(f"WARNING: -scores are of predictions with {', '.join(differing)}; expect others of this run")
     predictor = _predictor(model, request)
     plan = Plan(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
     _require_fitting_options(request, plan)
@@ -177,6 +181,8 @@ class _Run:
                 self._require_no_outputs()
             self._manifest.read()
         todo = [case for case in self._cases if not self._is_done(case)]
+        if changed := {case.name for case in todo} & self._manifest.predictions.keys():
+            print(f"{len(changed)} cases are predicted again, since their files or what is required of them changed")
         for case in todo:
             self._manifest.predictions.pop(case.name, None)
             self._remove_outputs(case.name)

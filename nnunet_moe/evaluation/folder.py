@@ -78,6 +78,11 @@ class EvaluationFolder:
                     "scored. Evaluate it again, or leave -scores out."
                 )
 
+    def differences(self, *, step_size: float, mirroring: bool) -> list[str]:
+        """In what a prediction differs from those that were scored, in words."""
+        now = {"step_size": step_size, "mirroring": mirroring}
+        return [f"{name} {self._prediction[name]}" for name, value in now.items() if self._prediction[name] != value]
+
     def scores(self, code: str) -> Scores | None:
         """The scores under a code, given by the names of its modalities; None if it was not scored."""
         means = self._means[(self._means["trainer"] == self._model.trainer) & (self._means["code"] == code)]

@@ -19,8 +19,8 @@ from nnunetv2.paths import nnUNet_raw
 from nnunet_moe.codes import MAX_MODALITIES
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.files import folder_written_whole, nnunet_folder
-from nnunet_moe.importing.filled import ReadCase, read_whole
-from nnunet_moe.importing.patterns import LABEL, FoundCase, Pattern, Problem, find_cases
+from nnunet_moe.importing.filled import ZEROS, ReadCase, read_whole
+from nnunet_moe.importing.patterns import LABEL, NO_PATTERN, FoundCase, Pattern, Problem, find_cases
 from nnunet_moe.planning.availability import Availability
 from nnunet_moe.processes import on_all
 
@@ -91,9 +91,12 @@ def import_dataset(request: Request) -> Imported:
     folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
     patterns = _patterns(request)
     ending = _file_ending(request, patterns)
-    cases, problems = find_cases(request.source, patterns, ending)
+    cases, problems = find_cases(request.source.resolve(), patterns, ending)
     if not cases:
-        raise ModalityError(f"No file below {request.source} that ends in {ending} matches a pattern of -m.")
+        raise ModalityError(
+            f"No file below {request.source} that ends in {ending} is an image that could be placed."
+            + _examples(problems)
+        )
     read, unreadable = _read(request, cases, ending)
     problems += unreadable
     cases = {name: case for name, case in cases.items() if name in read}
@@ -114,9 +117,13 @@ def import_dataset(request: Request) -> Imported:
             problems += [Problem(file, reason) for file in case.images.values()]
         test = {}
     if not training:
-        raise ModalityError(f"No case below {request.source} has a segmentation{_example(problems)}")
+        raise ModalityError(
+            f"No case below {request.source} has a segmentation that could be placed.{_examples(problems)}"
+        )
     labels = _labels(request, {name: read[name].labels for name in training})
-    imported = Imported(folder, _availability(training, names), _availability(test, names) if test else None)
+    imported = Imported(
+        folder, _availability(training, read, names), _availability(test, read, names) if test else None
+    )
     imported.filled, imported.not_placed = filled, problems
     with folder_written_whole(folder) as unfinished:
         place = _link if request.link else shutil.copyfile
@@ -225,8 +232,13 @@ def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, 
     return {f"label_{value}": value for value in sorted(values)}
 
 
-def _availability(cases: Mapping[str, FoundCase], names: Sequence[str]) -> Availability:
-    return Availability({name: tuple(n in case.images for n in names) for name, case in cases.items()}, names)
+def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], names: Sequence[str]) -> Availability:
+    files = {case: tuple(name in found.images for name in names) for case, found in cases.items()}
+    codes = {
+        case: tuple(there and read[case].filled.get(channel) != ZEROS for channel, there in enumerate(code))
+        for case, code in files.items()
+    }
+    return Availability(files, names, codes)
 
 
 def _link(file: Path, target: Path) -> None:
@@ -242,5 +254,7 @@ def _write_report(file: Path, imported: Imported, *, treated_as_absent: bool) ->
         table.writerows([problem.file, "not placed", problem.reason] for problem in imported.not_placed)
 
 
-def _example(problems: Sequence[Problem]) -> str:
-    return f". For example {problems[-1].file}: {problems[-1].reason}" if problems else "."
+def _examples(problems: Sequence[Problem]) -> str:
+    """The first of each reason, and last what no pattern matches."""
+    by_reason = {problem.reason: f"\n  {problem.file}: {problem.reason}" for problem in reversed(problems)}
+    return "".join(sorted(reversed(by_reason.values()), key=lambda text: NO_PATTERN in text)[:5])

@@ -11,6 +11,8 @@ import numpy as np
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.preprocessing import read_channels, read_segmentation, require_same_geometry
 
+ZEROS = "zero everywhere"
+
 
 @dataclass(frozen=True)
 class ReadCase:
@@ -43,7 +45,7 @@ def read_whole(
     filled = {}
     for channel in images:
         if np.isnan(image[channel]).all():
-            filled[channel] = "zero everywhere"
+            filled[channel] = ZEROS
         elif (value := image[channel].flat[0]) == image[channel].max() == image[channel].min():
             filled[channel] = f"{value:g} everywhere"
     if filled.keys() == images.keys():

@@ -9,6 +9,8 @@ from nnunet_moe.errors import SettingsError
 
 LABEL = "segmentation"
 """Stands among the modalities' names for the pattern of the segmentations."""
+NO_PATTERN = "No pattern matches."
+NO_IMAGE = " has a segmentation, as its pattern tells the case, but no image."
 
 
 class Pattern:
@@ -86,7 +88,7 @@ def find_cases(
             continue
         matches = {name: match for name, pattern in patterns.items() if (match := pattern.match(relative)) is not None}
         if not matches:
-            problems.append(Problem(path, "No pattern matches."))
+            problems.append(Problem(path, NO_PATTERN))
             continue
         names = {"_".join(match[part] for part in first) for match in matches.values()}
         if len(matches) > 1:
@@ -109,7 +111,7 @@ def find_cases(
     for name in sorted(spoilt):
         problems += _left_out(cases.pop(name, FoundCase()), f"It belongs to {name}, {spoilt[name]}.")
     for name in [name for name, case in cases.items() if not case.images]:
-        problems += _left_out(cases.pop(name), f"{name} has no image.")
+        problems += _left_out(cases.pop(name), f"{name}{NO_IMAGE}")
     return dict(sorted(cases.items())), problems
 
 

@@ -53,8 +53,11 @@ class Request:
                 f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one, "
                 "or one a configuration."
             )
-        if self.target_spacing is not None and len(self.target_spacing) != 3:
-            raise SettingsError(f"-overwrite_target_spacing wants three numbers, not {len(self.target_spacing)}.")
+        if self.target_spacing is not None and (len(self.target_spacing) != 3 or min(self.target_spacing) <= 0):
+            text = " ".join(map(str, self.target_spacing))
+            raise SettingsError(f"-overwrite_target_spacing is {text}; it is three numbers above 0, in mm.")
+        if self.gpu_memory_target is not None and not self.gpu_memory_target > 0:
+            raise SettingsError(f"-gpu_memory_target is {self.gpu_memory_target}; it is in GB, above 0.")
 
     def processes(self) -> list[int]:
         """How many processes preprocess each configuration."""
@@ -76,7 +79,7 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
         ModelError: no such dataset, or nnU-Net's folders are not set.
         SettingsError: no such planner, or a configuration that cannot be preprocessed by itself.
     """
-    names = [_unambiguous(dataset_name(name)) for name in request.datasets]
+    names = list(dict.fromkeys(_unambiguous(dataset_name(name)) for name in request.datasets))
     _require_planner(request.planner)
     found = {name: _fingerprint(name, request) for name in names}
     print("Experiment planning...")
@@ -136,6 +139,8 @@ def _fingerprint(name: str, request: Request) -> Availability:
     warnings = (*availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
     for warning in warnings:
         print(f"WARNING: {warning}")
+    if not all(map(all, availability.codes.values())):
+        print("There are incomplete cases: only trainers of this package can train on them, nnU-Net's own get NaN.")
     return availability
 
 
@@ -155,6 +160,11 @@ def _configurations(name: str, plans_identifier: str, request: Request) -> dict[
             )
         use_missing_modality_preprocessor(configuration)
         configurations[configuration_name] = configuration, num_processes
+    if not configurations:
+        raise SettingsError(
+            f"There is nothing to preprocess for -c {' '.join(request.configurations)}: {plans_identifier} has "
+            f"{', '.join(plans.available_configurations)}."
+        )
     return configurations
 
 
