@@ -36,6 +36,11 @@ class Dataset:
         return self.workspace.preprocessed / DATASET / "nnUNetPlans.json"
 
     @property
+    def planned_file(self) -> Path:
+        """The plans as nnU-Net wrote them; tests change those that it reads."""
+        return self.workspace.folder / "planned.json"
+
+    @property
     def dataset_json_file(self) -> Path:
         return self.raw / "dataset.json"
 
@@ -73,6 +78,7 @@ def dataset(tmp_path_factory) -> Iterator[Dataset]:
         extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
         extractor.run()
         workspace.run("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "1")
+        shutil.copy(dataset.plans_file, dataset.planned_file)
         dataset.add_configuration(CONFIGURATION)
         yield dataset
 
