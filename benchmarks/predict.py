@@ -5,7 +5,6 @@ Every patient of a folder under every subset of its modalities, by both commands
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -53,9 +52,7 @@ def _run(name: str, folder: Path, arguments: tuple[str, ...]) -> None:
     shutil.rmtree(out, ignore_errors=True)
     script = str(Path(sys.executable).parent / command)
     with trainers_known(), (folder / f"{name}.log").open("w") as log:
-        subprocess.run(
-            [script, *verb, *arguments, "-o", str(out)], check=True, stdout=log, stderr=log, env=dict(os.environ)
-        )
+        subprocess.run([script, *verb, *arguments, "-o", str(out)], check=True, stdout=log, stderr=log)
 
 
 def _options() -> argparse.Namespace:

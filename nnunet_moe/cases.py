@@ -5,8 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
 from nnunet_moe.codes import channel_names
 from nnunet_moe.errors import ModalityError
+
+READABLE_ENDINGS = frozenset(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
+"""File endings that nnU-Net has a reader for."""
 
 
 def case_and_channel(file: str, file_ending: str) -> tuple[str, int] | None:

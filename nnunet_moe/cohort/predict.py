@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from tqdm import tqdm
 
-from nnunet_moe.cases import case_and_channel, files_by_channel, list_cases
+from nnunet_moe.cases import READABLE_ENDINGS, case_and_channel, files_by_channel, list_cases
 from nnunet_moe.codes import code_text, parse_code
 from nnunet_moe.cohort.case import PROBABILITIES, Case, Plan, PreparedCase, Requirement, prepare, write
 from nnunet_moe.cohort.tables import Failure, Manifest, Prediction, write_failures
@@ -34,7 +33,6 @@ from nnunet_moe.trained import Fold, Model, find_model, loading
 
 MAY_DIFFER = ("device", "versions")
 """What a continued run may do otherwise than the one that began."""
-
 
 EVERY_CASE = Requirement()
 
@@ -356,7 +354,7 @@ def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
 def _of_other_endings(folder: Path, cases: set[str], ending: str) -> dict[str, list[str]]:
     """Cases all of whose files have another ending than the dataset's, of those that nnU-Net reads; and these files."""
     found: dict[str, list[str]] = {}
-    others = {other for reader in LIST_OF_IO_CLASSES for other in reader.supported_file_endings} - {ending}
+    others = READABLE_ENDINGS - {ending}
     for path in sorted(folder.glob("[!.]*")):
         names = {told[0] for other in others if (told := case_and_channel(path.name, other)) is not None} - cases
         if names and case_and_channel(path.name, ending) is None:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.imageio.reader_writer_registry import (
-    LIST_OF_IO_CLASSES,
-    determine_reader_writer_from_file_ending,
-)
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.paths import nnUNet_raw
 
+from nnunet_moe.cases import READABLE_ENDINGS
 from nnunet_moe.codes import MAX_MODALITIES
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.files import folder_written_whole, nnunet_folder
@@ -126,17 +124,7 @@ def import_dataset(request: Request) -> Imported:
     )
     imported.filled, imported.not_placed = filled, problems
     with folder_written_whole(folder) as unfinished:
-        place = _link if request.link else shutil.copyfile
-        for part, part_cases in (("Tr", training), ("Ts", test)):
-            for name, case in part_cases.items():
-                for modality, file in case.images.items():
-                    target = unfinished / f"images{part}" / f"{name}_{names.index(modality):04d}{ending}"
-                    target.parent.mkdir(exist_ok=True)
-                    place(file, target)
-        (unfinished / "labelsTr").mkdir()
-        for name, case in training.items():
-            assert case.label is not None
-            place(case.label, unfinished / "labelsTr" / f"{name}{ending}")
+        _place(request, unfinished, ending, training=training, test=test)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(names)},
             "labels": {"background": 0, **labels},
@@ -146,6 +134,28 @@ def import_dataset(request: Request) -> Imported:
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4))
         _write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
+
+
+def _place(
+    request: Request,
+    folder: Path,
+    ending: str,
+    *,
+    training: Mapping[str, FoundCase],
+    test: Mapping[str, FoundCase],
+) -> None:
+    """Copy or link the files under the names that nnU-Net wants."""
+    names, place = tuple(request.modalities), _link if request.link else shutil.copyfile
+    for part, cases in (("Tr", training), ("Ts", test)):
+        for name, case in cases.items():
+            for modality, file in case.images.items():
+                target = folder / f"images{part}" / f"{name}_{names.index(modality):04d}{ending}"
+                target.parent.mkdir(exist_ok=True)
+                place(file, target)
+    (folder / "labelsTr").mkdir()
+    for name, case in training.items():
+        assert case.label is not None
+        place(case.label, folder / "labelsTr" / f"{name}{ending}")
 
 
 def _patterns(request: Request) -> dict[str, Pattern]:
@@ -162,7 +172,7 @@ def _patterns(request: Request) -> dict[str, Pattern]:
 
 def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
     """The ending that is asked for, or the one of all files that match a pattern."""
-    known = sorted({ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings}, key=len)
+    known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
     if request.file_ending is not None:
         if request.file_ending not in known:
             raise SettingsError(f"-ending {request.file_ending}: nnU-Net reads {', '.join(known)}.")
