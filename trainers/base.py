@@ -35,6 +35,7 @@ from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_lo
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.settings import PLANS_KEY, Settings
+from nnunet_moe.training_log import dice_line, entropy_line, gate_entropies
 
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
@@ -225,6 +226,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
         if parts := ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"):
             self.print_to_log_file(parts)
+        mixtures = self._modality_network().gates_of_codes()
+        if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
+            self.print_to_log_file(entropy_line(entropies))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -257,8 +261,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                     for key in ("tp_hard", "fp_hard", "fn_hard")
                 )
                 with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
-                    dice = np.round(2 * tp / (2 * tp + fp + fn), 4)
-                self.print_to_log_file(f"Pseudo dice {code_text(code, names)}: {dice.tolist()}")
+                    dice = np.asarray(2 * tp / (2 * tp + fp + fn)).tolist()
+                self.print_to_log_file(dice_line(code_text(code, names), dice))
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it."""
