@@ -1,7 +1,7 @@
 """What the results say: trainers compared in pairs, and what each modality is worth, as tables of numbers."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -51,14 +51,14 @@ def means(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparisons(results: Results) -> pd.DataFrame:
-    """Each pair of trainers, for each label, metric and code, and over all codes; first minus second.
+def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Pairs of trainers, by default all, for each label, metric and code, and over all codes; first minus second.
 
     `p_holm` is corrected over the codes of one pair, label and metric. `gap_closed_percent` is how far the first goes
     from the second to the dedicated models, if there are any.
     """
     rows = []
-    for first, second in combinations(results.trainers, 2):
+    for first, second in combinations(results.trainers, 2) if pairs is None else pairs:
         for label in results.shown_labels:
             for metric in COMPARED_METRICS:
                 rows.extend(_compare_pair(results, first, second, label, metric))

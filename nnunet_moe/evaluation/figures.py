@@ -71,12 +71,12 @@ def scores_by_code(results: Results, label: str) -> Figure:
                 yerr=[100 * np.nan_to_num(mean.standard_error) for mean in means],
                 fmt="o",
                 capsize=3,
-                color=_colour(number),
+                color=colour(number),
                 label=short_name(trainer),
             )
             for place, mean in zip(places, means, strict=True):
                 if mean.failed:
-                    where = {"transform": axis.get_xaxis_transform(), "color": _colour(number)}
+                    where = {"transform": axis.get_xaxis_transform(), "color": colour(number)}
                     axis.text(place, 0.03, f"{mean.failed} failed", rotation=90, ha="center", fontsize=6, **where)
         axis.set_ylabel(f"{TITLES[metric]} (%)")
         axis.grid(axis="y", alpha=0.3)
@@ -190,5 +190,6 @@ def _offset(number: int, count: int) -> float:
     return 0.5 * ((number + 0.5) / count - 0.5)
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
+    """Of the trainer of a number; they repeat."""
     return COLOURS[number % len(COLOURS)]

@@ -1,16 +1,13 @@
 """Write an evaluation: results, summary, tables, pictures and the report."""
 
-import base64
-import io
 import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -18,10 +15,10 @@ from nnunet_moe.evaluation.analysis import comparisons, means, modality_worth
 from nnunet_moe.evaluation.evaluate import Evaluation, Request
 from nnunet_moe.evaluation.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.evaluation.metrics import METRICS
+from nnunet_moe.evaluation.page import Section, page, write
 from nnunet_moe.evaluation.results import Results
 from nnunet_moe.evaluation.scoring import versions_of_figures
 from nnunet_moe.evaluation.tables import (
-    Table,
     code_table,
     comparison_table,
     failure_table,
@@ -29,25 +26,10 @@ from nnunet_moe.evaluation.tables import (
     modality_table,
     short_name,
 )
-from nnunet_moe.files import folder_name, written_whole
+from nnunet_moe.files import folder_name
 
 MAX_LABELS_WITH_PICTURES = 10
 """With more labels only their mean has pictures; every label has its tables."""
-
-
-@dataclass
-class _Picture:
-    caption: str
-    data: str
-    """PNG in base64."""
-    is_overlay: bool = False
-
-
-@dataclass
-class _Section:
-    title: str
-    tables: list[str] = field(default_factory=list)
-    pictures: list[_Picture] = field(default_factory=list)
 
 
 @rc_context({"text.parse_math": False})  # names may hold a $
@@ -69,26 +51,23 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         ("comparisons", compared),
         ("modalities", worth),
     ):
-        _write(out / f"{name}.csv", table.to_csv(index=False))
+        write(out / f"{name}.csv", table.to_csv(index=False))
     settings = _settings(request, results, evaluation.models)
-    _write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
+    write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
     sections = []
     for label in results.shown_labels:
-        section = _Section(label)
+        section = Section(label)
         tables = {"codes": code_table(results, label), "metrics": metrics_table(results, label)}
         if len(results.trainers) > 1:
             tables["comparisons"] = comparison_table(compared, label)
         tables["modalities"] = modality_table(worth, label)
         for name, table in tables.items():
-            _write_table(out / "tables" / f"{folder_name(label)}_{name}", table)
-            section.tables.append(table.html())
+            section.add_table(out / "tables" / f"{folder_name(label)}_{name}", table)
         for name, caption, figure in _figures(results, label):
-            section.pictures.append(
-                _write_picture(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
-            )
+            section.add_figure(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
         sections.append(section)
     sections += _model_sections(evaluation, out / "figures")
-    _write(report, _render(results, sections, settings))
+    write(report, _page(results, sections, settings))
     return report
 
 
@@ -100,20 +79,18 @@ def _figures(results: Results, label: str) -> Iterator[tuple[str, str, Figure]]:
         yield "differences", f"{label}: paired differences of the cases", paired_differences(results, label)
 
 
-def _model_sections(evaluation: Evaluation, folder: Path) -> list[_Section]:
+def _model_sections(evaluation: Evaluation, folder: Path) -> list[Section]:
     results = evaluation.results
-    cases, gates = _Section("Cases"), _Section("Gates")
+    cases, gates = Section("Cases"), Section("Gates")
     for overlay in evaluation.overlays:
         caption = f"{overlay.title}: {overlay.case}"
         name = folder_name(overlay.title.split()[0].lower())
-        picture = _write_picture(folder / f"case_{name}.png", caption, overlay_picture(overlay, results))
-        picture.is_overlay = True
-        cases.pictures.append(picture)
+        cases.add_figure(folder / f"case_{name}.png", caption, overlay_picture(overlay, results), is_overlay=True)
     for model, weights in evaluation.gates.items():
         caption = f"Gate weights of {model}, by layer, code and expert"
         trainer = model.partition(",")[0]
         figure = gate_weights(weights, results, caption)
-        gates.pictures.append(_write_picture(folder / f"gates_{trainer}.png", caption, figure))
+        gates.add_figure(folder / f"gates_{trainer}.png", caption, figure)
     return [section for section in (cases, gates) if section.pictures]
 
 
@@ -162,10 +139,7 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _render(results: Results, sections: list[_Section], settings: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("nnunet_moe.evaluation", ""), autoescape=True, undefined=StrictUndefined
-    )
+def _page(results: Results, sections: list[Section], settings: dict[str, Any]) -> str:
     names = ", ".join(short_name(trainer) for trainer in results.trainers)
     summary = (
         f"{len(results.cases)} cases, {len(results.codes)} of the {2 ** len(results.modalities) - 1} subsets of "
@@ -173,31 +147,8 @@ def _render(results: Results, sections: list[_Section], settings: dict[str, Any]
     )
     if results.unscored:
         summary += f" Not scored, for want of the modalities asked for: {', '.join(results.unscored)}."
-    return environment.get_template("report.html.jinja").render(
-        title=f"{settings['dataset']} {settings['configuration']}: {names}",
-        summary=summary,
-        sections=sections,
-        failures=failure_table(results).html() if len(results.failures) else "",
-        settings=[(name, json.dumps(value, ensure_ascii=False)) for name, value in settings.items()],
-    )
-
-
-def _write_table(stem: Path, table: Table) -> None:
-    for ending, text in ((".md", table.markdown()), (".csv", table.csv()), (".tex", table.latex())):
-        _write(stem.with_name(stem.name + ending), text)
-
-
-def _write_picture(file: Path, caption: str, figure: Figure) -> _Picture:
-    png = io.BytesIO()
-    figure.savefig(png, dpi=130, format="png")
-    _write(file, png.getvalue())
-    return _Picture(caption, base64.b64encode(png.getvalue()).decode())
-
-
-def _write(file: Path, content: str | bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as unfinished:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    failures = failure_table(results).html() if len(results.failures) else ""
+    return page(f"{settings['dataset']} {settings['configuration']}: {names}", summary, sections, settings, failures)
 
 
 def _finite(value: Any) -> Any:
