@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_evaluate(verbs)
     _add_export(verbs)
+    _add_study(verbs)
     return parser
 
 
@@ -187,6 +188,20 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add("-scores", type=Path, help="output folder of `nnunet_moe evaluate`: its scores go into the model card")
     add("--onnx", action="store_true", help="write each fold's network as ONNX too")
     export.set_defaults(run=_export)
+
+
+def _add_study(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    study = verbs.add_parser("study", help="train and compare several trainers over seeds and folds, by Snakemake")
+    add = study.add_argument
+    add("file", type=Path, metavar="FILE", help="YAML file that defines the study")
+    add("-o", type=Path, required=True, help="output folder; the same command goes on with what is there")
+    add("-n", "--dry_run", action="store_true", help="only tell how many jobs there are and how long they will take")
+    add("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    add("-jobs", type=int, help="at a time on this machine (default: as many as fit its GPUs, or one)")
+    add("--profile", help="Snakemake's, to run on a cluster: slurm, which comes with the package, or a folder")
+    add("--only", choices=("plans", "report"), help="do just this now, without Snakemake")
+    add("more", nargs="*", metavar="-- OPTION", help="options for Snakemake, after --")
+    study.set_defaults(run=_study)
 
 
 def _env(options: argparse.Namespace) -> None:
@@ -361,6 +376,33 @@ def _export(options: argparse.Namespace) -> None:
     )
     for folder in export_models(request):
         print(f"Wrote {folder}; its channels are numbered as README.md in it says")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from nnunet_moe.study.models import write_plans
+    from nnunet_moe.study.report import write_report
+    from nnunet_moe.study.run import Request, describe, jobs_at_a_time, make_plan, run_study
+
+    if options.jobs is not None and options.jobs < 1:
+        raise SettingsError(f"-jobs is {options.jobs}; it must be at least 1.")
+    request = Request(
+        file=options.file,
+        out=options.o.resolve(),
+        device=_device(options.device),
+        num_jobs=options.jobs,
+        profile=options.profile,
+        more=tuple(options.more),
+    )
+    if options.dry_run:
+        plan = make_plan(request)
+        print(describe(plan, jobs_at_a_time(request, plan.study)))
+    elif options.only == "plans":
+        plan = make_plan(request)
+        print(f"Wrote {write_plans(plan.study, plan.trained)}")
+    elif options.only == "report":
+        print(f"Report: {write_report(make_plan(request))}")
+    else:
+        print(f"Report: {run_study(request).out / 'report.html'}")
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -163,15 +163,23 @@ def planned_network(
         ModelError: there is no such trainer.
         SettingsError: a mistake in the plans' settings.
     """
-    try:
-        with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
-            trainer_class: Any = recursive_find_trainer_class_by_name(trainer)
-    except RuntimeError as error:
-        raise ModelError(f"There is no trainer {trainer!r}; name one of this package's by -tr.") from error
-    return trainer_class.build_network_architecture(
+    return find_trainer(trainer).build_network_architecture(
         plans,
         configuration,
         determine_num_input_channels(plans, configuration, dataset_json),
         plans.get_label_manager(dataset_json).num_segmentation_heads,
         deep_supervision,
     )
+
+
+def find_trainer(name: str) -> Any:
+    """A trainer's class, as nnU-Net finds it, this package's trainers among them.
+
+    Raises:
+        ModelError: there is no such trainer.
+    """
+    try:
+        with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
+            return recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise ModelError(f"There is no trainer {name!r}; name one of this package's by -tr.") from error

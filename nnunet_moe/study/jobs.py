@@ -1,0 +1,88 @@
+"""The jobs of a study: ordinary commands, and which must be done before which."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_moe.study.definition import VALIDATION, Cases, Evaluation, Study
+from nnunet_moe.study.models import Trained
+
+KINDS = ("preprocess", "plans", "train", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and the names of the jobs that must be done before it."""
+
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def jobs_of(study: Study, trained: Sequence[Trained], file: Path, device: str, *, preprocess: bool) -> dict[str, Job]:
+    """All jobs, by `KIND/NAME`, in an order in which they could run one after another.
+
+    Args:
+        study: what to do.
+        trained: its methods under each of their seeds.
+        file: that the study was read from.
+        device: `cpu`, `cuda` or `mps`.
+        preprocess: whether the dataset must be planned and preprocessed first.
+    """
+    jobs = {}
+    if preprocess:
+        options = ("-d", study.dataset, "-c", study.configuration)
+        jobs["preprocess/preprocess"] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
+    this_study = ("nnunet_moe", "study", str(file), "-o", ".", "-device", device)
+    jobs["plans/plans"] = Job((*this_study, "--only", "plans"), tuple(jobs))
+    for model in trained:
+        trainings = {}
+        for name, configuration in model.configurations.items():
+            for fold in study.folds:
+                what = (study.dataset, configuration, str(fold), "-tr", model.method.trainer, "-p", study.study_plans)
+                # --c goes on where a killed training stopped, and begins one that has not begun
+                command = ("nnUNetv2_train", *what, "-device", device, "--c")
+                trainings[f"train/{name}_fold{fold}"] = Job(command, ("plans/plans",))
+        jobs |= trainings
+        for cases in case_sets(study):
+            name = f"evaluate/{model.name}_{folder_of(cases)}"
+            jobs[name] = Job(_evaluate(study, model, cases, device), tuple(trainings))
+    evaluations = tuple(name for name in jobs if name.startswith("evaluate/"))
+    jobs["report/report"] = Job((*this_study, "--only", "report"), evaluations)
+    return jobs
+
+
+def case_sets(study: Study) -> dict[str, Cases | None]:
+    """What is scored: the folds' validation cases, if there are, and those that the study names."""
+    validation = {} if "all" in study.folds else {VALIDATION: None}
+    return {**validation, **study.cases}
+
+
+def evaluation_folder(model: Trained, cases: str) -> Path:
+    """Where `nnunet_moe evaluate` writes, below the study's folder."""
+    return Path("evaluations") / folder_of(cases) / model.name
+
+
+def folder_of(cases: str) -> str:
+    return re.sub(r"\s+", "_", cases)
+
+
+def _evaluate(study: Study, model: Trained, cases: str, device: str) -> tuple[str, ...]:
+    options = ["-d", study.dataset, "-c", model.configuration, "-tr", model.method.trainer, "-p", study.study_plans]
+    options += ["-f", *map(str, study.folds), "-o", str(evaluation_folder(model, cases)), "-device", device]
+    if (folders := case_sets(study)[cases]) is not None:
+        options += ["-i", str(folders.images), "-l", str(folders.labels)]
+    return ("nnunet_moe", "evaluate", *options, *_options(study.evaluation))
+
+
+def _options(evaluation: Evaluation) -> list[str]:
+    """Those that differ from the command's defaults."""
+    options: list[str] = []
+    for name, value in vars(evaluation).items():
+        if value == getattr(Evaluation(), name):
+            continue
+        if isinstance(value, bool):
+            options.append(f"--{name}")
+        else:
+            options += [f"-{name}", *(value if isinstance(value, tuple) else [str(value)])]
+    return options

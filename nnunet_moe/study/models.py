@@ -1,0 +1,161 @@
+"""Which models a study trains, and the plans that hold their configurations."""
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.codes import Code
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.files import nnunet_folder, written_whole
+from nnunet_moe.settings import PLANS_KEY
+from nnunet_moe.study.definition import Method, Study
+from nnunet_moe.trained import find_trainer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method under one seed: one model, or a dedicated one for each code."""
+
+    method: Method
+    seed: int
+    configuration: str
+    """That `nnunet_moe evaluate` is told."""
+    codes: tuple[Code, ...] = ()
+    """Those that have a dedicated model, in a configuration of its own."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}_seed{self.seed}"
+
+    @property
+    def configurations(self) -> dict[str, str]:
+        """What each training is called -> its configuration."""
+        if not self.codes:
+            return {self.name: self.configuration}
+        return {f"{self.name}_{_digits(code)}": f"{self.configuration}_{_digits(code)}" for code in self.codes}
+
+
+def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
+    """Every method under each of its seeds.
+
+    A trainer that is not of this package reads neither settings nor seed: it is trained once, on the configuration as
+    it is.
+
+    Raises:
+        ModelError: there is no such trainer.
+        SettingsError: settings or seeds for a trainer that reads none.
+    """
+    found = []
+    for method in study.methods:
+        trainer = find_trainer(method.trainer)
+        if not hasattr(trainer, "forced_settings"):
+            if method.settings or len(method.seeds) != 1:
+                raise SettingsError(
+                    f"{method.trainer} is not of this package: it reads no settings and no seed. Name it with one "
+                    f"seed, {{trainer: {method.trainer}, seeds: [0]}}; its own class says how long it trains."
+                )
+            found.append(Trained(method, method.seeds[0], study.configuration))
+            continue
+        own = f"_{method.name}" if method.settings else ""
+        for seed in method.seeds:
+            configuration = f"{study.configuration}{own}_seed{seed}"
+            found.append(Trained(method, seed, configuration, tuple(codes) if trainer.is_dedicated else ()))
+    return found
+
+
+def write_plans(study: Study, trained: list[Trained]) -> Path:
+    """Write the study's plans: those it starts from, with a configuration for each of its models.
+
+    The fold's splits are written, too, if they are not there: trainings that begin together would all write them.
+
+    Raises:
+        SettingsError: the plans are not there or lack the configuration, or the study has begun with others.
+    """
+    folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
+    plans = read_plans(folder / f"{study.plans}.json", study.configuration)
+    plans["plans_name"] = study.study_plans
+    base = PlansManager(plans).get_configuration(study.configuration)
+    settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
+    if base.previous_stage_name is not None:
+        raise SettingsError(
+            f"{study.configuration} is the second stage of a cascade, whose first stage no study trains. Name a "
+            "configuration that stands alone."
+        )
+    for model in trained:
+        if model.configuration == study.configuration:
+            continue
+        own = {**settings, **model.method.settings, "seed": model.seed}
+        inherited = {"inherits_from": study.configuration, PLANS_KEY: own}
+        _add(plans, model.configuration, inherited)
+        for code, configuration in zip(model.codes, model.configurations.values(), strict=bool(model.codes)):
+            dedicated = {**own, "modality_code": [int(available) for available in code]}
+            _add(plans, configuration, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
+    file = folder / f"{study.study_plans}.json"
+    if file.exists():
+        plans = _continued(json.loads(file.read_text()), plans, file)
+    _write_json(file, plans)
+    if not (splits := folder / "splits_final.json").exists():
+        data = folder / base.data_identifier
+        cases = infer_dataset_class(str(data)).get_identifiers(str(data))
+        _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=5))  # as nnU-Net does
+    return file
+
+
+def read_plans(file: Path, configuration: str) -> dict[str, Any]:
+    """Plans that have a configuration.
+
+    Raises:
+        SettingsError: they are not there, or lack it.
+    """
+    if not file.exists():
+        raise SettingsError(f"{file} is not there. Plan and preprocess the dataset, or name other plans by 'plans'.")
+    plans = json.loads(file.read_text())
+    if configuration not in plans["configurations"]:
+        raise SettingsError(
+            f"{file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. Name one of "
+            "them by 'configuration'."
+        )
+    return plans
+
+
+def _add(plans: dict[str, Any], name: str, configuration: dict[str, Any]) -> None:
+    if plans["configurations"].setdefault(name, configuration) != configuration:
+        raise SettingsError(
+            f"The plans have another configuration called {name!r}. Rename it, or the trainer's 'name'."
+        )
+
+
+def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The plans with which a study has begun, and what is new."""
+    merged = copy.deepcopy(begun)
+    for name, configuration in plans["configurations"].items():
+        merged["configurations"].setdefault(name, configuration)
+    changed = [*_differences(merged["configurations"], plans["configurations"]), *_differences(begun, plans)]
+    if changed := [name for name in changed if name != "configurations"]:
+        raise SettingsError(
+            f"The study has begun with other plans ({file}): {', '.join(changed)} changed since. Give the study's file "
+            "another name to begin anew, or take the change back."
+        )
+    return merged
+
+
+def _differences(begun: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    return (name for name in now if begun.get(name) != now[name])
+
+
+def _write_json(file: Path, content: Any) -> None:
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=4))
+
+
+def _digits(code: Code) -> str:
+    return "".join("1" if available else "0" for available in code)

@@ -1,0 +1,211 @@
+"""The report of a study: all methods over all cases, their seeds, learning curves and gates."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from nnunetv2.paths import nnUNet_raw, nnUNet_results
+
+from nnunet_moe.codes import channel_names, code_text
+from nnunet_moe.evaluation.analysis import comparisons, means
+from nnunet_moe.evaluation.figures import COLOURS, colour, new_figure, scores_by_code
+from nnunet_moe.evaluation.page import Section, page, write
+from nnunet_moe.evaluation.tables import PLAIN, Cell, Table, code_table, comparison_table, short_name
+from nnunet_moe.files import folder_name, nnunet_folder
+from nnunet_moe.labels import labels_of
+from nnunet_moe.study.jobs import case_sets, evaluation_folder, folder_of
+from nnunet_moe.study.models import Trained
+from nnunet_moe.study.results import StudyResults, read_results, seed_spread
+from nnunet_moe.study.run import Plan
+from nnunet_moe.training_log import Epoch, read_training_logs
+
+SMOOTHING = 0.9  # of nnU-Net's own moving average of the pseudo Dice
+STYLES = ("-", "--", ":")
+
+
+@rc_context({"text.parse_math": False})  # names may hold a $
+def write_report(plan: Plan) -> Path:
+    """Read all evaluations and training logs of a study and write tables, pictures and `report.html`.
+
+    Raises:
+        ModelError: an evaluation is not finished, or they do not belong together.
+    """
+    study = plan.study
+    dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
+    modalities = channel_names(dataset_json)
+    codes, labels = study.codes(dataset_json), tuple(labels_of(dataset_json))
+    sections = []
+    for cases in case_sets(study):
+        folders = {plan.out / evaluation_folder(model, cases): model for model in plan.trained}
+        results = read_results(folders, modalities=modalities, codes=codes, labels=labels)
+        sections += _sections(plan, results, cases)
+    curves = Section("Learning curves")
+    logs = {model.name: _logs(plan, model) for model in plan.trained}
+    out = plan.out / "report"
+    texts = [code_text(code, modalities) for code in codes]
+    caption = "Pseudo Dice of validation patches by modalities, moving average as nnU-Net's, mean over seeds and folds"
+    curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
+    if any(epoch.gate_entropy for epochs in logs.values() for log in epochs for epoch in log.values()):
+        caption = "Entropy of the gates over that of equal weights, by layer: of each code, and of their mean"
+        curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
+    sections += [curves, *_gates(plan)]
+    summary = (
+        f"{len(study.methods)} methods, {len(plan.trained)} with their seeds, dedicated models counted as one; "
+        f"folds {', '.join(map(str, study.folds))}. A value of a case is its mean over the seeds; differences are to "
+        f"{short_name(study.baseline)}. Each evaluation has a report of its own with pictures of cases."
+    )
+    settings = {
+        **{name: str(value) for name, value in vars(study).items()},
+        "evaluations": [str(evaluation_folder(model, cases)) for model in plan.trained for cases in case_sets(study)],
+    }
+    report = plan.out / "report.html"
+    write(report, page(f"Study {study.name}: {study.dataset} {study.configuration}", summary, sections, settings))
+    return report
+
+
+def spread_table(spread: pd.DataFrame, title: str) -> Table:
+    """The means over codes of each seed."""
+    names = ("Trainer", "Seeds", "Mean over codes by seed", "Mean", "Standard deviation")
+    rows = []
+    for row in spread[spread["code"] == "mean over codes"].to_dict("records"):
+        by_seed = ", ".join(_percent(mean) for mean in row["by_seed"])
+        numbers = [_percent(row["mean"]), _percent(row["standard_deviation"])]
+        cells = (short_name(row["trainer"]), str(row["seeds"]), by_seed, *numbers)
+        rows.append(tuple(Cell(text, PLAIN) for text in cells))
+    note = "DSC in per cent. The standard deviation is that of trainings that differ in nothing but the seed."
+    return Table(title, tuple(("", name) for name in names), tuple(rows), (note,))
+
+
+def learning_curves(
+    trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping[int, Epoch]]], codes: Sequence[str]
+) -> Figure:
+    """A panel a code, a line a method: the mean pseudo Dice over labels, smoothed, then averaged over seeds and folds.
+
+    Args:
+        trained: the methods under their seeds.
+        logs: name of a method under a seed -> the logs of its trainings.
+        codes: by the names of their modalities.
+    """
+    columns = min(4, len(codes))
+    rows = math.ceil(len(codes) / columns)
+    figure = new_figure(3.2 * columns, 0.9 + 2.6 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(codes) :]:
+        axis.set_axis_off()
+    for axis, code in zip(axes.flat, codes, strict=False):
+        for number, (method, of_method) in enumerate(_by_method(trained, logs).items()):
+            curves = [curve for log in of_method if (curve := _smoothed(log, code))]
+            epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+            mean = [100 * float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs]
+            style = STYLES[number // len(COLOURS) % len(STYLES)]
+            axis.plot(epochs, mean, color=colour(number), ls=style, lw=1, label=short_name(method))
+        axis.set_title(code, fontsize=8)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=7)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("pseudo Dice (%)", fontsize=8)
+    figure.supxlabel("epoch", fontsize=8)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=7, frameon=False)
+    return figure
+
+
+def gate_entropy(trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping[int, Epoch]]]) -> Figure:
+    """A row a method with gates: the entropies of its first training, a line a layer, first layers dark."""
+    of_methods = {name: found[0] for name, found in _by_method(trained, logs).items() if found}
+    shown = {name: log for name, log in of_methods.items() if any(epoch.gate_entropy for epoch in log.values())}
+    figure = new_figure(8, 0.6 + 1.9 * len(shown))
+    rows = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for axes, (method, log) in zip(rows, shown.items(), strict=True):
+        epochs = {number: epoch.gate_entropy for number, epoch in log.items() if epoch.gate_entropy}
+        num_layers = len(next(iter(epochs.values())))
+        for axis, part, what in zip(axes, (0, 1), ("each code", "mean over codes"), strict=True):
+            for layer in range(num_layers):
+                values = [entropies[layer][part] for entropies in epochs.values()]
+                shade = 0.85 * layer / max(1, num_layers - 1)
+                axis.plot(list(epochs), values, color=(shade, shade, 0.6 + 0.4 * shade), lw=1)
+            axis.set_ylim(-0.03, 1.03)
+            axis.set_title(f"{short_name(method)}: {what}", fontsize=8)
+            axis.grid(alpha=0.3)
+            axis.tick_params(labelsize=7)
+    figure.supxlabel("epoch", fontsize=8)
+    return figure
+
+
+def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
+    """Tables and pictures of one set of cases."""
+    baseline = plan.study.baseline
+    out = plan.out / "report" / folder_of(cases)
+    pairs = [(method, baseline) for method in results.trainers if method != baseline]
+    compared = comparisons(results, pairs)
+    spread = pd.concat([seed_spread(results, label, "dsc") for label in results.shown_labels])
+    tables: dict[str, Any] = {"means": means(results), "comparisons": compared}
+    for name, table in {**tables, "seeds": spread.explode("by_seed")}.items():
+        write(out / f"{name}.csv", table.to_csv(index=False))
+    sections = []
+    for label in results.shown_labels:
+        stem, title = out / folder_name(label), f"{cases}: {label}"
+        section = Section(title)
+        section.add_table(stem.with_name(f"{stem.name}_codes"), code_table(results, label))
+        if pairs:
+            section.add_table(stem.with_name(f"{stem.name}_comparisons"), comparison_table(compared, label))
+        of_label = spread[spread["label"] == label]
+        section.add_table(stem.with_name(f"{stem.name}_seeds"), spread_table(of_label, f"{label}: spread over seeds"))
+        section.add_figure(
+            stem.with_name(f"{stem.name}_scores.png"), f"{title}: DSC and CScore", scores_by_code(results, label)
+        )
+        sections.append(section)
+    return sections
+
+
+def _gates(plan: Plan) -> list[Section]:
+    """The pictures of the gates that the first evaluation of each method has drawn."""
+    section, cases = Section("Gates"), next(iter(case_sets(plan.study)))
+    for method in plan.study.methods:
+        model = next(model for model in plan.trained if model.method is method)
+        for file in sorted((plan.out / evaluation_folder(model, cases) / "figures").glob("gates_*.png")):
+            caption = f"{short_name(method.name)}, seed {model.seed}: gate weights by layer"
+            section.add_picture(caption, file.read_bytes())
+    return [section] if section.pictures else []
+
+
+def _logs(plan: Plan, model: Trained) -> list[Mapping[int, Epoch]]:
+    """Of every training of a model, dedicated ones and folds counted."""
+    results = nnunet_folder(nnUNet_results) / plan.study.dataset
+    return [
+        read_training_logs(results / f"{model.method.trainer}__{plan.study.study_plans}__{name}" / f"fold_{fold}")
+        for name in model.configurations.values()
+        for fold in plan.study.folds
+    ]
+
+
+def _by_method(
+    trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping[int, Epoch]]]
+) -> dict[str, list[Mapping[int, Epoch]]]:
+    found: dict[str, list[Mapping[int, Epoch]]] = {}
+    for model in trained:
+        found.setdefault(model.method.name, []).extend(logs[model.name])
+    return found
+
+
+def _smoothed(log: Mapping[int, Epoch], code: str) -> dict[int, float]:
+    """Epoch -> moving average; an epoch without the code, or without a label in its patches, keeps the last value."""
+    curve, value = {}, math.nan
+    for number, epoch in log.items():
+        known = [dice for dice in epoch.dice.get(code, ()) if not math.isnan(dice)]
+        if known:
+            now = float(np.mean(known))
+            value = now if math.isnan(value) else SMOOTHING * value + (1 - SMOOTHING) * now
+        if not math.isnan(value):
+            curve[number] = value
+    return curve
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
