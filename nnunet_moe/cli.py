@@ -381,7 +381,7 @@ def _export(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> None:
     from nnunet_moe.study.models import write_plans
     from nnunet_moe.study.report import write_report
-    from nnunet_moe.study.run import Request, describe, jobs_at_a_time, make_plan, run_study
+    from nnunet_moe.study.run import Request, describe, jobs_at_a_time, make_plan, run_plan
 
     if options.jobs is not None and options.jobs < 1:
         raise SettingsError(f"-jobs is {options.jobs}; it must be at least 1.")
@@ -393,16 +393,16 @@ def _study(options: argparse.Namespace) -> None:
         profile=options.profile,
         more=tuple(options.more),
     )
+    plan = make_plan(request)
     if options.dry_run:
-        plan = make_plan(request)
         print(describe(plan, jobs_at_a_time(request, plan.study)))
     elif options.only == "plans":
-        plan = make_plan(request)
         print(f"Wrote {write_plans(plan.study, plan.trained)}")
     elif options.only == "report":
-        print(f"Report: {write_report(make_plan(request))}")
+        print(f"Report: {write_report(plan)}")
     else:
-        print(f"Report: {run_study(request).out / 'report.html'}")
+        run_plan(plan, request)
+        print(f"Report: {plan.out / 'report.html'}")
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -123,19 +123,17 @@ def describe(plan: Plan, num_jobs: int | None) -> str:
     return "\n".join(lines)
 
 
-def run_study(request: Request) -> Plan:
+def run_plan(plan: Plan, request: Request) -> None:
     """Run all jobs that are not done yet; progress goes to the screen, what Snakemake says into a log.
 
     Jobs that have nothing to do with one that failed go on.
 
     Raises:
-        ModelError: a dataset or a trainer that is not there.
-        SettingsError: a mistake in the study's file, or a folder that holds something else.
+        SettingsError: the folder holds something else, or there is no such profile.
         StudyError: no Snakemake, another run of the study, or jobs that failed.
     """
     if importlib.util.find_spec("snakemake") is None:
         raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
-    plan = make_plan(request)
     num_jobs = jobs_at_a_time(request, plan.study)
     with _only_run_of(plan) as lock:
         _write_jobs(plan, request, num_jobs)
@@ -143,7 +141,7 @@ def run_study(request: Request) -> Plan:
         begun = time.time()
         status = _snakemake(plan, request, num_jobs, lock)
     if status == 0:
-        return plan
+        return
     logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if not plan.is_done(job)}
     failed = {job: log for job, log in logs.items() if log.exists() and log.stat().st_mtime >= begun}
     listed = [f"  {job}: {_last_line(log)}\n    {log}" for job, log in failed.items()]
@@ -208,11 +206,13 @@ def _write_jobs(plan: Plan, request: Request, num_jobs: int | None) -> None:
     """Write Snakemake's configuration; what a changed job has done before does not count any more."""
     file = plan.out / JOBS
     before = json.loads(file.read_text())["jobs"] if file.exists() else {}
+    again = {"report/report"}  # quick, and it depends on what else there is
     for name, job in plan.jobs.items():
-        if name in before and before[name]["command"] != list(job.command):
-            _done(plan.out, name).unlink(missing_ok=True)
-    for kind in ("plans", "report"):  # quick, and they depend on what else there is
-        _done(plan.out, f"{kind}/{kind}").unlink(missing_ok=True)
+        has_changed = name in before and before[name]["command"] != list(job.command)
+        if has_changed or again & set(job.needs):
+            again.add(name)
+    for name in (*again, "plans/plans"):  # plans grow with the study, and what stands in them stays
+        _done(plan.out, name).unlink(missing_ok=True)
     content = {
         "jobs": {name: asdict(job) for name, job in plan.jobs.items()},
         "devices": _devices(request, plan.study),
