@@ -1,6 +1,7 @@
 """The command `nnunet_moe`, with nnU-Net's own option names."""
 
 import argparse
+import importlib.util
 import io
 import os
 import shlex
@@ -16,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; a user's error is one message on stderr and exit status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of cases may be in any language, the terminal in none
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = given[: given.index("--")] if given[:1] == ["study"] and "--" in given else given
+    options = _parser().parse_args(own, argparse.Namespace(more=given[len(own) + 1 :]))
     try:
         options.run(options)
     except (NnunetMoeError, OSError) as error:
@@ -191,7 +194,11 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _add_study(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    study = verbs.add_parser("study", help="train and compare several trainers over seeds and folds, by Snakemake")
+    study = verbs.add_parser(
+        "study",
+        help="train and compare several trainers over seeds and folds, by Snakemake",
+        epilog="What stands after -- goes to Snakemake.",
+    )
     add = study.add_argument
     add("file", type=Path, metavar="FILE", help="YAML file that defines the study")
     add("-o", type=Path, required=True, help="output folder; the same command goes on with what is there")
@@ -200,7 +207,6 @@ def _add_study(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add("-jobs", type=int, help="at a time on this machine (default: as many as fit its GPUs, or one)")
     add("--profile", help="Snakemake's, to run on a cluster: slurm, which comes with the package, or a folder")
     add("--only", choices=("plans", "report"), help="do just this now, without Snakemake")
-    add("more", nargs="*", metavar="-- OPTION", help="options for Snakemake, after --")
     study.set_defaults(run=_study)
 
 
@@ -379,30 +385,33 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    if importlib.util.find_spec("yaml") is None:
+        raise SettingsError("A study needs Snakemake and PyYAML: pip install 'nnunet-moe[study]'")
     from nnunet_moe.study.models import write_plans
+    from nnunet_moe.study.plan import make_plan
     from nnunet_moe.study.report import write_report
-    from nnunet_moe.study.run import Request, describe, jobs_at_a_time, make_plan, run_plan
+    from nnunet_moe.study.run import Machine, StudyError, run_plan
 
     if options.jobs is not None and options.jobs < 1:
         raise SettingsError(f"-jobs is {options.jobs}; it must be at least 1.")
-    request = Request(
-        file=options.file,
-        out=options.o.resolve(),
-        device=_device(options.device),
-        num_jobs=options.jobs,
-        profile=options.profile,
-        more=tuple(options.more),
-    )
-    plan = make_plan(request)
+    # where a job is sent off from has often no GPU itself
+    device = options.device or ("cuda" if options.profile is not None else _device(None))
+    machine = Machine(device, options.jobs, options.profile, tuple(options.more))
+    plan = make_plan(options.file, options.o.resolve(), device)
     if options.dry_run:
-        print(describe(plan, jobs_at_a_time(request, plan.study)))
+        print(plan.describe(machine.jobs_at_a_time))
     elif options.only == "plans":
         print(f"Wrote {write_plans(plan.study, plan.trained)}")
     elif options.only == "report":
         print(f"Report: {write_report(plan)}")
     else:
-        run_plan(plan, request)
-        print(f"Report: {plan.out / 'report.html'}")
+        try:
+            run_plan(plan, machine)
+        except StudyError as error:
+            if plan.has_results():
+                raise StudyError(f"{error}\nReport of what is there: {write_report(plan)}") from error
+            raise
+        print(f"Report: {write_report(plan)}")
 
 
 def _named(text: str) -> tuple[str, str]:

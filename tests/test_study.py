@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,8 +24,9 @@ from nnunet_moe.study.definition import Cases, Evaluation, Method, Study, read_s
 from nnunet_moe.study.job import hold
 from nnunet_moe.study.jobs import Job, jobs_of
 from nnunet_moe.study.models import trained_methods, write_plans
+from nnunet_moe.study.plan import make_plan
 from nnunet_moe.study.results import StudyResults, read_results, seed_spread
-from nnunet_moe.study.run import Request, StudyError, describe, make_plan, run_plan
+from nnunet_moe.study.run import Machine, StudyError, run_plan
 
 MOESD, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
 SMALLEST = {"dataset": 901, "configuration": "3d_tiny", "trainers": [MOESD]}
@@ -63,7 +65,6 @@ def test_a_file_that_says_everything(tmp_path, monkeypatch):
         "baseline": "NoReg",
         "cases": {"real patients": {"images": "$SOMEWHERE", "labels": "labels"}},
         "evaluation": {"codes": ["T1w", "T1w+FLAIR"], "disable_tta": True, "min_lesion": 3},
-        "jobs_per_gpu": 2,
     }
     assert read_study(written(tmp_path, content, "ms.v1")) == Study(
         name="ms.v1",
@@ -76,7 +77,6 @@ def test_a_file_that_says_everything(tmp_path, monkeypatch):
         baseline="NoReg",
         cases={"real patients": Cases(tmp_path / "images", tmp_path / "labels")},
         evaluation=Evaluation(codes=("T1w", "T1w+FLAIR"), disable_tta=True, min_lesion=3),
-        jobs_per_gpu=2,
     )
 
 
@@ -84,6 +84,13 @@ def test_a_file_that_says_the_least(tmp_path):
     study = read_study(written(tmp_path, SMALLEST))
     assert study == Study("tiny", "901", "3d_tiny", (Method(MOESD, MOESD, seeds=(0,)),), baseline=MOESD)
     assert study.study_plans == "nnUNetPlans_tiny"
+
+
+def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
+    text = "{dataset: 010, configuration: 2d, trainers: [a], seeds: [0, 12], evaluation: {codes: [100, 010, 011]}}"
+    study = read_study(written(tmp_path, text))
+    assert (study.dataset, study.methods[0].seeds) == ("010", (0, 12))
+    assert study.evaluation.codes == ("100", "010", "011")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,11 @@ def test_a_file_that_says_the_least(tmp_path):
         ({"cases": {"../a": {"images": ".", "labels": "."}}}, "cases are called '../a'"),
         ({"evaluation": {"tta": False}}, "evaluation has the unknown key tta. Allowed are codes, connectivity"),
         ({"evaluation": {"connectivity": 8}}, "connectivity is 8; it must be 6, 18 or 26"),
-        ({"jobs_per_gpu": 0}, "jobs_per_gpu is 0; it must be a whole number from 1"),
+        ({"evaluation": {"step_size": 0}}, "step_size is 0; it must be above 0 and at most 1"),
+        ({"cases": {"validation_cases": {"images": ".", "labels": "."}}}, "'validation_cases', as others are"),
+        ({"cases": {"a b": {"images": ".", "labels": "."}, "a_b": {"images": ".", "labels": "."}}}, "'a_b', as others"),
+        ({"configuration": "2d__b"}, "configuration is '2d__b'; it becomes part of file names"),
+        ({"trainers": [{"trainer": MOESD, "name": "b_"}]}, "name is 'b_'; it becomes part of file names"),
         ({"dataset": None}, "dataset is None; it must be a name"),
     ],
 )
@@ -255,35 +266,57 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
     assert jobs["plans/plans"].needs == ("preprocess/preprocess",)
     assert jobs["evaluate/b_seed0_real_patients"].needs == ("train/b_seed0_fold0", "train/b_seed0_fold1")
     assert len(jobs[f"evaluate/{DEDICATED}_seed0_real_patients"].needs) == 4
-    assert len(jobs["report/report"].needs) == 4
 
 
 # running
 
 
 def test_the_plan_tells_the_jobs_and_from_the_first_one_the_time(dataset, tmp_path):
-    file = written(tmp_path, {**SMALLEST, "dataset": 901, "seeds": [0, 1, 2, 3]})
-    plan = make_plan(Request(file, tmp_path / "out", "cpu"))
+    plan = make_plan(written(tmp_path, {**SMALLEST, "seeds": [0, 1, 2, 3]}), tmp_path / "out", "cpu")
     assert not (tmp_path / "out").exists()
-    assert describe(plan, 2).splitlines()[1:] == [
+    assert plan.describe(2).splitlines()[1:] == [
         "  plans         0 of 1 done",
         "  train         0 of 4 done",
         "  evaluate      0 of 4 done",
-        "  report        0 of 1 done",
-        "  10 of 10 jobs are left, 2 at a time.",
+        "  9 of 9 jobs are left, 2 at a time.",
         "  The time of train and evaluate will be known when the first of its jobs is done.",
     ]
-    for folder, content in (("done", ""), ("times", "s\th:m:s\n600.0\t0:10:00\n")):
-        for name in (f"train/{MOESD}_seed0_fold0", f"evaluate/{MOESD}_seed0_validation_cases"):
-            path = tmp_path / "out" / folder / (name if folder == "done" else f"{name}.tsv")
+    for name in (f"train/{MOESD}_seed0_fold0", f"evaluate/{MOESD}_seed0_validation_cases"):
+        for path, content in (
+            (plan.marker(name), ""),
+            (plan.out / "times" / f"{name}.tsv", "s\th:m:s\n600.0\t0:10:00\n"),
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-    assert describe(plan, 2).splitlines()[-4:] == [
+    assert plan.describe(2).splitlines()[-3:] == [
         "  evaluate      1 of 4 done, 10 min each",
-        "  report        0 of 1 done",
-        "  8 of 10 jobs are left, 2 at a time.",
+        "  7 of 9 jobs are left, 2 at a time.",
         "  About 30 min to go.",
     ]
+
+
+def test_what_is_not_preprocessed(dataset, tmp_path):
+    """Plans that there are stay; without any, or where the study has begun to, it plans and preprocesses itself."""
+    file, out, plans = written(tmp_path, SMALLEST), tmp_path / "out", dataset.plans_file
+    pickled = plans.parent / "nnUNetPlans_3d_fullres" / "phantomTr000.pkl"
+    hidden = pickled.rename(tmp_path / "hidden.pkl")
+    try:
+        with pytest.raises(SettingsError, match=r"1 of 5 training cases are not preprocessed .*, phantomTr000 am"):
+            make_plan(file, out, "cpu")
+        with pytest.raises(SettingsError, match=r"nnUNetOtherPlans.json is not there\. Plan and preprocess"):
+            make_plan(written(tmp_path, {**SMALLEST, "plans": "nnUNetOtherPlans"}, "other"), out, "cpu")
+        plans.rename(tmp_path / "plans.json")
+        jobs = make_plan(file, out, "cpu").jobs
+        assert jobs["preprocess/preprocess"].command[:2] == ("nnunet_moe", "plan_and_preprocess")
+        (tmp_path / "plans.json").rename(plans)
+        out.mkdir()
+        (out / "jobs.json").write_text(json.dumps({"jobs": {"preprocess/preprocess": {}}}))
+        assert "preprocess/preprocess" in make_plan(file, out, "cpu").jobs
+    finally:
+        hidden.rename(pickled)
+    (out / "done" / "preprocess").mkdir(parents=True)
+    (out / "done" / "preprocess" / "preprocess").touch()
+    assert "preprocess/preprocess" not in make_plan(file, out, "cpu").jobs
 
 
 def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path, capsys):
@@ -307,6 +340,7 @@ def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path
     main(command[3:])
     shown = capsys.readouterr().out
     assert "Study tiny of Dataset901_Tiny" in shown and "All jobs are done." in shown
+    assert f"Report: {out / 'report.html'}" in shown
     (second_log,) = set(model.glob("training_log_*.txt")) - {first_log}
     assert epochs_in(second_log)[0] > 0 and epochs_in(second_log)[-1] == 19, "it went on"
     page = (out / "report.html").read_text()
@@ -325,38 +359,87 @@ def epochs_in(log: Path) -> list[int]:
 
 
 def test_a_job_that_fails_is_told_and_the_others_go_on(dataset, tmp_path, capsys):
-    request = Request(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
+    out = tmp_path / "out"
     jobs = {
         "train/a": Job(("sh", "-c", "echo No space left; exit 3")),
         "train/b": Job(("sh", "-c", "echo 'b {x} $y' > b.txt")),
         "evaluate/a": Job(("true",), ("train/a",)),
         "evaluate/b": Job(("true",), ("train/b",)),
-        "report/report": Job(("true",), ("evaluate/a", "evaluate/b")),
     }
-    plan = replace(make_plan(request), jobs=jobs)
-    with pytest.raises(StudyError, match=r"(?s)1 jobs failed, 3 are not done.*train/a: No space left") as error:
-        run_plan(plan, request)
+    plan = replace(make_plan(written(tmp_path, SMALLEST), out, "cpu"), jobs=jobs)
+    with pytest.raises(StudyError, match=r"(?s)1 jobs failed, 2 are not done.*train/a: No space left") as error:
+        run_plan(plan, Machine("cpu"))
     assert "snakemake.log" in str(error.value)
     assert "evaluate/b done" in capsys.readouterr().out
-    assert (tmp_path / "out" / "b.txt").read_text() == "b {x} $y\n", "commands are what they are"
-    (tmp_path / "out" / "b.txt").unlink()
+    assert (out / "b.txt").read_text() == "b {x} $y\n", "commands are what they are"
+    (out / "b.txt").unlink()
     jobs["train/a"] = Job(("true",))
-    run_plan(plan, request)
-    assert all(plan.is_done(job) for job in jobs) and not (tmp_path / "out" / "b.txt").exists()
+    run_plan(plan, Machine("cpu"))
+    assert all(plan.is_done(job) for job in jobs) and not (out / "b.txt").exists()
     jobs["train/b"] = Job(("touch", "b.txt"))
-    run_plan(plan, request)
-    assert (tmp_path / "out" / "b.txt").exists(), "a job that has changed is done again"
+    run_plan(plan, Machine("cpu"))
+    assert (out / "b.txt").exists(), "a job that has changed is done again"
+    (out / "b.txt").unlink()
+    run_plan(replace(plan, jobs={"train/a": jobs["train/a"]}), Machine("cpu"))
+    jobs["train/b"] = Job(("touch", "c.txt"))
+    run_plan(plan, Machine("cpu"))
+    assert (out / "c.txt").exists(), "also when it was left out in between"
+
+
+def test_on_another_device_what_is_done_stays(dataset, tmp_path):
+    plan = make_plan(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
+    commands = {device: ("true", "-device", device, "--c") for device in ("cpu", "cuda")}
+    on = {device: replace(plan, jobs={"train/a": Job(command)}) for device, command in commands.items()}
+    run_plan(on["cpu"], Machine("cpu"))
+    before = plan.marker("train/a").stat().st_mtime_ns
+    run_plan(on["cuda"], Machine("cpu"))
+    assert plan.marker("train/a").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("send", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all):
+    """SIGTERM to the command alone; SIGINT to its group, as a terminal sends it."""
+    out = tmp_path / "out"
+    script = (
+        "import sys; from pathlib import Path; from dataclasses import replace; "
+        "from nnunet_moe.study.plan import make_plan; from nnunet_moe.study.jobs import Job; "
+        "from nnunet_moe.study.run import Machine, run_plan; "
+        f"plan = make_plan(Path({str(written(tmp_path, SMALLEST))!r}), Path({str(out)!r}), 'cpu'); "
+        "job = Job(('sh', '-c', 'touch begun; sleep 600; touch ended')); "
+        "run_plan(replace(plan, jobs={'train/a': job}), Machine('cpu'))"
+    )
+    study = psutil.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
+    while not (out / "begun").exists() and study.poll() is None:
+        time.sleep(0.05)
+    jobs = study.children(recursive=True)
+    assert any("sleep" in process.name() for process in jobs)
+    os.killpg(study.pid, send) if to_all else study.send_signal(send)
+    study.wait()
+    assert not psutil.wait_procs(jobs, timeout=10)[1] and not (out / "ended").exists()
+
+
+def test_the_devices_and_the_number_of_jobs(monkeypatch, tmp_path):
+    assert (Machine("cpu").jobs_at_a_time, Machine("cpu").devices) == (1, [])
+    assert Machine("cpu", 3).options()[-2:] == ["--resources", "devices=3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-a")
+    assert (Machine("cuda").jobs_at_a_time, Machine("cuda").devices) == (2, ["2", "GPU-a"])
+    assert Machine("cuda", 3).devices == ["2", "GPU-a", "2"]
+    cluster = Machine("cuda", profile="slurm")
+    assert (cluster.jobs_at_a_time, cluster.devices) == (None, [])
+    profile = Path(cluster.options()[1])
+    assert yaml.safe_load((profile / "config.yaml").read_text())["executor"] == "slurm"
+    assert Machine("cuda", profile=str(tmp_path)).options() == ["--profile", str(tmp_path)]
 
 
 def test_a_study_runs_once_at_a_time(dataset, tmp_path):
-    request = Request(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
-    plan = replace(make_plan(request), jobs={"train/a": Job(("true",))})
-    run_plan(plan, request)
+    made = make_plan(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
+    plan = replace(made, jobs={"train/a": Job(("true",))})
+    run_plan(plan, Machine("cpu"))
     lock = hold(tmp_path / "out" / "running.lock")
     with pytest.raises(StudyError, match="Another run of this study is going on"):
-        run_plan(plan, request)
+        run_plan(plan, Machine("cpu"))
     os.close(lock)
-    run_plan(plan, request)
+    run_plan(plan, Machine("cpu"))
 
 
 def test_folders_and_runs_that_a_study_refuses(dataset, tmp_path):
@@ -382,7 +465,7 @@ def test_a_jobs_lock_is_free_when_the_last_of_its_processes_has_ended(tmp_path):
     """The first command ends at once but leaves a process that has inherited the lock."""
     log, fifo = tmp_path / "log", tmp_path / "fifo"
     os.mkfifo(fifo)
-    job = [sys.executable, "-m", "nnunet_moe.study.job", "--lock", "train_a", "--", "sh", "-c"]
+    job = [sys.executable, "-m", "nnunet_moe.study.job", "--lock", "locks/train_a", "--", "sh", "-c"]
     subprocess.run([*job, f"(read line < {fifo}; echo left >> {log}) & echo first >> {log}"], cwd=tmp_path, check=True)
     second = subprocess.Popen([*job, f"echo second >> {log}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert second.stdout.readline() == "waiting: others hold train_a\n"

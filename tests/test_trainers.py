@@ -20,7 +20,7 @@ from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
 from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
 
 LABELS = {
@@ -169,6 +169,7 @@ def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_
     ("trainer", "num_mixtures", "num_scaled", "parts"),
     [
         (nnUNetTrainerMoESD, 4, 0, {"alpha L_reg", "w beta L_sd"}),
+        (nnUNetTrainerMoESDPaper, 4, 0, {"alpha L_reg", "w beta L_sd"}),
         (nnUNetTrainerMoE, 4, 0, {"alpha L_reg"}),
         (nnUNetTrainerMoEStem, 1, 0, {"alpha L_reg"}),
         (nnUNetTrainerMoENoReg, 4, 0, set()),
@@ -188,6 +189,11 @@ def test_each_trainer_is_its_row_of_the_papers_table(make_trainer, trainer, num_
     # so that its hidden layer moves from the second step on
     unmoved = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
     assert all("seg_layers.0" in name or ".scaling.0." in name for name in unmoved), unmoved
+
+
+def test_the_papers_literal_settings_stay_whatever_the_plans_say(make_trainer):
+    settings = make_trainer(nnUNetTrainerMoESDPaper, alpha=0.3, specialization_sign=-1, num_experts=2).settings
+    assert (settings.alpha, settings.beta, settings.specialization_sign, settings.num_experts) == (0.1, 1, 1, 4)
 
 
 def test_a_dedicated_model_takes_nnunets_own_step_on_its_code_and_validates_it_alone(make_trainer, monkeypatch):
@@ -326,6 +332,27 @@ def test_a_mistake_in_the_plans_is_an_error_and_leaves_no_folder(make_trainer, t
     with pytest.raises(SettingsError, match=message):
         make_trainer(**settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_was_not_written_whole_leaves_the_one_before(make_trainer, tmp_path, monkeypatch):
+    made, save, folder = make_trainer(), torch.save, tmp_path / "checkpoints"
+    folder.mkdir()
+    file = folder / "checkpoint_best.pth"
+    made.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def torn(content, filename):
+        save(content, filename)
+        os.truncate(filename, 100)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="No space left"):
+        made.save_checkpoint(str(file))
+    assert file.read_bytes() == before and list(folder.iterdir()) == [file]
+    made.disable_checkpointing = True
+    made.save_checkpoint(str(folder / "none.pth"))
+    assert list(folder.iterdir()) == [file]
 
 
 def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_path):

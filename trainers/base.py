@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from nnunet_moe.codes import (
     drop_modalities,
 )
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.files import written_whole
 from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
@@ -265,11 +267,18 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 self.print_to_log_file(dice_line(code_text(code, names), dice))
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it."""
+        """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it.
+
+        It replaces the one before when it is whole, so that a training killed at this moment can go on.
+        """
         state = {"logging": self.logger.get_checkpoint(), "_best_ema": self._best_ema}
         recursive_fix_for_json_export(state)  # the log in its place, so that a resumed training goes on with the same
         self._best_ema = state["_best_ema"]
-        super().save_checkpoint(filename)
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with written_whole(Path(filename)) as unfinished:
+            super().save_checkpoint(str(unfinished))
 
     def _build_self_distillation_loss(self) -> Any:
         """L_sd with the weights of deep supervision that `self.loss` has."""

@@ -9,13 +9,23 @@ from typing import Any
 
 import yaml
 
-from nnunet_moe.codes import Code, all_codes, channel_names, parse_code
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.settings import PLANS_KEY, Settings
 from nnunet_moe.trained import Fold
 
 VALIDATION = "validation cases"
-NAME = re.compile(r"[A-Za-z0-9](?!.*__)[A-Za-z0-9_.+-]*")
+NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 010 is the text that it looks like; by default it is the number eight."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789"))
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,11 @@ class Study:
     """The method that all others are compared with."""
     cases: Mapping[str, Cases] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    jobs_per_gpu: int = 1
 
     @property
     def study_plans(self) -> str:
         """The identifier of the plans that hold the study's configurations."""
         return f"{self.plans}_{self.name}"
-
-    def codes(self, dataset_json: dict) -> list[Code]:
-        """Those to score, and to train dedicated models for."""
-        modalities = channel_names(dataset_json)
-        if self.evaluation.codes is None:
-            return all_codes(len(modalities))
-        named = {parse_code(text, modalities) for text in self.evaluation.codes}
-        return [code for code in all_codes(len(modalities)) if code in named]
 
 
 def read_study(file: Path) -> Study:
@@ -91,15 +92,15 @@ def read_study(file: Path) -> Study:
         SettingsError: the file is not there or no YAML, has an unknown key, or a value that is not allowed.
     """
     try:
-        given = yaml.safe_load(file.read_text())
+        given = yaml.load(file.read_text(), _Loader)
     except FileNotFoundError:
         raise SettingsError(f"{file} is not there. Name the YAML file of a study.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is no YAML: {error}") from error
     keys = {
         "dataset": _text,
-        "configuration": _text,
-        "plans": _text,
+        "configuration": _name,
+        "plans": _name,
         "trainers": _list,
         "folds": _folds,
         "seeds": _seeds,
@@ -107,7 +108,6 @@ def read_study(file: Path) -> Study:
         "baseline": _text,
         "cases": lambda value, name: _cases(value, name, file.parent),
         "evaluation": _evaluation,
-        "jobs_per_gpu": _positive,
     }
     try:
         found = _checked(given, "the file", keys, required=("dataset", "configuration", "trainers"))
@@ -197,14 +197,17 @@ def _different(value: Any, key: str, accepts: Any, allowed: str) -> tuple:
     return tuple(value)
 
 
+def folder_of(cases: str) -> str:
+    """The name of a set of cases as a file name."""
+    return re.sub(r"\s+", "_", cases)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _positive(value: Any, key: str) -> int:
-    if not _is_whole(value) or value < 1:
-        raise SettingsError(f"{key} is {value!r}; it must be a whole number from 1.")
-    return value
 
 
 def _settings(value: Any, key: str) -> dict:
@@ -218,8 +221,10 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, Cases]:
         raise SettingsError(f"{key} is {value!r}; it must be an object: NAME: {{images: FOLDER, labels: FOLDER}}.")
     found = {}
     for name, entry in value.items():
-        if str(name) == VALIDATION or not re.fullmatch(r"\w[\w .+-]*", str(name)):
+        if not re.fullmatch(r"\w[\w .+-]*", str(name)):
             raise SettingsError(f"{key} are called {name!r}: letters, digits, spaces and _ . + - are allowed.")
+        if folder_of(str(name)) in map(folder_of, (VALIDATION, *found)):
+            raise SettingsError(f"{key} are called {name!r}, as others are, but for spaces. Give them another name.")
         paths = _checked(entry, f"{key} {name!r}", {"images": _text, "labels": _text}, required=("images", "labels"))
         folders = {kind: folder / os.path.expandvars(path) for kind, path in paths.items()}
         if missing := [str(path) for path in folders.values() if not path.is_dir()]:
@@ -237,11 +242,10 @@ def _evaluation(value: Any, key: str) -> Evaluation:
             allowed, fits = "true or false", isinstance(option, bool)
         elif name == "connectivity":
             allowed, fits = "6, 18 or 26", option in (6, 18, 26)
-        elif name != "codes":
-            is_number = isinstance(option, (int, float)) and not isinstance(option, bool)
-            allowed, fits = "a number from 0", is_number and option >= 0
+        elif name == "step_size":
+            allowed, fits = "above 0 and at most 1", _is_number(option) and 0 < option <= 1
         else:
-            continue
+            allowed, fits = "a number from 0", name == "codes" or (_is_number(option) and option >= 0)
         if not fits:
             raise SettingsError(f"{name} is {option!r}; it must be {allowed}.")
     return Evaluation(**found)

@@ -1,11 +1,11 @@
 """Run one job of a study: a command, once two locks are held.
 
-    python -m nnunet_moe.study.job --lock NAME [--device ID ...] -- COMMAND ...
+    python -m nnunet_moe.study.job --lock FILE [--device ID ...] -- COMMAND ...
 
 A study that was killed may leave jobs running. The locks are open files that the command and its own processes
-inherit, so they are free when the last of them has ended, however it ended. One lock is the job's, in the folder
-`locks` below the present one, so that no job runs twice at once. The other is a device's, the first that is free, which
-the command then sees alone; it holds for all studies of a user on a machine.
+inherit, so they are free when the last of them has ended, however it ended. One lock is the job's, so that no job runs
+twice at once. The other is a device's, the first that is free, which the command then sees alone; it holds for all
+studies of a user on a machine.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-LOCKS = Path("locks")
 DEVICES = Path(tempfile.gettempdir()) / f"nnunet_moe_devices_{os.getuid()}"
 SECONDS_BETWEEN_TRIES = 2
 
@@ -25,11 +24,11 @@ SECONDS_BETWEEN_TRIES = 2
 def main(arguments: Sequence[str] | None = None) -> None:
     """Wait for the locks, then become the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--lock", required=True, help="name of the job")
+    parser.add_argument("--lock", type=Path, required=True, help="file for the job's lock")
     parser.add_argument("--device", action="append", default=[], help="of CUDA, by number or UUID; may be given again")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
-    _first_free([LOCKS / options.lock])
+    _first_free([options.lock])
     if options.device:
         # a device that takes several jobs is given several times, and has as many locks
         counts = [options.device[:number].count(device) for number, device in enumerate(options.device)]

@@ -1,14 +1,13 @@
 """The jobs of a study: ordinary commands, and which must be done before which."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_moe.study.definition import VALIDATION, Cases, Evaluation, Study
+from nnunet_moe.study.definition import VALIDATION, Cases, Evaluation, Study, folder_of
 from nnunet_moe.study.models import Trained
 
-KINDS = ("preprocess", "plans", "train", "evaluate", "report")
+KINDS = ("preprocess", "plans", "train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ def jobs_of(study: Study, trained: Sequence[Trained], file: Path, device: str, *
     if preprocess:
         options = ("-d", study.dataset, "-c", study.configuration)
         jobs["preprocess/preprocess"] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
-    this_study = ("nnunet_moe", "study", str(file), "-o", ".", "-device", device)
-    jobs["plans/plans"] = Job((*this_study, "--only", "plans"), tuple(jobs))
+    jobs["plans/plans"] = Job(("nnunet_moe", "study", str(file), "-o", ".", "--only", "plans"), tuple(jobs))
     for model in trained:
         trainings = {}
         for name, configuration in model.configurations.items():
@@ -45,10 +43,7 @@ def jobs_of(study: Study, trained: Sequence[Trained], file: Path, device: str, *
                 trainings[f"train/{name}_fold{fold}"] = Job(command, ("plans/plans",))
         jobs |= trainings
         for cases in case_sets(study):
-            name = f"evaluate/{model.name}_{folder_of(cases)}"
-            jobs[name] = Job(_evaluate(study, model, cases, device), tuple(trainings))
-    evaluations = tuple(name for name in jobs if name.startswith("evaluate/"))
-    jobs["report/report"] = Job((*this_study, "--only", "report"), evaluations)
+            jobs[evaluation_job(model, cases)] = Job(_evaluate(study, model, cases, device), tuple(trainings))
     return jobs
 
 
@@ -58,13 +53,14 @@ def case_sets(study: Study) -> dict[str, Cases | None]:
     return {**validation, **study.cases}
 
 
+def evaluation_job(model: Trained, cases: str) -> str:
+    """The name of the job that scores a model on a set of cases."""
+    return f"evaluate/{model.name}_{folder_of(cases)}"
+
+
 def evaluation_folder(model: Trained, cases: str) -> Path:
     """Where `nnunet_moe evaluate` writes, below the study's folder."""
     return Path("evaluations") / folder_of(cases) / model.name
-
-
-def folder_of(cases: str) -> str:
-    return re.sub(r"\s+", "_", cases)
 
 
 def _evaluate(study: Study, model: Trained, cases: str, device: str) -> tuple[str, ...]:

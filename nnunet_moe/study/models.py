@@ -13,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_moe.codes import Code
+from nnunet_moe.codes import Code, code_digits
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.files import nnunet_folder, written_whole
 from nnunet_moe.settings import PLANS_KEY
@@ -41,7 +41,7 @@ class Trained:
         """What each training is called -> its configuration."""
         if not self.codes:
             return {self.name: self.configuration}
-        return {f"{self.name}_{_digits(code)}": f"{self.configuration}_{_digits(code)}" for code in self.codes}
+        return {f"{self.name}_{code_digits(code)}": f"{self.configuration}_{code_digits(code)}" for code in self.codes}
 
 
 def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
@@ -63,6 +63,8 @@ def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
                     f"{method.trainer} is not of this package: it reads no settings and no seed. Name it with one "
                     f"seed, {{trainer: {method.trainer}, seeds: [0]}}; its own class says how long it trains."
                 )
+            if not all(map(all, codes[-1:])):
+                raise SettingsError(f"{method.trainer} takes complete cases alone; 'codes' must hold the complete one.")
             found.append(Trained(method, method.seeds[0], study.configuration))
             continue
         own = f"_{method.name}" if method.settings else ""
@@ -72,10 +74,11 @@ def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
     return found
 
 
-def write_plans(study: Study, trained: list[Trained]) -> Path:
-    """Write the study's plans: those it starts from, with a configuration for each of its models.
+def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]]:
+    """The study's plans: those it starts from, with a configuration for each of its models; nothing is written.
 
-    The fold's splits are written, too, if they are not there: trainings that begin together would all write them.
+    Returns:
+        The file that they belong in, and what belongs there.
 
     Raises:
         SettingsError: the plans are not there or lack the configuration, or the study has begun with others.
@@ -85,26 +88,34 @@ def write_plans(study: Study, trained: list[Trained]) -> Path:
     plans["plans_name"] = study.study_plans
     base = PlansManager(plans).get_configuration(study.configuration)
     settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
-    if base.previous_stage_name is not None:
-        raise SettingsError(
-            f"{study.configuration} is the second stage of a cascade, whose first stage no study trains. Name a "
-            "configuration that stands alone."
-        )
+    if base.previous_stage_name is not None or "modality_code" in settings:
+        what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
+        raise SettingsError(f"{study.configuration} is {what}. Name a configuration that stands alone.")
     for model in trained:
         if model.configuration == study.configuration:
             continue
         own = {**settings, **model.method.settings, "seed": model.seed}
-        inherited = {"inherits_from": study.configuration, PLANS_KEY: own}
-        _add(plans, model.configuration, inherited)
-        for code, configuration in zip(model.codes, model.configurations.values(), strict=bool(model.codes)):
+        _add(plans, model.configuration, {"inherits_from": study.configuration, PLANS_KEY: own})
+        for code in model.codes:
             dedicated = {**own, "modality_code": [int(available) for available in code]}
-            _add(plans, configuration, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
+            name = f"{model.configuration}_{code_digits(code)}"
+            _add(plans, name, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
     file = folder / f"{study.study_plans}.json"
-    if file.exists():
-        plans = _continued(json.loads(file.read_text()), plans, file)
+    return file, _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
+
+
+def write_plans(study: Study, trained: list[Trained]) -> Path:
+    """Write the study's plans.
+
+    The folds' splits are written, too, if they are not there: trainings that begin together would all write them.
+
+    Raises:
+        SettingsError: as `plans_of`.
+    """
+    file, plans = plans_of(study, trained)
     _write_json(file, plans)
-    if not (splits := folder / "splits_final.json").exists():
-        data = folder / base.data_identifier
+    if not (splits := file.with_name("splits_final.json")).exists():
+        data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
         _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=5))  # as nnU-Net does
     return file
@@ -155,7 +166,3 @@ def _differences(begun: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 def _write_json(file: Path, content: Any) -> None:
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(content, indent=4))
-
-
-def _digits(code: Code) -> str:
-    return "".join("1" if available else "0" for available in code)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ from matplotlib.figure import Figure
 from nnunetv2.paths import nnUNet_raw, nnUNet_results
 
 from nnunet_moe.codes import channel_names, code_text
+from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.analysis import comparisons, means
+from nnunet_moe.evaluation.evaluate import choose_codes
 from nnunet_moe.evaluation.figures import COLOURS, colour, new_figure, scores_by_code
 from nnunet_moe.evaluation.page import Section, page, write
-from nnunet_moe.evaluation.tables import PLAIN, Cell, Table, code_table, comparison_table, short_name
+from nnunet_moe.evaluation.tables import (
+    PLAIN,
+    Cell,
+    Table,
+    code_table,
+    comparison_table,
+    failure_table,
+    short_name,
+)
 from nnunet_moe.files import folder_name, nnunet_folder
 from nnunet_moe.labels import labels_of
-from nnunet_moe.study.jobs import case_sets, evaluation_folder, folder_of
+from nnunet_moe.study.definition import folder_of
+from nnunet_moe.study.jobs import case_sets, evaluation_folder
 from nnunet_moe.study.models import Trained
+from nnunet_moe.study.plan import Plan
 from nnunet_moe.study.results import StudyResults, read_results, seed_spread
-from nnunet_moe.study.run import Plan
 from nnunet_moe.training_log import Epoch, read_training_logs
 
 SMOOTHING = 0.9  # of nnU-Net's own moving average of the pseudo Dice
@@ -31,27 +43,34 @@ STYLES = ("-", "--", ":")
 
 @rc_context({"text.parse_math": False})  # names may hold a $
 def write_report(plan: Plan) -> Path:
-    """Read all evaluations and training logs of a study and write tables, pictures and `report.html`.
+    """Read all evaluations that are finished and the training logs; write tables, pictures and `report.html`.
 
     Raises:
-        ModelError: an evaluation is not finished, or they do not belong together.
+        ModelError: none is finished, or they do not belong together.
     """
     study = plan.study
     dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
     modalities = channel_names(dataset_json)
-    codes, labels = study.codes(dataset_json), tuple(labels_of(dataset_json))
-    sections = []
+    codes = choose_codes(modalities, study.evaluation.codes, None)
+    labels = tuple(labels_of(dataset_json))
+    sections, failures, missing = [], "", []
     for cases in case_sets(study):
         folders = {plan.out / evaluation_folder(model, cases): model for model in plan.trained}
-        results = read_results(folders, modalities=modalities, codes=codes, labels=labels)
-        sections += _sections(plan, results, cases)
+        finished = {folder: model for folder, model in folders.items() if (folder / "report.html").exists()}
+        missing += [str(folder.relative_to(plan.out)) for folder in folders.keys() - finished.keys()]
+        if finished:
+            results = read_results(finished, modalities=modalities, codes=codes, labels=labels)
+            sections += _sections(plan, results, cases)
+            failures += failure_table(results.by_seed).html() if len(results.failures) else ""
+    if not sections:
+        raise ModelError(f"No evaluation in {plan.out / 'evaluations'} is finished; there is nothing to report yet.")
     curves = Section("Learning curves")
     logs = {model.name: _logs(plan, model) for model in plan.trained}
     out = plan.out / "report"
     texts = [code_text(code, modalities) for code in codes]
     caption = "Pseudo Dice of validation patches by modalities, moving average as nnU-Net's, mean over seeds and folds"
     curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
-    if any(epoch.gate_entropy for epochs in logs.values() for log in epochs for epoch in log.values()):
+    if any(_has_gates(log) for of_model in logs.values() for log in of_model):
         caption = "Entropy of the gates over that of equal weights, by layer: of each code, and of their mean"
         curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
     sections += [curves, *_gates(plan)]
@@ -60,12 +79,14 @@ def write_report(plan: Plan) -> Path:
         f"folds {', '.join(map(str, study.folds))}. A value of a case is its mean over the seeds; differences are to "
         f"{short_name(study.baseline)}. Each evaluation has a report of its own with pictures of cases."
     )
-    settings = {
-        **{name: str(value) for name, value in vars(study).items()},
-        "evaluations": [str(evaluation_folder(model, cases)) for model in plan.trained for cases in case_sets(study)],
-    }
+    if missing:
+        summary += f" Not finished, and not in here: {', '.join(sorted(missing))}."
+    settings = json.loads(json.dumps(asdict(study), default=str))
     report = plan.out / "report.html"
-    write(report, page(f"Study {study.name}: {study.dataset} {study.configuration}", summary, sections, settings))
+    write(
+        report,
+        page(f"Study {study.name}: {study.dataset} {study.configuration}", summary, sections, settings, failures),
+    )
     return report
 
 
@@ -118,8 +139,11 @@ def learning_curves(
 
 def gate_entropy(trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping[int, Epoch]]]) -> Figure:
     """A row a method with gates: the entropies of its first training, a line a layer, first layers dark."""
-    of_methods = {name: found[0] for name, found in _by_method(trained, logs).items() if found}
-    shown = {name: log for name, log in of_methods.items() if any(epoch.gate_entropy for epoch in log.values())}
+    shown = {
+        name: next(filter(_has_gates, found))
+        for name, found in _by_method(trained, logs).items()
+        if any(map(_has_gates, found))
+    }
     figure = new_figure(8, 0.6 + 1.9 * len(shown))
     rows = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
     for axes, (method, log) in zip(rows, shown.items(), strict=True):
@@ -140,7 +164,7 @@ def gate_entropy(trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping
 
 def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
     """Tables and pictures of one set of cases."""
-    baseline = plan.study.baseline
+    baseline = plan.study.baseline if plan.study.baseline in results.trainers else results.trainers[0]
     out = plan.out / "report" / folder_of(cases)
     pairs = [(method, baseline) for method in results.trainers if method != baseline]
     compared = comparisons(results, pairs)
@@ -192,6 +216,10 @@ def _by_method(
     for model in trained:
         found.setdefault(model.method.name, []).extend(logs[model.name])
     return found
+
+
+def _has_gates(log: Mapping[int, Epoch]) -> bool:
+    return any(epoch.gate_entropy for epoch in log.values())
 
 
 def _smoothed(log: Mapping[int, Epoch], code: str) -> dict[int, float]:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ class StudyResults(Results):
         codes: those scored, in the order of the tables.
         dedicated: the methods whose models are dedicated.
         labels: of the dataset.
+        cases: all that were to be scored; by default those with a row.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class StudyResults(Results):
         codes: Sequence[Code],
         dedicated: Collection[str],
         labels: Sequence[str],
+        cases: Collection[str] | None = None,
     ) -> None:
         methods = {name: method for method, names in seeds.items() for name in names}
         super().__init__(
@@ -45,6 +46,7 @@ class StudyResults(Results):
             trainers=tuple(seeds),
             dedicated=dedicated,
             labels=labels,
+            cases=cases,
         )
         self.seeds = dict(seeds)
         self.by_seed = Results(
@@ -64,10 +66,6 @@ class StudyResults(Results):
     def correlation(self, trainer: str, code: Code, label: str) -> float:
         """The mean over the seeds."""
         return float(np.mean([self.by_seed.correlation(name, code, label) for name in self.seeds[trainer]]))
-
-    @cached_property
-    def complete_cases(self) -> frozenset[str]:
-        return self.by_seed.complete_cases
 
 
 def read_results(
@@ -110,6 +108,7 @@ def read_results(
         codes=codes,
         dedicated={model.method.name for model in folders.values() if model.codes},
         labels=labels,
+        cases=next(iter(cases), frozenset()),
     )
 
 

@@ -1,6 +1,5 @@
 """Run a study's jobs by Snakemake, on this machine or on a cluster."""
 
-import csv
 import importlib.util
 import json
 import os
@@ -8,27 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.paths import nnUNet_results
 
 from nnunet_moe.environment import trainers_known
-from nnunet_moe.errors import ModelError, NnunetMoeError, SettingsError
-from nnunet_moe.files import dataset_name, nnunet_folder, written_whole
-from nnunet_moe.study.definition import Study, read_study
+from nnunet_moe.errors import NnunetMoeError, SettingsError
+from nnunet_moe.files import nnunet_folder, written_whole
 from nnunet_moe.study.job import hold
-from nnunet_moe.study.jobs import KINDS, Job, jobs_of
-from nnunet_moe.study.models import Trained, read_plans, trained_methods
+from nnunet_moe.study.jobs import case_sets, evaluation_folder, evaluation_job
+from nnunet_moe.study.plan import JOBS, PREPROCESS, Plan
 
-JOBS, RUNNING, SNAKEMAKE_LOG = "jobs.json", "running.lock", "snakemake.log"
+RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 PROFILES = Path(__file__).parent / "profiles"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SECONDS_TO_STOP = 60
 
 
@@ -37,93 +34,52 @@ class StudyError(NnunetMoeError):
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to run, in the words of the command's options."""
+class Machine:
+    """Where the jobs run."""
 
-    file: Path
-    out: Path
     device: str
+    """`cpu`, `cuda` or `mps`."""
     num_jobs: int | None = None
-    """That run at the same time on this machine; by default as many as fit its GPUs, or one."""
+    """That run at a time on this machine; by default one on each of its GPUs, or one."""
     profile: str | None = None
     """Of Snakemake, for a cluster: one that comes with this package, or a folder."""
     more: tuple[str, ...] = ()
     """Options of Snakemake."""
 
+    @property
+    def jobs_at_a_time(self) -> int | None:
+        """None on a cluster, whose profile says it."""
+        return None if self.profile is not None else self.num_jobs or max(1, len(self._gpus()))
 
-@dataclass(frozen=True)
-class Plan:
-    """A study with all that it takes."""
+    @property
+    def devices(self) -> list[str]:
+        """The CUDA device of each job that runs at a time; none on a cluster, which gives its own."""
+        gpus = self._gpus()
+        return [gpus[job % len(gpus)] for job in range(self.jobs_at_a_time or 0)] if gpus else []
 
-    study: Study
-    trained: list[Trained]
-    jobs: dict[str, Job]
-    out: Path
+    def options(self) -> list[str]:
+        """What Snakemake is told of it.
 
-    def is_done(self, job: str) -> bool:
-        return _done(self.out, job).exists()
+        Raises:
+            SettingsError: there is no such profile.
+        """
+        if self.profile is None:
+            cores = max(self.jobs_at_a_time or 1, os.cpu_count() or 1)
+            return ["--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
+        for folder in (PROFILES / self.profile, Path(self.profile)):
+            if folder.is_dir():
+                return ["--profile", str(folder.resolve())]
+        known = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
+        raise SettingsError(f"--profile {self.profile} is neither a folder nor one of the package's own: {known}.")
 
-    def missing(self, kind: str) -> list[str]:
-        return [job for job in self.jobs if job.startswith(f"{kind}/") and not self.is_done(job)]
-
-    def seconds(self, kind: str) -> list[float]:
-        """What jobs of a kind took, as far as they are done."""
-        times = []
-        for job in self.jobs:
-            file = self.out / "times" / f"{job}.tsv"
-            if job.startswith(f"{kind}/") and self.is_done(job) and file.exists():
-                with file.open() as opened:
-                    times += [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
-        return times
-
-
-def make_plan(request: Request) -> Plan:
-    """Read and check a study, and list its jobs; nothing is written.
-
-    Raises:
-        ModelError: a dataset or a trainer that is not there.
-        SettingsError: a mistake in the study's file.
-    """
-    study = read_study(request.file)
-    study = Study(**{**vars(study), "dataset": dataset_name(study.dataset)})
-    dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
-    if not dataset_file.exists():
-        raise ModelError(f"{dataset_file} is not there. Name a raw dataset in {request.file}.")
-    trained = trained_methods(study, study.codes(json.loads(dataset_file.read_text())))
-    preprocess = not _is_preprocessed(study)
-    jobs = jobs_of(study, trained, request.file.resolve(), request.device, preprocess=preprocess)
-    return Plan(study, trained, jobs, request.out)
+    def _gpus(self) -> list[str]:
+        if self.device != "cuda" or self.profile is not None:
+            return []
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return [gpu.strip() for gpu in given.split(",")] if given else list(map(str, range(torch.cuda.device_count())))
 
 
-def describe(plan: Plan, num_jobs: int | None) -> str:
-    """How many jobs there are and are left, by kind, and how long they will take, as far as that can be told."""
-    lines = [f"Study {plan.study.name} of {plan.study.dataset}, in {plan.out}"]
-    seconds, unknown = 0.0, []
-    for kind in KINDS:
-        total = sum(job.startswith(f"{kind}/") for job in plan.jobs)
-        if not total:
-            continue
-        missing, times = len(plan.missing(kind)), plan.seconds(kind)
-        each = f", {_duration(sum(times) / len(times))} each" if times else ""
-        lines.append(f"  {kind:10} {total - missing:4} of {total} done{each}")
-        if times:
-            seconds += missing * sum(times) / len(times)
-        elif missing and kind in ("train", "evaluate"):
-            unknown.append(kind)
-    left = sum(len(plan.missing(kind)) for kind in KINDS)
-    if not left:
-        return "\n".join([*lines, "All jobs are done."])
-    parallel = "" if num_jobs is None else f", {num_jobs} at a time"
-    lines.append(f"  {left} of {len(plan.jobs)} jobs are left{parallel}.")
-    if seconds:
-        at_once = "of computing, divided by the jobs at a time" if num_jobs is None else "to go"
-        lines.append(f"  About {_duration(seconds / (num_jobs or 1))} {at_once}.")
-    if unknown:
-        lines.append(f"  The time of {' and '.join(unknown)} will be known when the first of its jobs is done.")
-    return "\n".join(lines)
-
-
-def run_plan(plan: Plan, request: Request) -> None:
+def run_plan(plan: Plan, machine: Machine) -> None:
     """Run all jobs that are not done yet; progress goes to the screen, what Snakemake says into a log.
 
     Jobs that have nothing to do with one that failed go on.
@@ -134,12 +90,13 @@ def run_plan(plan: Plan, request: Request) -> None:
     """
     if importlib.util.find_spec("snakemake") is None:
         raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
-    num_jobs = jobs_at_a_time(request, plan.study)
+    where = machine.options()
     with _only_run_of(plan) as lock:
-        _write_jobs(plan, request, num_jobs)
-        print(describe(plan, num_jobs), flush=True)
+        _write_jobs(plan, machine)
+        print(plan.describe(machine.jobs_at_a_time), flush=True)
         begun = time.time()
-        status = _snakemake(plan, request, num_jobs, lock)
+        with _snakemake(plan, [*where, *machine.more], lock) as process:
+            status = _watched(process, plan, machine.jobs_at_a_time)
     if status == 0:
         return
     logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if not plan.is_done(job)}
@@ -151,44 +108,12 @@ def run_plan(plan: Plan, request: Request) -> None:
     )
 
 
-def jobs_at_a_time(request: Request, study: Study) -> int | None:
-    """On this machine; None on a cluster, whose profile says it."""
-    if request.profile is not None:
-        return None
-    if request.num_jobs is not None:
-        return request.num_jobs
-    return max(1, len(_devices(request, study)))
-
-
-def _devices(request: Request, study: Study) -> list[str]:
-    """The CUDA devices that jobs share, each as often as it takes a job; none on a cluster, which gives its own."""
-    if request.device != "cuda" or request.profile is not None:
-        return []
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
-    return [device.strip() for device in devices] * study.jobs_per_gpu
-
-
-def _is_preprocessed(study: Study) -> bool:
-    """Whether the plans have the configuration and each training case its preprocessed file."""
-    folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
-    file = folder / f"{study.plans}.json"
-    if not file.exists():
-        return False
-    plans = PlansManager(read_plans(file, study.configuration))
-    data = folder / plans.get_configuration(study.configuration).data_identifier
-    if not data.is_dir():
-        return False
-    raw = nnunet_folder(nnUNet_raw) / study.dataset
-    ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
-    labelled = {file.name.removesuffix(ending) for file in (raw / "labelsTr").glob(f"*{ending}")}
-    return labelled <= set(infer_dataset_class(str(data)).get_identifiers(str(data)))
-
-
 @contextmanager
 def _only_run_of(plan: Plan) -> Iterator[int]:
     out = plan.out
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / JOBS).exists())):
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (JOBS, RUNNING)):
         raise SettingsError(f"{out} is not empty and holds no study. Name another folder by -o.")
     lock = hold(out / RUNNING)
     if lock is None:
@@ -202,54 +127,77 @@ def _only_run_of(plan: Plan) -> Iterator[int]:
         os.close(lock)
 
 
-def _write_jobs(plan: Plan, request: Request, num_jobs: int | None) -> None:
+def _write_jobs(plan: Plan, machine: Machine) -> None:
     """Write Snakemake's configuration; what a changed job has done before does not count any more."""
     file = plan.out / JOBS
-    before = json.loads(file.read_text())["jobs"] if file.exists() else {}
-    again = {"report/report"}  # quick, and it depends on what else there is
+    earlier = json.loads(file.read_text()) if file.exists() else {"earlier": {}, "jobs": {}}
+    known = {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
+    reports = {
+        evaluation_job(model, cases): plan.out / evaluation_folder(model, cases) / "report.html"
+        for model in plan.trained
+        for cases in case_sets(plan.study)
+    }
+    always = {"plans/plans", PREPROCESS}  # plans grow with the study, and what stands in them stays
+    again: set[str] = set()
     for name, job in plan.jobs.items():
-        has_changed = name in before and before[name]["command"] != list(job.command)
-        if has_changed or again & set(job.needs):
+        has_changed = name in known and _without_device(known[name]) != _without_device(job.command)
+        is_gone = name in reports and not reports[name].exists()
+        if name not in always and (has_changed or is_gone or again & set(job.needs)):
             again.add(name)
-    for name in (*again, "plans/plans"):  # plans grow with the study, and what stands in them stays
-        _done(plan.out, name).unlink(missing_ok=True)
+    for name in again | (always & plan.jobs.keys()):
+        plan.marker(name).unlink(missing_ok=True)
+    locks = nnunet_folder(nnUNet_results) / plan.study.dataset / f"locks_{plan.study.study_plans}"
     content = {
         "jobs": {name: asdict(job) for name, job in plan.jobs.items()},
-        "devices": _devices(request, plan.study),
+        "earlier": {name: command for name, command in known.items() if name not in plan.jobs},
+        "devices": machine.devices,
+        "threads": max(1, (os.cpu_count() or 1) // (machine.jobs_at_a_time or 1)) if machine.profile is None else 1,
+        "locks": str(locks.resolve()),
         "python": sys.executable,
     }
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(content, indent=4))
 
 
-def _snakemake(plan: Plan, request: Request, num_jobs: int | None, lock: int) -> int:
-    """Its exit status. It inherits the lock, so that the study counts as running as long as Snakemake does."""
-    options = ["--snakefile", str(Path(__file__).parent / "Snakefile"), "--directory", str(plan.out)]
-    options += ["--configfile", str(plan.out / JOBS), "--keep-going", "--rerun-incomplete", "--nocolor"]
-    options += ["--rerun-triggers", "mtime", "--nolock"]  # the lock is ours, and ends with its process
-    if request.profile is None:
-        options += ["--cores", str(max(num_jobs or 1, os.cpu_count() or 1)), "--resources", f"devices={num_jobs}"]
-    else:
-        options += ["--profile", _profile(request.profile)]
+def _without_device(command: Sequence[str]) -> list[str]:
+    """On another device a job is still the same."""
+    command = list(command)
+    if "-device" in command:
+        del command[command.index("-device") : command.index("-device") + 2]
+    return command
+
+
+@contextmanager
+def _snakemake(plan: Plan, options: Sequence[str], lock: int) -> Iterator[subprocess.Popen]:
+    """Snakemake at work; if the block ends with an error, it and its jobs are stopped.
+
+    It inherits the lock, so that the study counts as running as long as Snakemake does.
+    """
+    arguments = ["--snakefile", str(Path(__file__).parent / "Snakefile"), "--directory", str(plan.out)]
+    arguments += ["--configfile", str(plan.out / JOBS), "--keep-going", "--rerun-incomplete", "--nocolor"]
+    arguments += ["--rerun-triggers", "mtime", "--nolock"]  # the lock is ours, and ends with its process
     with trainers_known(), (plan.out / SNAKEMAKE_LOG).open("a") as log:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        environment |= {name: str(Path(os.environ[name]).resolve()) for name in FOLDERS if name in os.environ}
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *options, *request.more],
+            [sys.executable, "-m", "snakemake", *arguments, *options],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=(lock,),
+            start_new_session=True,  # so that an interruption reaches it and its jobs once, from here
         )
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
-        return _watched(process, plan, num_jobs)
+        yield process
     except BaseException:
-        process.send_signal(signal.SIGINT)  # it stops its jobs, also those of a cluster
-        try:
-            process.wait(SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_STOP)  # for the jobs of a cluster to be cancelled
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -260,39 +208,19 @@ def _interrupted(*_: Any) -> None:
 
 
 def _watched(process: subprocess.Popen, plan: Plan, num_jobs: int | None) -> int:
-    """Say which jobs get done until Snakemake ends."""
+    """Say which jobs get done until Snakemake ends; its exit status."""
     done = {job for job in plan.jobs if plan.is_done(job)}
     while True:
         ended = process.poll()
         for job in [job for job in plan.jobs if job not in done and plan.is_done(job)]:
             done.add(job)
-            left = describe(plan, num_jobs).splitlines()[-1].strip()
+            left = plan.describe(num_jobs).splitlines()[-1].strip()
             print(f"[{len(done)} of {len(plan.jobs)}] {job} done. {left}", flush=True)
         if ended is not None:
             return ended
         time.sleep(1)
 
 
-def _profile(name: str) -> str:
-    if (PROFILES / name).is_dir():
-        return str(PROFILES / name)
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    known = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
-    raise SettingsError(f"--profile {name} is neither a folder nor one of those that come with the package: {known}.")
-
-
-def _done(out: Path, job: str) -> Path:
-    return out / "done" / job
-
-
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -14,7 +14,7 @@ from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
 from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "nnUNetTrainerMoE",
     "nnUNetTrainerMoENoReg",
     "nnUNetTrainerMoESD",
+    "nnUNetTrainerMoESDPaper",
     "nnUNetTrainerMoEStem",
     "nnUNetTrainerModalityDropout",
     "nnUNetTrainerSD",
