@@ -24,9 +24,11 @@ from nnunet_moe.workspace import Workspace, case_line, machine
 def main() -> None:
     options = _options()
     workspace = Workspace(options.workspace, reuse=True)
-    models = list(workspace.results.glob(f"*/{options.trainer}__*__*"))
+    models = list(workspace.results.glob(f"*/{options.trainer}__*__{options.configuration}"))
     if len(models) != 1:
-        sys.exit(f"{workspace.results} holds {len(models)} models of {options.trainer}; this benchmark takes one.")
+        sys.exit(
+            f"{workspace.results} holds {len(models)} models of {options.trainer}; name the --configuration of one."
+        )
     model = models[0]
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
@@ -63,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="default: the dataset's test cases")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--trainer", default="nnUNetTrainerMoESD")
+    parser.add_argument("--configuration", default="*", help="default: the only one")
     parser.add_argument("--chk", default="checkpoint_final.pth")
     parser.add_argument("--tta", action="store_true", help="mirror in prediction, as nnU-Net does by default")
     return parser.parse_args()

@@ -85,19 +85,27 @@ class Workspace:
 
 
 def add_small_configuration(
-    plans_file: Path, name: str, *, patch_size: list[int], features_per_stage: list[int], settings: dict
+    plans_file: Path,
+    name: str,
+    *,
+    patch_size: list[int],
+    features_per_stage: list[int],
+    settings: dict,
+    batch_size: int | None = None,
 ) -> None:
-    """Add to the plans a configuration that a CPU can train: `3d_fullres` with a small patch and a small network.
+    """Add to the plans a configuration that a CPU can train: `2d` or `3d_fullres` with a small patch and network.
 
     Args:
-        plans_file: an `nnUNetPlans.json` with a `3d_fullres` of the plain U-Net.
+        plans_file: an `nnUNetPlans.json` with a `2d` or `3d_fullres` of the plain U-Net.
         name: of the new configuration.
-        patch_size: in voxels; divisible by 2 once for each stage after the first.
+        patch_size: in pixels or voxels, two or three numbers; divisible by 2 once for each stage after the first.
         features_per_stage: also says how many stages there are.
         settings: what goes under the key `nnunet_moe`.
+        batch_size: as planned if None.
     """
     plans = json.loads(plans_file.read_text())
-    architecture = copy.deepcopy(plans["configurations"]["3d_fullres"]["architecture"])
+    planned = "2d" if len(patch_size) == 2 else "3d_fullres"
+    architecture = copy.deepcopy(plans["configurations"][planned]["architecture"])
     num_stages, dimensions = len(features_per_stage), len(patch_size)
     architecture["arch_kwargs"].update(
         n_stages=num_stages,
@@ -108,10 +116,11 @@ def add_small_configuration(
         n_conv_per_stage_decoder=[2] * (num_stages - 1),
     )
     plans["configurations"][name] = {
-        "inherits_from": "3d_fullres",
+        "inherits_from": planned,
         "patch_size": patch_size,
         "architecture": architecture,
         PLANS_KEY: settings,
+        **({} if batch_size is None else {"batch_size": batch_size}),
     }
     plans_file.write_text(json.dumps(plans, indent=4))
 

@@ -14,6 +14,13 @@ EVERYTHING = """
 import importlib.resources, importlib.util, multiprocessing, pickle, sys
 from pathlib import Path
 
+FILES = (
+    ("evaluation", "report.html.jinja"),
+    ("export", "card.md.jinja"),
+    ("study", "Snakefile"),
+    ("study", "profiles/slurm/config.yaml"),
+)
+
 def preprocessor_name(pickled):
     return pickle.loads(pickled).preprocessor_class.__name__
 
@@ -23,8 +30,8 @@ def main():
     from nnunet_moe.preprocessing import MissingModalityConfigurationManager
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    for package, template in (("evaluation", "report.html.jinja"), ("export", "card.md.jinja")):
-        assert importlib.resources.files(f"nnunet_moe.{package}").joinpath(template).is_file()
+    for package, file in FILES:
+        assert importlib.resources.files(f"nnunet_moe.{package}").joinpath(file).is_file()
     with trainers_known():
         trainer = recursive_find_trainer_class_by_name("nnUNetTrainerMoESD")
     assert sys.modules[trainer.__module__].__name__ == "nnunet_moe.trainers.moesd"

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def read_study(file: Path) -> Study:
         _check(study)
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from error
-    return study if study.baseline else Study(**{**vars(study), "baseline": methods[0].name})
+    return study if study.baseline else replace(study, baseline=methods[0].name)
 
 
 def _method(entry: Any, seeds: tuple[int, ...]) -> Method:
