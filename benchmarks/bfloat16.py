@@ -26,9 +26,7 @@ def main() -> None:
     workspace = Workspace(options.workspace, reuse=True)
     models = list(workspace.results.glob(f"*/{options.trainer}__*__{options.configuration}"))
     if len(models) != 1:
-        sys.exit(
-            f"{workspace.results} holds {len(models)} models of {options.trainer}; name the --configuration of one."
-        )
+        sys.exit(f"{workspace.results} holds {len(models)} models of {options.trainer}; name one's --configuration.")
     model = models[0]
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
