@@ -11,6 +11,7 @@ studies of a user on a machine.
 import argparse
 import fcntl
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = [options.device[:number].count(device) for number, device in enumerate(options.device)]
         places = [DEVICES / f"{device}_{count}" for device, count in zip(options.device, counts, strict=True)]
         os.environ["CUDA_VISIBLE_DEVICES"] = options.device[_first_free(places)]
-    print(f"+ {' '.join(options.command)}", flush=True)  # noqa: T201 - it goes into the job's log
+    print(f"+ {shlex.join(options.command)}", flush=True)  # noqa: T201 - it goes into the job's log
     os.execvp(options.command[0], options.command)
 
 
