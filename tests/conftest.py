@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_moe.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
@@ -21,6 +22,9 @@ LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_pe
 # nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
 # reads the first when it is imported, so it is set before the test modules are
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0")
+# two processes run the tests; threads of several on the same cores wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
