@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_results
@@ -95,7 +94,7 @@ def run_plan(plan: Plan, machine: Machine) -> None:
         _write_jobs(plan, machine)
         print(plan.describe(machine.jobs_at_a_time), flush=True)
         begun = time.time()
-        with _snakemake(plan, [*where, *machine.more], lock) as process:
+        with _interruptible(), _snakemake(plan, [*where, *machine.more], lock) as process:
             status = _watched(process, plan, machine.jobs_at_a_time)
     if status == 0:
         return
@@ -188,7 +187,6 @@ def _snakemake(plan: Plan, options: Sequence[str], lock: int) -> Iterator[subpro
             pass_fds=(lock,),
             start_new_session=True,  # so that an interruption reaches it and its jobs once, from here
         )
-    before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield process
     except BaseException:
@@ -199,12 +197,20 @@ def _snakemake(plan: Plan, options: Sequence[str], lock: int) -> Iterator[subpro
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         raise
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM interrupts like Ctrl-C, and both do where a shell began this in the background, ignoring them.
+
+    Processes that begin inside the block do not ignore them either.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupted(*_: Any) -> None:
-    raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watched(process: subprocess.Popen, plan: Plan, num_jobs: int | None) -> int:
