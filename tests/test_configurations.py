@@ -337,7 +337,8 @@ def test_five_modalities(made_datasets, tmp_path):
 
 
 def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_modalities, tmp_path):
-    first = train(901, "3d_tiny")
+    dataset.add_configuration("3d_first")
+    first = train(901, "3d_first")
     source = Path(first.output_folder) / "checkpoint_final.pth"
     trainer = train(901, "3d_tiny", fold="all", pretrained=str(source))
     assert Path(trainer.output_folder).name == "fold_all"
