@@ -405,13 +405,16 @@ def _study(options: argparse.Namespace) -> None:
     elif options.only == "report":
         print(f"Report: {write_report(plan)}")
     else:
+        failure = None
         try:
             run_plan(plan, machine)
         except StudyError as error:
-            if plan.has_results():
-                raise StudyError(f"{error}\nReport of what is there: {write_report(plan)}") from error
-            raise
-        print(f"Report: {write_report(plan)}")
+            failure = error
+        # also of what is there when something failed
+        report = f"Report: {write_report(plan)}" if plan.has_results() else "No evaluation is finished: no report yet."
+        if failure is not None:
+            raise StudyError(f"{failure}\n{report}") from failure
+        print(report)
 
 
 def _named(text: str) -> tuple[str, str]:
