@@ -8,6 +8,7 @@ from nnunet_moe.study.definition import VALIDATION, Cases, Evaluation, Study, fo
 from nnunet_moe.study.models import Trained
 
 KINDS = ("preprocess", "plans", "train", "evaluate")
+PREPROCESS, PLANS = "preprocess/preprocess", "plans/plans"
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ def jobs_of(study: Study, trained: Sequence[Trained], file: Path, device: str, *
     jobs = {}
     if preprocess:
         options = ("-d", study.dataset, "-c", study.configuration)
-        jobs["preprocess/preprocess"] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
-    jobs["plans/plans"] = Job(("nnunet_moe", "study", str(file), "-o", ".", "--only", "plans"), tuple(jobs))
+        jobs[PREPROCESS] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
+    jobs[PLANS] = Job(("nnunet_moe", "study", str(file), "-o", ".", "--only", "plans"), tuple(jobs))
     for model in trained:
         trainings = {}
         for name, configuration in model.configurations.items():
@@ -40,7 +41,7 @@ def jobs_of(study: Study, trained: Sequence[Trained], file: Path, device: str, *
                 what = (study.dataset, configuration, str(fold), "-tr", model.method.trainer, "-p", study.study_plans)
                 # --c goes on where a killed training stopped, and begins one that has not begun
                 command = ("nnUNetv2_train", *what, "-device", device, "--c")
-                trainings[f"train/{name}_fold{fold}"] = Job(command, ("plans/plans",))
+                trainings[f"train/{name}_fold{fold}"] = Job(command, (PLANS,))
         jobs |= trainings
         for cases in case_sets(study):
             jobs[evaluation_job(model, cases)] = Job(_evaluate(study, model, cases, device), tuple(trainings))

@@ -13,11 +13,10 @@ from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.evaluate import choose_codes
 from nnunet_moe.files import dataset_name, nnunet_folder
 from nnunet_moe.study.definition import Study, read_study
-from nnunet_moe.study.jobs import KINDS, Job, jobs_of
+from nnunet_moe.study.jobs import KINDS, PREPROCESS, Job, jobs_of
 from nnunet_moe.study.models import Trained, plans_of, read_plans, trained_methods
 
 JOBS = "jobs.json"
-PREPROCESS = "preprocess/preprocess"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -169,8 +168,8 @@ def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
     pairs = [(method, baseline) for method in results.trainers if method != baseline]
     compared = comparisons(results, pairs)
     spread = pd.concat([seed_spread(results, label, "dsc") for label in results.shown_labels])
-    tables: dict[str, Any] = {"means": means(results), "comparisons": compared}
-    for name, table in {**tables, "seeds": spread.explode("by_seed")}.items():
+    tables = {"means": means(results), "comparisons": compared, "seeds": spread.explode("by_seed")}
+    for name, table in tables.items():
         write(out / f"{name}.csv", table.to_csv(index=False))
     sections = []
     for label in results.shown_labels:

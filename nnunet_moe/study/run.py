@@ -19,8 +19,8 @@ from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import NnunetMoeError, SettingsError
 from nnunet_moe.files import nnunet_folder, written_whole
 from nnunet_moe.study.job import hold
-from nnunet_moe.study.jobs import case_sets, evaluation_folder, evaluation_job
-from nnunet_moe.study.plan import JOBS, PREPROCESS, Plan
+from nnunet_moe.study.jobs import PLANS, PREPROCESS, case_sets, evaluation_folder, evaluation_job
+from nnunet_moe.study.plan import JOBS, Plan
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 PROFILES = Path(__file__).parent / "profiles"
@@ -136,7 +136,7 @@ def _write_jobs(plan: Plan, machine: Machine) -> None:
         for model in plan.trained
         for cases in case_sets(plan.study)
     }
-    always = {"plans/plans", PREPROCESS}  # plans grow with the study, and what stands in them stays
+    always = {PLANS, PREPROCESS}  # plans grow with the study, and what stands in them stays
     again: set[str] = set()
     for name, job in plan.jobs.items():
         has_changed = name in known and _without_device(known[name]) != _without_device(job.command)
