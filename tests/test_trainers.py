@@ -12,7 +12,6 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_moe.codes import available_modalities, code_text, drop_modalities
-from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses import gate_regularisation, ramp_up
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
@@ -355,16 +354,38 @@ def test_a_checkpoint_that_was_not_written_whole_leaves_the_one_before(make_trai
     assert list(folder.iterdir()) == [file]
 
 
-def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_path):
-    """Weights and losses equal those of a training that ran through: ramp-up, rate, codes and noise all continue."""
+STEADY_BLUR = """
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+
+class nnUNetTrainerSteadyBlur(nnUNetTrainerMoESD):
+    @staticmethod
+    def get_training_transforms(*args, **kwargs):
+        transforms = nnUNetTrainerMoESD.get_training_transforms(*args, **kwargs)
+        inner = [getattr(transform, "transform", transform) for transform in transforms.transforms]
+        (blur,) = [transform for transform in inner if isinstance(transform, GaussianBlurTransform)]
+        assert blur.benchmark
+        blur.benchmark = False
+        return transforms
+"""
+
+
+def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_path, monkeypatch):
+    """Weights and losses equal those of a training that ran through: ramp-up, rate, codes and noise all continue.
+
+    nnU-Net's blur takes the faster of two ways to convolve, by a clock that it reads in every process anew; they round
+    differently. Here it takes always the same.
+    """
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "steady_blur.py").write_text(STEADY_BLUR)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
     dataset.add_configuration("3d_resumed", num_epochs=6, num_iterations_per_epoch=2)
     final = {}
     for name in ("through", "killed"):
-        with trainers_known():
-            environment = {**os.environ, "nnUNet_results": str(tmp_path / name), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "nnUNet_results": str(tmp_path / name), "PYTHONUNBUFFERED": "1"}
         command = [str(Path(sys.executable).parent / "nnUNetv2_train"), "901", "3d_resumed", "0"]
-        command += ["-tr", "nnUNetTrainerMoESD", "-device", "cpu"]
-        folder = tmp_path / name / "Dataset901_Tiny" / "nnUNetTrainerMoESD__nnUNetPlans__3d_resumed" / "fold_0"
+        command += ["-tr", "nnUNetTrainerSteadyBlur", "-device", "cpu"]
+        folder = tmp_path / name / "Dataset901_Tiny" / "nnUNetTrainerSteadyBlur__nnUNetPlans__3d_resumed" / "fold_0"
         if name == "killed":
             process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
             assert any("Epoch 3" in line for line in process.stdout)
