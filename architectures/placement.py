@@ -1,9 +1,11 @@
 """Where convolutions depend on the modality code in a network that nnU-Net has planned (paper, fig. 1)."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
 from torch import nn
@@ -24,7 +26,7 @@ def place_code_convolutions(network: nn.Module, settings: Settings, *, num_modal
         settings: `placement` names any of `stem` (the convolution that sees the image), `encoder` (the second
             convolution of every stage of a plain encoder, of every block of a residual one) and `decoder` (the last
             convolution of every stage); `conditioning` says what a convolution becomes, `num_experts` of how many
-            experts. Each expert gets nnU-Net's own initialisation, drawn anew.
+            experts, `expert_spread` how far these start apart. Weights are drawn anew, by nnU-Net's own initialisation.
         num_modalities: K.
 
     Returns:
@@ -89,7 +91,20 @@ def _layer_for(conv: _ConvNd, network: nn.Module, settings: Settings, num_modali
     if settings.conditioning == "filter_scaling":
         return FilterScalingConv(conv, num_modalities=num_modalities)
     experts = [_initialised_like(conv, network) for _ in range(settings.num_experts)]
+    if settings.expert_spread < 1:
+        _draw_together(experts, _initialised_like(conv, network), settings.expert_spread)
     return MoEConv(experts, num_modalities=num_modalities)
+
+
+def _draw_together(experts: list[_ConvNd], shared: _ConvNd, spread: float) -> None:
+    """Give the experts' initial weights, in place, a part that all share: w = sqrt(1 - spread^2) shared + spread own.
+
+    Each expert keeps the distribution of its initialisation, two experts' weights have correlation 1 - spread^2.
+    """
+    with torch.no_grad():
+        for expert in experts:
+            for own, common in zip(expert.parameters(), shared.parameters(), strict=True):
+                own.mul_(spread).add_(common, alpha=math.sqrt(1 - spread**2))
 
 
 def _initialised_like(conv: _ConvNd, network: nn.Module) -> _ConvNd:

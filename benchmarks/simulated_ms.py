@@ -37,7 +37,7 @@ def main() -> None:
     if not plans.exists():
         workspace.run("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "-np", "2", "-npfp", "2")
     add_small_configuration(
-        plans, CONFIGURATION, patch_size=[64, 64], features_per_stage=[16, 32, 64, 128], batch_size=8, settings=LENGTH
+        plans, CONFIGURATION, patch_size=[64, 64], features_per_stage=[16, 32, 64], batch_size=8, settings=LENGTH
     )
     os.environ["OPEN_MS"] = str(real.resolve())
     study = ("study", str(options.study), "-o", str(workspace.folder / "study"), "-device", options.device)

@@ -156,6 +156,21 @@ def test_every_expert_has_nnunets_own_initialisation_and_its_own_draw():
     assert all((stem.weight[0] - other).abs().max() > 0.01 for other in stem.weight[1:])
 
 
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_the_spread_is_how_far_experts_start_apart_and_changes_no_experts_distribution(kind):
+    def experts(spread):
+        settings = Settings(num_experts=3, expert_spread=spread)
+        network = modality_network(settings, kind=kind, dimensions=2, features_per_stage=[4, 6, 256])
+        return [mixture.weight.detach() for mixture in network.mixtures]
+
+    independent, apart, copies = experts(1.0), experts(0.6), experts(0.0)
+    assert all(torch.equal(copied, copied[:1].expand_as(copied)) for copied in copies)
+    torch.testing.assert_close(apart[0], 0.6 * independent[0] + 0.8 * copies[0])  # 0.6^2 + 0.8^2 = 1
+    widest = apart[-1].flatten(1)  # 589,824 weights an expert
+    assert widest.std(dim=1).tolist() == pytest.approx([independent[-1].std().item()] * 3, rel=0.01)
+    assert torch.corrcoef(widest)[[0, 0, 1], [1, 2, 2]].tolist() == pytest.approx([0.64] * 3, abs=0.01)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("num_modalities", [1, 2, 3, 5])

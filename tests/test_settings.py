@@ -42,7 +42,7 @@ def test_a_list_of_the_plans_becomes_a_tuple():
     ("name", "value"),
     [
         ("num_experts", 0), ("num_experts", 2.0), ("num_experts", True), ("num_experts", 10**9), ("alpha", 10**400),
-        ("temperature", 1e-40), ("placement", ["bottleneck"]),
+        ("temperature", 1e-40), ("expert_spread", 1.01), ("expert_spread", -0.1), ("placement", ["bottleneck"]),
         ("placement", "stem"), ("placement", ["stem", "stem"]), ("placement", [["stem"]]), ("alpha", -0.1),
         ("alpha", "0.1"), ("alpha", float("nan")), ("beta", float("inf")), ("temperature", 0), ("code_noise_sd", -1),
         ("specialization_sign", 2), ("specialization_sign", 0.5), ("ramp_up_fraction", 1.1), ("num_epochs", 0),

@@ -14,6 +14,7 @@ class nnUNetTrainerMoESDPaper(nnUNetTrainerMissingModality):
 
     forced_settings: ClassVar[dict[str, Any]] = {
         "num_experts": 4,
+        "expert_spread": 1.0,
         "placement": ("stem", "encoder"),
         "alpha": 0.1,
         "beta": 1.0,
