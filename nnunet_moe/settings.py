@@ -55,7 +55,7 @@ class Settings:
 
     num_experts: int = _whole(4, 1, 64)
     """N, experts in each mixture."""
-    expert_spread: float = _number(1.0, 0, 1)
+    expert_spread: float = _number(0.1, 0, 1)
     """How far a mixture's experts start apart: 1 independent draws, 0 copies of one draw."""
     placement: tuple[str, ...] = _setting(
         ("stem", "encoder"), _is_placement, f"a list with any of {', '.join(PLACEMENTS)}, each once"

@@ -11,7 +11,7 @@ def test_without_the_key_all_settings_have_the_defaults_of_the_method():
     assert settings == Settings()
     assert (settings.num_experts, settings.placement, settings.alpha, settings.beta) == (4, ("stem", "encoder"), 0.1, 1)
     assert (settings.temperature, settings.code_noise_sd, settings.specialization_sign) == (2.0, 0.2, 0)
-    assert settings.ramp_up_fraction == 1 / 3
+    assert settings.ramp_up_fraction == 1 / 3 and settings.expert_spread == 0.1
     lengths = (settings.num_epochs, settings.num_iterations_per_epoch, settings.num_val_iterations_per_epoch)
     assert lengths == (1000, 250, 50)  # nnU-Net's own
 
