@@ -390,7 +390,7 @@ def _study(options: argparse.Namespace) -> None:
     from nnunet_moe.study.models import write_plans
     from nnunet_moe.study.plan import make_plan
     from nnunet_moe.study.report import write_report
-    from nnunet_moe.study.run import Machine, StudyError, run_plan
+    from nnunet_moe.study.run import JobsFailedError, Machine, require_runnable, run_plan
 
     if options.jobs is not None and options.jobs < 1:
         raise SettingsError(f"-jobs is {options.jobs}; it must be at least 1.")
@@ -399,22 +399,25 @@ def _study(options: argparse.Namespace) -> None:
     machine = Machine(device, options.jobs, options.profile, tuple(options.more))
     plan = make_plan(options.file, options.o.resolve(), device)
     if options.dry_run:
+        require_runnable(plan, machine)
         print(plan.describe(machine.jobs_at_a_time))
+        done = plan.done()
+        for job in [job for name, job in plan.jobs.items() if name not in done]:
+            print(shlex.join(job.command))
     elif options.only == "plans":
         print(f"Wrote {write_plans(plan.study, plan.trained)}")
     elif options.only == "report":
         print(f"Report: {write_report(plan)}")
     else:
-        failure = None
         try:
             run_plan(plan, machine)
-        except StudyError as error:
-            failure = error
-        # also of what is there when something failed
-        report = f"Report: {write_report(plan)}" if plan.has_results() else "No evaluation is finished: no report yet."
-        if failure is not None:
-            raise StudyError(f"{failure}\n{report}") from failure
-        print(report)
+        except JobsFailedError as failure:  # a report of what is there all the same
+            try:
+                report = f"Report: {write_report(plan)}"
+            except NnunetMoeError as error:
+                report = str(error)
+            raise JobsFailedError(f"{failure}\n{report}") from failure
+        print(f"Report: {write_report(plan)}")
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -102,19 +102,29 @@ class Settings:
         given = configuration.get(PLANS_KEY, {})
         if not isinstance(given, dict):
             raise SettingsError(f"'{PLANS_KEY}' in the plans is {given!r}; it must be an object of settings.")
+        cls.require_allowed(given, f"under '{PLANS_KEY}' in the plans")
+        merged: dict[str, Any] = {**given, **(forced or {})}
+        return cls(**{name: _frozen(value) for name, value in merged.items()})
+
+    @classmethod
+    def require_allowed(cls, given: dict[str, Any], where: str) -> None:
+        """Make sure that settings as someone has written them are known and in range.
+
+        Args:
+            given: name -> value.
+            where: they were written, for the message.
+
+        Raises:
+            SettingsError: an unknown name, or a value out of range; the message lists what is allowed.
+        """
         ranges = {setting.name: setting.metadata["range"] for setting in fields(cls) if setting.metadata}
         for name, value in given.items():
             if name not in ranges:
-                raise SettingsError(
-                    f"Unknown setting {name!r} under '{PLANS_KEY}' in the plans. Allowed are {', '.join(ranges)}."
-                )
+                raise SettingsError(f"Unknown setting {name!r} {where}. Allowed are {', '.join(ranges)}.")
             if not ranges[name].accepts(value):
                 raise SettingsError(
-                    f"Setting {name!r} under '{PLANS_KEY}' in the plans is {value!r}; allowed is "
-                    f"{ranges[name].description}. Correct the plans file."
+                    f"Setting {name!r} {where} is {value!r}; allowed is {ranges[name].description}. Correct it there."
                 )
-        merged: dict[str, Any] = {**given, **(forced or {})}
-        return cls(**{name: _frozen(value) for name, value in merged.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 _EPOCH = re.compile(r"Epoch (\d+)\s*$")
+_LOSS = re.compile(r": train_loss (\S+)\s*$")
 _DICE = re.compile(r"Pseudo dice (.+): \[(.*)\]\s*$")
 _ENTROPY = re.compile(r"Gate entropy, each code/over codes, by layer: (.*?)\s*$")
 
@@ -22,6 +23,7 @@ class Epoch:
     """Code -> pseudo Dice of each label, NaN where undefined."""
     gate_entropy: list[tuple[float, float]] = field(default_factory=list)
     """Of each mixture in the order of the network, as `gate_entropies` gives it."""
+    train_loss: float | None = None
 
 
 def gate_entropies(gates: Tensor) -> tuple[float, float]:
@@ -62,6 +64,8 @@ def read_training_logs(folder: Path) -> Mapping[int, Epoch]:
             if match := _EPOCH.search(line):
                 current = int(match[1])
                 epochs[current] = Epoch()
+            elif current is not None and (match := _LOSS.search(line)):
+                epochs[current].train_loss = float(match[1])
             elif current is not None and (match := _DICE.search(line)):
                 epochs[current].dice[match[1]] = [float(value) for value in match[2].split(",")]
             elif current is not None and (match := _ENTROPY.search(line)):

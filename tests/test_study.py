@@ -1,5 +1,6 @@
 """`nnunet_moe study`: what its file may say, the jobs that follow from it, and a tiny study that is killed once."""
 
+import csv
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from nnunet_moe.study.job import hold
 from nnunet_moe.study.jobs import Job, jobs_of
 from nnunet_moe.study.models import trained_methods, write_plans
 from nnunet_moe.study.plan import make_plan
+from nnunet_moe.study.report import write_report
 from nnunet_moe.study.results import StudyResults, read_results, seed_spread
 from nnunet_moe.study.run import Machine, StudyError, run_plan
 
@@ -86,6 +88,24 @@ def test_a_file_that_says_the_least(tmp_path):
     assert study.study_plans == "nnUNetPlans_tiny"
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "0.001", ".001", "10e-4"])
+def test_a_small_number_is_a_number(tmp_path, text):
+    file = written(tmp_path, f"{{dataset: 1, configuration: 2d, trainers: [a], settings: {{alpha: {text}}}}}")
+    assert read_study(file).settings == {"alpha": 0.001}
+
+
+@pytest.mark.parametrize("text", ["-", ".", "1.2.3", "e5", "1e", "-e5", "1_0", "0x1", "00.5"])
+def test_what_is_no_number_is_a_text(tmp_path, text):
+    file = written(tmp_path, f"{{dataset: {text}, configuration: 2d, trainers: [a]}}".replace(": -,", ": '-',"))
+    assert read_study(file).dataset == text
+
+
+def test_a_path_may_start_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study = read_study(written(tmp_path, {**SMALLEST, "cases": {"a": {"images": "~", "labels": "."}}}))
+    assert study.cases == {"a": Cases(tmp_path, tmp_path)}
+
+
 def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
     text = "{dataset: 010, configuration: 2d, trainers: [a], seeds: [0, 12], evaluation: {codes: [100, 010, 011]}}"
     study = read_study(written(tmp_path, text))
@@ -98,18 +118,22 @@ def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
     [
         ({"trainer": MOESD}, "unknown key trainer. Allowed are dataset, configuration, plans, trainers"),
         ({"trainers": []}, r"trainers is \[\]; it must be a list with at least one entry"),
-        ({"trainers": [MOESD, MOESD]}, f"Two trainers are called {MOESD}. Give one a 'name'"),
-        ({"trainers": [MOESD, {"trainer": MOESD, "name": "b"}]}, "are the same trainer with the same settings"),
+        ({"trainers": [MOESD, MOESD]}, "Two trainers are called MoESD in tables. Give one a 'name'"),
+        ({"trainers": [MOESD, {"trainer": BASELINE, "name": "MoESD"}]}, "Two trainers are called MoESD in tables"),
         ({"trainers": [{"name": "b"}]}, "an entry of trainers lacks trainer"),
         ({"trainers": [{"trainer": MOESD, "name": "a__b"}]}, "name is 'a__b'; it becomes part of file names"),
         ({"trainers": [{"trainer": MOESD, "setting": {}}]}, "an entry of trainers has the unknown key setting"),
         ({"settings": {"alpa": 1}}, "Unknown setting 'alpa'.*Allowed are num_experts"),
-        ({"settings": {"alpha": -1}}, "'alpha'.*is -1; allowed is a number from 0 to 1000"),
+        ({"settings": {"alpha": -1}}, "'alpha' in 'settings' is -1; allowed is a number from 0 to 1000"),
+        (
+            {"cases": {"a": {"images": ".", "labels": "$UNSET_HERE/a"}}},
+            "UNSET_HERE/a is no folder. A variable",
+        ),
         ({"settings": {"seed": 1}}, "seed cannot stand in 'settings'.*named by 'seeds'"),
         ({"settings": {"modality_code": [1, 0, 0]}}, "modality_code cannot stand in 'settings'"),
         ({"settings": [1]}, "settings is .*; it must be an object of settings"),
         ({"seeds": [0, 0]}, r"seeds is \[0, 0\]; it must be a list of numbers from 0, each once"),
-        ({"folds": ["0"]}, r"folds is \['0'\]; it must be a list of numbers from 0, or 'all', each once"),
+        ({"folds": ["0"]}, r"folds is \['0'\]; it must be a list of numbers from 0, or \[all\], each once"),
         ({"folds": ["all"]}, "Fold 'all' has no validation cases: name it alone, and images to score under 'cases'"),
         ({"baseline": "other"}, f"The baseline is 'other'; it must be one of {MOESD}"),
         ({"cases": {"a": {"images": "."}}}, "cases 'a' lacks labels"),
@@ -134,6 +158,8 @@ def test_what_a_file_may_not_say(tmp_path, change, message):
     ("text", "message"),
     [
         ("a: [", "is no YAML"),
+        ("{seeds: [0], seeds: [1]}", "is no YAML: the key 'seeds' stands twice"),
+        ("{? [0]: 1, ? [0]: 2}", "is no YAML"),
         ("just words", "it must be an object with the keys dataset"),
         ("", "it must be an object"),
     ],
@@ -210,6 +236,21 @@ def test_a_study_may_grow_but_not_change(dataset, own_plans):
         write(configuration="3d_none")
 
 
+def test_a_model_that_was_trained_otherwise_is_not_taken(dataset, own_plans, tmp_path, monkeypatch):
+    """Also where the study's plans are gone, which would tell."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    study = Study("tiny", dataset.raw.name, "3d_tiny", (Method(MOESD, MOESD),))
+    plans = write_plans(study, trained_methods(study, all_codes(3)))
+    folder = tmp_path / dataset.raw.name / f"{MOESD}__nnUNetPlans_tiny__3d_tiny_seed0"
+    folder.mkdir(parents=True)
+    plans.rename(folder / "plans.json")
+    write_plans(study, trained_methods(study, all_codes(3))).unlink()
+    changed = replace(study, settings={"alpha": 0.5})
+    with pytest.raises(SettingsError, match=f"{folder.name} was trained with other settings"):
+        write_plans(changed, trained_methods(changed, all_codes(3)))
+    assert not plans.exists()
+
+
 def test_the_splits_are_those_that_nnunet_writes(dataset, own_plans):
     splits = dataset.plans_file.with_name("splits_final.json")
     splits.unlink(missing_ok=True)
@@ -230,6 +271,11 @@ def test_trainers_that_are_not_ours_or_not_there(dataset):
     for change in ({"seeds": (0, 1)}, {"settings": {"alpha": 0}}):
         with pytest.raises(SettingsError, match="is not of this package: it reads no settings and no seed"):
             trained(Method("nnUNetTrainer", "nnUNetTrainer", **change))
+    with pytest.raises(SettingsError, match="nnUNetTrainerMoE fixes beta: take it out of b"):
+        trained(Method("b", "nnUNetTrainerMoE", {"beta": 3}))
+    with pytest.raises(SettingsError, match=f"{MOESD} and b are the same trainer with the same settings"):
+        same = (Method(MOESD, MOESD), Method("b", MOESD, {"alpha": 0.1}))  # which is the default
+        trained_methods(Study("tiny", dataset.raw.name, "3d_tiny", same), all_codes(3))
     with pytest.raises(ModelError, match="There is no trainer 'nnUNetTrainerNone'"):
         trained(Method("nnUNetTrainerNone", "nnUNetTrainerNone"))
 
@@ -251,10 +297,10 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
         "-device cuda --c",
         "train/b_seed0_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_b_seed0 1 -tr {MOESD} -p nnUNetPlans_tiny "
         "-device cuda --c",
-        "evaluate/b_seed0_validation_cases": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
+        "evaluate/b_seed0__validation_cases": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
         "-p nnUNetPlans_tiny -f 0 1 -o evaluations/validation_cases/b_seed0 -device cuda -codes T1w FLAIR "
         "-tolerance 2.0 --disable_tta",
-        "evaluate/b_seed0_real_patients": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
+        "evaluate/b_seed0__real_patients": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
         "-p nnUNetPlans_tiny -f 0 1 -o evaluations/real_patients/b_seed0 -device cuda "
         f"-i {tmp_path}/i -l {tmp_path}/l -codes T1w FLAIR -tolerance 2.0 --disable_tta",
         f"train/{DEDICATED}_seed0_100_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_seed0_100 1 -tr {DEDICATED} "
@@ -264,8 +310,8 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
     }
     assert jobs["preprocess/preprocess"].command[:2] == ("nnunet_moe", "plan_and_preprocess")
     assert jobs["plans/plans"].needs == ("preprocess/preprocess",)
-    assert jobs["evaluate/b_seed0_real_patients"].needs == ("train/b_seed0_fold0", "train/b_seed0_fold1")
-    assert len(jobs[f"evaluate/{DEDICATED}_seed0_real_patients"].needs) == 4
+    assert jobs["evaluate/b_seed0__real_patients"].needs == ("train/b_seed0_fold0", "train/b_seed0_fold1")
+    assert len(jobs[f"evaluate/{DEDICATED}_seed0__real_patients"].needs) == 4
 
 
 # running
@@ -281,7 +327,9 @@ def test_the_plan_tells_the_jobs_and_from_the_first_one_the_time(dataset, tmp_pa
         "  9 of 9 jobs are left, 2 at a time.",
         "  The time of train and evaluate will be known when the first of its jobs is done.",
     ]
-    for name in (f"train/{MOESD}_seed0_fold0", f"evaluate/{MOESD}_seed0_validation_cases"):
+    (plan.out / "evaluations" / "validation_cases" / f"{MOESD}_seed0").mkdir(parents=True)
+    (plan.out / "evaluations" / "validation_cases" / f"{MOESD}_seed0" / "report.html").touch()
+    for name in (f"train/{MOESD}_seed0_fold0", f"evaluate/{MOESD}_seed0__validation_cases"):
         for path, content in (
             (plan.marker(name), ""),
             (plan.out / "times" / f"{name}.tsv", "s\th:m:s\n600.0\t0:10:00\n"),
@@ -306,7 +354,11 @@ def test_what_is_not_preprocessed(dataset, tmp_path):
         with pytest.raises(SettingsError, match=r"nnUNetOtherPlans.json is not there\. Plan and preprocess"):
             make_plan(written(tmp_path, {**SMALLEST, "plans": "nnUNetOtherPlans"}, "other"), out, "cpu")
         plans.rename(tmp_path / "plans.json")
-        jobs = make_plan(file, out, "cpu").jobs
+        with pytest.raises(
+            SettingsError, match="not planned yet, and '3d_tiny' is none of nnU-Net's configurations, 2d"
+        ):
+            make_plan(file, out, "cpu")
+        jobs = make_plan(written(tmp_path, {**SMALLEST, "configuration": "2d"}, "two"), out, "cpu").jobs
         assert jobs["preprocess/preprocess"].command[:2] == ("nnunet_moe", "plan_and_preprocess")
         (tmp_path / "plans.json").rename(plans)
         out.mkdir()
@@ -360,8 +412,9 @@ def epochs_in(log: Path) -> list[int]:
 
 def test_a_job_that_fails_is_told_and_the_others_go_on(dataset, tmp_path, capsys):
     out = tmp_path / "out"
+    log = out / "logs" / "train" / "a.log"
     jobs = {
-        "train/a": Job(("sh", "-c", "echo No space left; exit 3")),
+        "train/a": Job(("sh", "-c", "echo No space left; kill -9 $$")),
         "train/b": Job(("sh", "-c", "echo 'b {x} $y' > b.txt")),
         "evaluate/a": Job(("true",), ("train/a",)),
         "evaluate/b": Job(("true",), ("train/b",)),
@@ -369,14 +422,17 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(dataset, tmp_path, capsys
     plan = replace(make_plan(written(tmp_path, SMALLEST), out, "cpu"), jobs=jobs)
     with pytest.raises(StudyError, match=r"(?s)1 jobs failed, 2 are not done.*train/a: No space left") as error:
         run_plan(plan, Machine("cpu"))
+    assert f"No space left | ended with exit status {128 + 9}" in str(error.value)
     assert "snakemake.log" in str(error.value)
     assert "evaluate/b done" in capsys.readouterr().out
     assert (out / "b.txt").read_text() == "b {x} $y\n", "commands are what they are"
     (out / "b.txt").unlink()
     jobs["train/a"] = Job(("true",))
     run_plan(plan, Machine("cpu"))
-    assert all(plan.is_done(job) for job in jobs) and not (out / "b.txt").exists()
+    assert "No space left" in log.read_text() and "+ true" in log.read_text(), "the log of what failed is kept"
+    assert plan.done() == set(jobs) and not (out / "b.txt").exists()
     jobs["train/b"] = Job(("touch", "b.txt"))
+    assert plan.done() == {"train/a", "evaluate/a"}, "what needs a job that has changed is not done either"
     run_plan(plan, Machine("cpu"))
     assert (out / "b.txt").exists(), "a job that has changed is done again"
     (out / "b.txt").unlink()
@@ -396,16 +452,19 @@ def test_on_another_device_what_is_done_stays(dataset, tmp_path):
     assert plan.marker("train/a").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("send", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all):
-    """SIGTERM to the command alone; SIGINT to its group, as a terminal sends it."""
+@pytest.mark.parametrize(
+    ("send", "to_all", "trap"),
+    [(signal.SIGTERM, False, ""), (signal.SIGHUP, False, ""), (signal.SIGINT, True, "INT")],
+)
+def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all, trap):
+    """SIGTERM to the command alone; SIGINT to its group, as a terminal sends it, again where a job does not heed it."""
     out = tmp_path / "out"
     script = (
         "import sys; from pathlib import Path; from dataclasses import replace; "
         "from nnunet_moe.study.plan import make_plan; from nnunet_moe.study.jobs import Job; "
         "from nnunet_moe.study.run import Machine, run_plan; "
         f"plan = make_plan(Path({str(written(tmp_path, SMALLEST))!r}), Path({str(out)!r}), 'cpu'); "
-        "job = Job(('sh', '-c', 'touch begun; sleep 600; touch ended')); "
+        f"job = Job(('sh', '-c', 'trap \"\" {trap or 'USR1'}; touch begun; sleep 600; touch ended')); "
         "run_plan(replace(plan, jobs={'train/a': job}), Machine('cpu'))"
     )
     study = psutil.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
@@ -414,13 +473,19 @@ def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all)
     jobs = study.children(recursive=True)
     assert any("sleep" in process.name() for process in jobs)
     os.killpg(study.pid, send) if to_all else study.send_signal(send)
-    study.wait()
+    if trap:
+        assert psutil.wait_procs([study], timeout=2)[1], "it waits for its jobs"
+        os.killpg(study.pid, send)
+    study.wait(10)
     assert not psutil.wait_procs(jobs, timeout=10)[1] and not (out / "ended").exists()
 
 
 def test_the_devices_and_the_number_of_jobs(monkeypatch, tmp_path):
     assert (Machine("cpu").jobs_at_a_time, Machine("cpu").devices) == (1, [])
     assert Machine("cpu", 3).options()[-2:] == ["--resources", "devices=3"]
+    assert Machine("cpu", 2).threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert (Machine("cpu", 2).threads, Machine("cpu", profile="slurm").threads) == (5, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-a")
     assert (Machine("cuda").jobs_at_a_time, Machine("cuda").devices) == (2, ["2", "GPU-a"])
     assert Machine("cuda", 3).devices == ["2", "GPU-a", "2"]
@@ -429,6 +494,18 @@ def test_the_devices_and_the_number_of_jobs(monkeypatch, tmp_path):
     profile = Path(cluster.options()[1])
     assert yaml.safe_load((profile / "config.yaml").read_text())["executor"] == "slurm"
     assert Machine("cuda", profile=str(tmp_path)).options() == ["--profile", str(tmp_path)]
+
+
+def test_a_profile_for_other_work_is_none_for_a_study(dataset, tmp_path, monkeypatch):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text("dry-run: true\n")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(tmp_path / "profile"))
+    made = make_plan(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
+    plan = replace(made, jobs={"train/a": Job(("touch", "a"))})
+    with pytest.raises(StudyError, match=r"(?s)0 jobs failed, 1 are not done.*dry-run"):
+        run_plan(plan, Machine("cpu", more=("--dry-run",)))
+    run_plan(plan, Machine("cpu"))
+    assert (tmp_path / "out" / "a").exists()
 
 
 def test_a_study_runs_once_at_a_time(dataset, tmp_path):
@@ -443,17 +520,25 @@ def test_a_study_runs_once_at_a_time(dataset, tmp_path):
 
 
 def test_folders_and_runs_that_a_study_refuses(dataset, tmp_path):
+    (tmp_path / "none").mkdir()
     file, out = written(tmp_path, SMALLEST), tmp_path / "out"
     arguments = ["study", str(file), "-o", str(out), "-device", "cpu"]
     out.mkdir()
     (out / "something").touch()
-    with pytest.raises(SystemExit, match=r"is not empty and holds no study\. Name another folder by -o"):
-        main(arguments)
+    for dry in ((), ("-n",)):
+        with pytest.raises(SystemExit, match=r"is not empty and holds no study\. Name another folder by -o"):
+            main([*arguments, *dry])
     with pytest.raises(SystemExit, match=r"--profile none is neither a folder nor one of .*: slurm"):
         shutil.rmtree(out)
         main([*arguments, "--profile", "none"])
     with pytest.raises(SystemExit, match="-jobs is 0; it must be at least 1"):
         main([*arguments, "-jobs", "0"])
+    for change, message in (
+        ({"folds": [0, 5]}, "Dataset901_Tiny has no fold 5: its split has the folds 0 to 4"),
+        ({"cases": {"a": {"images": ".", "labels": "."}}}, "holds no images CASE_XXXX.nii.gz"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["study", str(written(tmp_path / "none", {**SMALLEST, **change})), "-o", str(out), "-n"])
     with pytest.raises(SystemExit, match="-d 999 is no dataset that nnU-Net finds"):
         main(["study", str(written(tmp_path, {**SMALLEST, "dataset": 999})), "-o", str(out)])
 
@@ -588,3 +673,85 @@ def test_evaluations_that_do_not_belong_together(tmp_path):
         read({tmp_path / "x0": model("x", 0), tmp_path / "y0": model("y", 0)})
     with pytest.raises(ModelError, match="none holds no finished evaluation"):
         read({tmp_path / "none": model("x", 0)})
+
+
+@pytest.fixture
+def scored(dataset, own_plans, tmp_path):
+    """A study with three methods, its scores as if it had run: (the study's file with changes) -> its plan."""
+    content = {
+        **SMALLEST,
+        "trainers": [{"trainer": MOESD, "seeds": [0, 1]}, BASELINE, DEDICATED],
+        "baseline": BASELINE,
+        "evaluation": {"codes": ["T1w"]},
+    }
+
+    def planned(**change):
+        return make_plan(written(tmp_path, {**content, **change}), tmp_path / "out", "cpu")
+
+    plan = planned()
+    write_plans(plan.study, plan.trained)
+    dsc = {f"{MOESD}_seed0": 0.4, f"{MOESD}_seed1": 0.6, f"{BASELINE}_seed0": 0.3, f"{DEDICATED}_seed0": 0.7}
+    for name, value in dsc.items():
+        folder = plan.out / "evaluations" / "validation_cases" / name
+        scores(folder, {"T1w": (value, value + 0.1, value - 0.1)})
+        (folder / "report.html").touch()
+    for job in plan.jobs:
+        plan.marker(job).parent.mkdir(parents=True, exist_ok=True)
+        plan.marker(job).touch()
+    (plan.out / "jobs.json").write_text(
+        json.dumps({"jobs": {name: {"command": job.command} for name, job in plan.jobs.items()}, "earlier": {}})
+    )
+    return planned
+
+
+def table(plan, name):
+    return (plan.out / "report" / "validation_cases" / f"lesion_{name}.csv").read_text().splitlines()
+
+
+def test_the_report_compares_the_methods_with_the_baseline_over_their_seeds(scored):
+    plan = scored()
+    assert plan.done() == set(plan.jobs) and plan.describe(1).endswith("All jobs are done.")
+    page = write_report(plan).read_text()
+    rows = [row for row in csv.reader(table(plan, "comparisons")) if row[1:3] == ["DSC", "T1w"]]
+    assert [(row[0], row[4], row[-1]) for row in rows] == [
+        ("MoESD - ModalityDropout", "+20.00", "50"),  # of the gap, 0.2 of 0.4
+        ("Dedicated - ModalityDropout", "+40.00", "-"),
+    ]
+    assert table(plan, "seeds")[1].startswith('MoESD,2,"40.00, 60.00",50.00,14.14')
+    assert f"evaluations/validation_cases/{MOESD}_seed1/report.html" in page and "Not finished" not in page
+    assert "&#34;alpha&#34;: 0.1" not in page and "3d_tiny_seed1" in page
+
+
+def test_scores_of_another_evaluation_or_study_are_not_reported(scored, capsys):
+    plan = scored(evaluation={"codes": ["T1w"], "min_lesion": 50})
+    main(["study", str(plan.out.parent / "tiny.yaml"), "-o", str(plan.out), "-device", "cpu", "-n"])
+    shown = capsys.readouterr().out
+    assert "  evaluate      0 of 4 done" in shown, "a dry run says what will be done again"
+    assert shown.count("nnunet_moe evaluate") == 4 and "nnUNetv2_train" not in shown
+    with pytest.raises(ModelError, match=r"No evaluation of the study is finished in .*: no report yet"):
+        write_report(plan)
+    write_report(scored())
+    other = plan.out.parent / "other.yaml"
+    other.write_text((plan.out.parent / "tiny.yaml").read_text())
+    with pytest.raises(SystemExit, match="No evaluation of the study is finished"):
+        main(["study", str(other), "-o", str(plan.out), "-device", "cpu", "--only", "report"])
+
+
+def test_without_the_baseline_nothing_is_compared_and_the_report_says_so(scored):
+    shutil.rmtree(scored().out / "evaluations" / "validation_cases" / f"{BASELINE}_seed0")
+    plan = scored()
+    (plan.out / "report" / "old").mkdir(parents=True)
+    page = write_report(plan).read_text()
+    assert "On validation cases nothing is compared: the baseline is not finished." in page
+    assert "Not finished, and not in here: ModalityDropout_seed0 on validation cases." in page
+    assert not (plan.out / "report" / "validation_cases" / "lesion_comparisons.csv").exists()
+    assert not (plan.out / "report" / "old").exists(), "what is no longer of the study"
+
+
+def test_a_loss_that_is_no_number_is_told(scored, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plan = scored()
+    fold = tmp_path / plan.study.dataset / f"{BASELINE}__nnUNetPlans_tiny__3d_tiny_seed0" / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "training_log_1.txt").write_text("t: Epoch 0 \nt: train_loss nan \n")
+    assert "Losses that are no numbers in the training of ModalityDropout_seed0." in write_report(plan).read_text()

@@ -28,6 +28,8 @@ class Section:
     title: str
     tables: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    """Text and relative address, in quotes for URLs."""
 
     def add_table(self, stem: Path, table: Table) -> None:
         """Show a table and write it beside the page."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.evaluation.tables import short_name
 from nnunet_moe.settings import PLANS_KEY, Settings
 from nnunet_moe.trained import Fold
 
@@ -18,14 +19,26 @@ NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 010 is the text that it looks like; by default it is the number eight."""
+    """YAML in which numbers are what they look like: 010 is a text, by default the number eight; 1e-3 is a number.
+
+    A key that stands twice is an error; by default the last one wins.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore[reportArgumentType]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
+_WHOLE = r"-?(0|[1-9][0-9]*)"
+_NUMBERS = {"int": rf"{_WHOLE}$", "float": rf"({_WHOLE}(\.[0-9]*)?|-?\.[0-9]+)([eE][-+]?[0-9]+)?$"}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _NUMBERS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789"))
+for kind, pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list("-.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ def read_study(file: Path) -> Study:
         given = yaml.load(file.read_text(), _Loader)
     except FileNotFoundError:
         raise SettingsError(f"{file} is not there. Name the YAML file of a study.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise SettingsError(f"{file} is no YAML: {error}") from error
     keys = {
         "dataset": _text,
@@ -130,22 +143,20 @@ def _method(entry: Any, seeds: tuple[int, ...]) -> Method:
 
 def _check(study: Study) -> None:
     names = [method.name for method in study.methods]
-    if twice := {name for name in names if names.count(name) > 1}:
+    shown = list(map(short_name, names))
+    if twice := {name for name in shown if shown.count(name) > 1}:
         raise SettingsError(
-            f"Two trainers are called {', '.join(sorted(twice))}. Give one a 'name' of its own: "
+            f"Two trainers are called {', '.join(sorted(twice))} in tables. Give one a 'name' of its own: "
             "{trainer: ..., name: ..., settings: {...}}."
         )
     for method in study.methods:
-        for other in study.methods:
-            if method is not other and (method.trainer, method.settings) == (other.trainer, other.settings):
-                raise SettingsError(f"{method.name} and {other.name} are the same trainer with the same settings.")
         settings = {**study.settings, **method.settings}
         if reserved := {"seed", "modality_code"} & settings.keys():
             raise SettingsError(
                 f"{', '.join(sorted(reserved))} cannot stand in 'settings' ({method.name}): seeds are named by "
                 "'seeds', and a dedicated trainer gets a model for each code."
             )
-        Settings.from_plans({PLANS_KEY: settings})
+        Settings.require_allowed(settings, "in 'settings'")
     if study.baseline and study.baseline not in names:
         raise SettingsError(f"The baseline is {study.baseline!r}; it must be one of {', '.join(names)}.")
     if "all" in study.folds and (len(study.folds) > 1 or not study.cases):
@@ -184,7 +195,7 @@ def _list(value: Any, key: str) -> list:
 
 
 def _folds(value: Any, key: str) -> tuple[Fold, ...]:
-    return _different(value, key, lambda fold: fold == "all" or _is_whole(fold), "numbers from 0, or 'all'")
+    return _different(value, key, lambda fold: fold == "all" or _is_whole(fold), "numbers from 0, or [all]")
 
 
 def _seeds(value: Any, key: str) -> tuple[int, ...]:
@@ -226,9 +237,10 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, Cases]:
         if folder_of(str(name)) in map(folder_of, (VALIDATION, *found)):
             raise SettingsError(f"{key} are called {name!r}, as others are, but for spaces. Give them another name.")
         paths = _checked(entry, f"{key} {name!r}", {"images": _text, "labels": _text}, required=("images", "labels"))
-        folders = {kind: folder / os.path.expandvars(path) for kind, path in paths.items()}
+        folders = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in paths.items()}
         if missing := [str(path) for path in folders.values() if not path.is_dir()]:
-            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is no folder.")
+            unset = " A variable of the environment in it is not set." if "$" in missing[0] else ""
+            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is no folder.{unset}")
         found[str(name)] = Cases(**{kind: path.resolve() for kind, path in folders.items()})
     return found
 

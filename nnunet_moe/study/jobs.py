@@ -56,7 +56,7 @@ def case_sets(study: Study) -> dict[str, Cases | None]:
 
 def evaluation_job(model: Trained, cases: str) -> str:
     """The name of the job that scores a model on a set of cases."""
-    return f"evaluate/{model.name}_{folder_of(cases)}"
+    return f"evaluate/{model.name}__{folder_of(cases)}"  # a method's name has no __, so no other is called so
 
 
 def evaluation_folder(model: Trained, cases: str) -> Path:

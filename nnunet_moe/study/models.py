@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -16,9 +16,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.codes import Code, code_digits
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.files import nnunet_folder, written_whole
-from nnunet_moe.settings import PLANS_KEY
+from nnunet_moe.settings import PLANS_KEY, Settings
 from nnunet_moe.study.definition import Method, Study
 from nnunet_moe.trained import find_trainer
+
+NUM_FOLDS = 5
+"""Of the split that nnU-Net makes."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,19 @@ def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
 
     Raises:
         ModelError: there is no such trainer.
-        SettingsError: settings or seeds for a trainer that reads none.
+        SettingsError: settings or seeds for a trainer that reads none, settings that a trainer fixes, or two methods
+            that are the same.
     """
-    found = []
+    found: list[Trained] = []
+    effective: dict[tuple, str] = {}
     for method in study.methods:
         trainer = find_trainer(method.trainer)
+        forced = getattr(trainer, "forced_settings", {})
+        if fixed := forced.keys() & method.settings.keys():
+            raise SettingsError(f"{method.trainer} fixes {', '.join(sorted(fixed))}: take it out of {method.name}.")
+        settings = Settings.from_plans({PLANS_KEY: {**study.settings, **method.settings}}, forced)
+        if (other := effective.setdefault((method.trainer, settings), method.name)) != method.name:
+            raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
         if not hasattr(trainer, "forced_settings"):
             if method.settings or len(method.seeds) != 1:
                 raise SettingsError(
@@ -81,7 +92,8 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
         The file that they belong in, and what belongs there.
 
     Raises:
-        SettingsError: the plans are not there or lack the configuration, or the study has begun with others.
+        SettingsError: the plans are not there or lack the configuration, or the study or one of its models has begun
+            with others.
     """
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
@@ -101,7 +113,9 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
             name = f"{model.configuration}_{code_digits(code)}"
             _add(plans, name, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
     file = folder / f"{study.study_plans}.json"
-    return file, _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
+    plans = _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
+    _require_models_of(study, trained, plans)
+    return file, plans
 
 
 def write_plans(study: Study, trained: list[Trained]) -> Path:
@@ -117,7 +131,8 @@ def write_plans(study: Study, trained: list[Trained]) -> Path:
     if not (splits := file.with_name("splits_final.json")).exists():
         data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
-        _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=5))  # as nnU-Net does
+        # as nnU-Net does
+        _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=NUM_FOLDS))
     return file
 
 
@@ -157,6 +172,30 @@ def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict
             "another name to begin anew, or take the change back."
         )
     return merged
+
+
+def _require_models_of(study: Study, trained: list[Trained], plans: dict[str, Any]) -> None:
+    """Make sure that models that have been trained, or begun to, have been so by these plans."""
+    for model in trained:
+        for name in model.configurations.values():
+            folder = model_folder(study, model, name)
+            if not (folder / "plans.json").exists():
+                continue
+            try:
+                begun = PlansManager(str(folder / "plans.json")).get_configuration(name).configuration
+            except ValueError:
+                begun = None
+            if begun != PlansManager(plans).get_configuration(name).configuration:
+                raise SettingsError(
+                    f"{folder} was trained with other settings than the study has now. Give the study's file another "
+                    "name to begin anew, take the change back, or remove the folder."
+                )
+
+
+def model_folder(study: Study, model: Trained, configuration: str) -> Path:
+    """Where nnU-Net puts a model, with a folder for each fold."""
+    name = f"{model.method.trainer}__{study.study_plans}__{configuration}"
+    return nnunet_folder(nnUNet_results) / study.dataset / name
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,23 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.codes import channel_names
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.evaluate import choose_codes
+from nnunet_moe.evaluation.models import folder_cases
 from nnunet_moe.files import dataset_name, nnunet_folder
 from nnunet_moe.study.definition import Study, read_study
-from nnunet_moe.study.jobs import KINDS, PREPROCESS, Job, jobs_of
-from nnunet_moe.study.models import Trained, plans_of, read_plans, trained_methods
+from nnunet_moe.study.jobs import (
+    KINDS,
+    PLANS,
+    PREPROCESS,
+    Job,
+    case_sets,
+    evaluation_folder,
+    evaluation_job,
+    jobs_of,
+)
+from nnunet_moe.study.models import NUM_FOLDS, Trained, plans_of, read_plans, trained_methods
 
 JOBS = "jobs.json"
+PLANNED = ("2d", "3d_lowres", "3d_fullres")  # by nnU-Net, each standing alone
 
 
 @dataclass(frozen=True)
@@ -29,28 +41,49 @@ class Plan:
     out: Path
 
     def marker(self, job: str) -> Path:
-        """The file that is there when a job is done."""
+        """The file that is there when a job, as it was then, has been done."""
         return self.out / "done" / job
 
-    def is_done(self, job: str) -> bool:
-        return self.marker(job).exists()
+    def done(self) -> set[str]:
+        """The jobs that are done, as they are now."""
+        changed = self.changed()
+        return {job for job in self.jobs if self.marker(job).exists() and job not in changed}
 
-    def missing(self, kind: str) -> list[str]:
-        return [job for job in self.jobs if job.startswith(f"{kind}/") and not self.is_done(job)]
+    def changed(self) -> set[str]:
+        """The jobs that count as not done whatever was done before.
 
-    def has_results(self) -> bool:
-        """Whether any evaluation is finished."""
-        return any(self.out.glob("evaluations/*/*/report.html"))
+        They are another command now, their evaluation is gone, or so it is with one that they need. On another device a
+        job is still the same. Plans and preprocessing are never among them: what stands in plans stays.
+        """
+        known = self.earlier_commands()
+        reports = {
+            evaluation_job(model, cases): self.out / evaluation_folder(model, cases) / "report.html"
+            for model in self.trained
+            for cases in case_sets(self.study)
+        }
+        found: set[str] = set()
+        for name, job in self.jobs.items():
+            is_another = name in known and _without_device(known[name]) != _without_device(job.command)
+            is_gone = name in reports and not reports[name].exists()
+            if name not in (PLANS, PREPROCESS) and (is_another or is_gone or found & set(job.needs)):
+                found.add(name)
+        return found
 
-    def seconds(self, kind: str) -> list[float]:
-        """What jobs of a kind took, as far as they are done."""
-        times = []
-        for job in self.jobs:
-            file = self.out / "times" / f"{job}.tsv"
-            if job.startswith(f"{kind}/") and self.is_done(job) and file.exists():
-                with file.open() as opened:
-                    times += [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
-        return times
+    def earlier_commands(self) -> dict[str, Sequence[str]]:
+        """What every job of the study was when it was run last, those that are no longer among its jobs counted."""
+        file = self.out / JOBS
+        if not file.exists():
+            return {}
+        earlier = json.loads(file.read_text())
+        return {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
+
+    def seconds(self, job: str) -> list[float]:
+        """What a job took from its last start to its end; empty if that is not known."""
+        file = self.out / "times" / f"{job}.tsv"
+        if not file.exists():
+            return []
+        with file.open() as opened:
+            return [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
 
     def describe(self, num_jobs: int | None) -> str:
         """How many jobs there are and are left, by kind, and how long they will take, as far as that can be told.
@@ -59,19 +92,20 @@ class Plan:
             num_jobs: that run at a time; None if a cluster decides.
         """
         lines = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"]
-        seconds, unknown = 0.0, []
+        seconds, unknown, all_done = 0.0, [], self.done()
         for kind in KINDS:
-            total = sum(job.startswith(f"{kind}/") for job in self.jobs)
-            if not total:
+            of_kind = [job for job in self.jobs if job.startswith(f"{kind}/")]
+            if not of_kind:
                 continue
-            missing, times = len(self.missing(kind)), self.seconds(kind)
+            done = [job for job in of_kind if job in all_done]
+            missing, times = len(of_kind) - len(done), [time for job in done for time in self.seconds(job)]
             each = f", {_duration(sum(times) / len(times))} each" if times else ""
-            lines.append(f"  {kind:10} {total - missing:4} of {total} done{each}")
+            lines.append(f"  {kind:10} {len(done):4} of {len(of_kind)} done{each}")
             if times:
                 seconds += missing * sum(times) / len(times)
             elif missing and kind in ("train", "evaluate"):
                 unknown.append(kind)
-        left = sum(len(self.missing(kind)) for kind in KINDS)
+        left = len(self.jobs) - len(all_done)
         if not left:
             return "\n".join([*lines, "All jobs are done."])
         parallel = "" if num_jobs is None else f", {num_jobs} at a time"
@@ -93,7 +127,7 @@ def make_plan(file: Path, out: Path, device: str) -> Plan:
         device: `cpu`, `cuda` or `mps`.
 
     Raises:
-        ModalityError: an unknown code.
+        ModalityError: an unknown code, or images to score that cannot be.
         ModelError: a dataset or a trainer that is not there.
         SettingsError: a mistake in the study's file, or plans that it cannot use.
     """
@@ -102,12 +136,24 @@ def make_plan(file: Path, out: Path, device: str) -> Plan:
     dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
     if not dataset_file.exists():
         raise ModelError(f"{dataset_file} is not there. Name a raw dataset in {file}.")
-    modalities = channel_names(json.loads(dataset_file.read_text()))
+    dataset_json = json.loads(dataset_file.read_text())
+    modalities = channel_names(dataset_json)
+    for cases in study.cases.values():
+        folder_cases(cases.images, cases.labels, dataset_json["file_ending"])
+    _require_folds(study)
     trained = trained_methods(study, choose_codes(modalities, study.evaluation.codes, None))
     preprocess = _needs_preprocessing(study, out)
     if not preprocess:
         plans_of(study, trained)
     return Plan(study, trained, jobs_of(study, trained, file.resolve(), device, preprocess=preprocess), out)
+
+
+def _require_folds(study: Study) -> None:
+    """Make sure that the split has the study's folds; nnU-Net would train others, but not say what they are."""
+    splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
+    number = len(json.loads(splits.read_text())) if splits.exists() else NUM_FOLDS
+    if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
+        raise SettingsError(f"{study.dataset} has no fold {unknown[0]}: its split has the folds 0 to {number - 1}.")
 
 
 def _needs_preprocessing(study: Study, out: Path) -> bool:
@@ -120,6 +166,11 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
         return True
     file = nnunet_folder(nnUNet_preprocessed) / study.dataset / f"{study.plans}.json"
     if not file.exists() and study.plans == "nnUNetPlans":
+        if study.configuration not in PLANNED:
+            raise SettingsError(
+                f"{study.dataset} is not planned yet, and {study.configuration!r} is none of nnU-Net's configurations, "
+                f"{', '.join(PLANNED)}. Name one of these, or plan first and add your own to the plans."
+            )
         return True
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
@@ -133,6 +184,13 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
             "plan_and_preprocess where files are missing)."
         )
     return False
+
+
+def _without_device(command: Sequence[str]) -> list[str]:
+    command = list(command)
+    if "-device" in command:
+        del command[command.index("-device") : command.index("-device") + 2]
+    return command
 
 
 def _duration(seconds: float) -> str:

@@ -2,17 +2,22 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from nnunetv2.paths import nnUNet_raw, nnUNet_results
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.codes import channel_names, code_text
+from nnunet_moe.environment import versions
 from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.analysis import comparisons, means
 from nnunet_moe.evaluation.evaluate import choose_codes
@@ -29,9 +34,10 @@ from nnunet_moe.evaluation.tables import (
 )
 from nnunet_moe.files import folder_name, nnunet_folder
 from nnunet_moe.labels import labels_of
+from nnunet_moe.settings import PLANS_KEY
 from nnunet_moe.study.definition import folder_of
-from nnunet_moe.study.jobs import case_sets, evaluation_folder
-from nnunet_moe.study.models import Trained
+from nnunet_moe.study.jobs import case_sets, evaluation_folder, evaluation_job
+from nnunet_moe.study.models import Trained, model_folder, plans_of
 from nnunet_moe.study.plan import Plan
 from nnunet_moe.study.results import StudyResults, read_results, seed_spread
 from nnunet_moe.training_log import Epoch, read_training_logs
@@ -47,40 +53,52 @@ def write_report(plan: Plan) -> Path:
     Raises:
         ModelError: none is finished, or they do not belong together.
     """
-    study = plan.study
+    study, done = plan.study, plan.done()
     dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
     modalities = channel_names(dataset_json)
     codes = choose_codes(modalities, study.evaluation.codes, None)
-    labels = tuple(labels_of(dataset_json))
-    sections, failures, missing = [], "", []
+    finished: dict[str, dict[Path, Trained]] = {}
+    missing = []
     for cases in case_sets(study):
-        folders = {plan.out / evaluation_folder(model, cases): model for model in plan.trained}
-        finished = {folder: model for folder, model in folders.items() if (folder / "report.html").exists()}
-        missing += [str(folder.relative_to(plan.out)) for folder in folders.keys() - finished.keys()]
-        if finished:
-            results = read_results(finished, modalities=modalities, codes=codes, labels=labels)
-            sections += _sections(plan, results, cases)
-            failures += failure_table(results.by_seed).html() if len(results.failures) else ""
-    if not sections:
-        raise ModelError(f"No evaluation in {plan.out / 'evaluations'} is finished; there is nothing to report yet.")
+        for model in plan.trained:
+            if evaluation_job(model, cases) in done:
+                finished.setdefault(cases, {})[plan.out / evaluation_folder(model, cases)] = model
+            else:
+                missing.append(f"{short_name(model.name)} on {cases}")
+    if not finished:
+        raise ModelError(f"No evaluation of the study is finished in {plan.out}: no report yet.")
+    out = plan.out / "report"
+    shutil.rmtree(out, ignore_errors=True)  # what is no longer part of the study
+    sections, failures, notes = [], "", []
+    for cases, folders in finished.items():
+        results = read_results(folders, modalities=modalities, codes=codes, labels=tuple(labels_of(dataset_json)))
+        sections += _sections(plan, results, cases)
+        failures += failure_table(results.by_seed).html() if len(results.failures) else ""
+        if study.baseline not in results.trainers:
+            notes.append(f"On {cases} nothing is compared: the baseline is not finished.")
     curves = Section("Learning curves")
     logs = {model.name: _logs(plan, model) for model in plan.trained}
-    out = plan.out / "report"
     texts = [code_text(code, modalities) for code in codes]
     caption = "Pseudo Dice of validation patches by modalities, moving average as nnU-Net's, mean over seeds and folds"
     curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
     if any(_has_gates(log) for of_model in logs.values() for log in of_model):
         caption = "Entropy of the gates over that of equal weights, by layer: of each code, and of their mean"
         curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
-    sections += [curves, *_gates(plan)]
+    sections += [curves, *_gates(plan), _evaluations(plan, finished)]
+    if missing:
+        notes.append(f"Not finished, and not in here: {', '.join(missing)}.")
+    if diverged := [short_name(name) for name, of_model in logs.items() if any(map(_has_diverged, of_model))]:
+        notes.append(f"Losses that are no numbers in the training of {', '.join(diverged)}.")
     summary = (
         f"{len(study.methods)} methods, {len(plan.trained)} with their seeds, dedicated models counted as one; "
         f"folds {', '.join(map(str, study.folds))}. A value of a case is its mean over the seeds; differences are to "
-        f"{short_name(study.baseline)}. Each evaluation has a report of its own with pictures of cases."
+        f"{short_name(study.baseline)}. {' '.join(notes)}"
     )
-    if missing:
-        summary += f" Not finished, and not in here: {', '.join(sorted(missing))}."
-    settings = json.loads(json.dumps(asdict(study), default=str))
+    settings = {
+        "study": json.loads(json.dumps(asdict(study), default=str)),
+        "settings of each model": _settings(plan),
+        "versions, when the report was made": versions("nnunet_moe", "nnunetv2", "torch"),
+    }
     report = plan.out / "report.html"
     write(
         report,
@@ -98,7 +116,10 @@ def spread_table(spread: pd.DataFrame, title: str) -> Table:
         numbers = [_percent(row["mean"]), _percent(row["standard_deviation"])]
         cells = (short_name(row["trainer"]), str(row["seeds"]), by_seed, *numbers)
         rows.append(tuple(Cell(text, PLAIN) for text in cells))
-    note = "DSC in per cent. The standard deviation is that of trainings that differ in nothing but the seed."
+    note = (
+        "DSC in per cent. The standard deviation is that of trainings that differ in the seed, and in nnU-Net's "
+        "augmentation, which is random."
+    )
     return Table(title, tuple(("", name) for name in names), tuple(rows), (note,))
 
 
@@ -130,7 +151,8 @@ def learning_curves(
         axis.tick_params(labelsize=7)
     for axis in axes[:, 0]:
         axis.set_ylabel("pseudo Dice (%)", fontsize=8)
-    figure.supxlabel("epoch", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch", fontsize=8)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=7, frameon=False)
     return figure
@@ -163,9 +185,9 @@ def gate_entropy(trained: Sequence[Trained], logs: Mapping[str, Sequence[Mapping
 
 def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
     """Tables and pictures of one set of cases."""
-    baseline = plan.study.baseline if plan.study.baseline in results.trainers else results.trainers[0]
+    baseline = plan.study.baseline
     out = plan.out / "report" / folder_of(cases)
-    pairs = [(method, baseline) for method in results.trainers if method != baseline]
+    pairs = [(method, baseline) for method in results.trainers if method != baseline and baseline in results.trainers]
     compared = comparisons(results, pairs)
     spread = pd.concat([seed_spread(results, label, "dsc") for label in results.shown_labels])
     tables = {"means": means(results), "comparisons": compared, "seeds": spread.explode("by_seed")}
@@ -198,11 +220,27 @@ def _gates(plan: Plan) -> list[Section]:
     return [section] if section.pictures else []
 
 
+def _evaluations(plan: Plan, finished: Mapping[str, Mapping[Path, Trained]]) -> Section:
+    """Links to the reports of the single models, which have pictures of cases."""
+    section = Section("Evaluations")
+    for cases, folders in finished.items():
+        for folder, model in folders.items():
+            target = (folder / "report.html").relative_to(plan.out).as_posix()
+            section.links.append((f"{short_name(model.name)}, {cases}", quote(target)))
+    return section
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """What stands under the settings' key in the plans for each configuration that the study trains."""
+    manager = PlansManager(plans_of(plan.study, plan.trained)[1])
+    names = [name for model in plan.trained for name in model.configurations.values()]
+    return {name: manager.get_configuration(name).configuration.get(PLANS_KEY, {}) for name in names}
+
+
 def _logs(plan: Plan, model: Trained) -> list[Mapping[int, Epoch]]:
     """Of every training of a model, dedicated ones and folds counted."""
-    results = nnunet_folder(nnUNet_results) / plan.study.dataset
     return [
-        read_training_logs(results / f"{model.method.trainer}__{plan.study.study_plans}__{name}" / f"fold_{fold}")
+        read_training_logs(model_folder(plan.study, model, name) / f"fold_{fold}")
         for name in model.configurations.values()
         for fold in plan.study.folds
     ]
@@ -219,6 +257,10 @@ def _by_method(
 
 def _has_gates(log: Mapping[int, Epoch]) -> bool:
     return any(epoch.gate_entropy for epoch in log.values())
+
+
+def _has_diverged(log: Mapping[int, Epoch]) -> bool:
+    return any(epoch.train_loss is not None and not math.isfinite(epoch.train_loss) for epoch in log.values())
 
 
 def _smoothed(log: Mapping[int, Epoch], code: str) -> dict[int, float]:

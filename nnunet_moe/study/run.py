@@ -19,7 +19,7 @@ from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import NnunetMoeError, SettingsError
 from nnunet_moe.files import nnunet_folder, written_whole
 from nnunet_moe.study.job import hold
-from nnunet_moe.study.jobs import PLANS, PREPROCESS, case_sets, evaluation_folder, evaluation_job
+from nnunet_moe.study.jobs import PLANS, PREPROCESS
 from nnunet_moe.study.plan import JOBS, Plan
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
@@ -29,7 +29,11 @@ SECONDS_TO_STOP = 60
 
 
 class StudyError(NnunetMoeError):
-    """A study whose jobs cannot be run, or of which some failed."""
+    """A study whose jobs cannot be run."""
+
+
+class JobsFailedError(StudyError):
+    """Jobs of a study failed; others are done."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ class Machine:
         gpus = self._gpus()
         return [gpus[job % len(gpus)] for job in range(self.jobs_at_a_time or 0)] if gpus else []
 
+    @property
+    def threads(self) -> int:
+        """Of each job, as OMP_NUM_THREADS and its like tell: its share of the cores, or what the user's own says.
+
+        With a profile it is 1 unless the profile sets threads.
+        """
+        if self.profile is not None:
+            return 1
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return max(1, int(given) if given.isdecimal() else _cores() // (self.jobs_at_a_time or 1))
+
     def options(self) -> list[str]:
         """What Snakemake is told of it.
 
@@ -63,8 +78,9 @@ class Machine:
             SettingsError: there is no such profile.
         """
         if self.profile is None:
-            cores = max(self.jobs_at_a_time or 1, os.cpu_count() or 1)
-            return ["--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
+            cores = max(self.jobs_at_a_time or 1, _cores())
+            # Snakemake's variable for a profile is for other work than this
+            return ["--profile", "none", "--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
         for folder in (PROFILES / self.profile, Path(self.profile)):
             if folder.is_dir():
                 return ["--profile", str(folder.resolve())]
@@ -78,47 +94,67 @@ class Machine:
         return [gpu.strip() for gpu in given.split(",")] if given else list(map(str, range(torch.cuda.device_count())))
 
 
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_plan(plan: Plan, machine: Machine) -> None:
     """Run all jobs that are not done yet; progress goes to the screen, what Snakemake says into a log.
 
     Jobs that have nothing to do with one that failed go on.
 
     Raises:
+        JobsFailedError: jobs failed, or were not done for another reason.
         SettingsError: the folder holds something else, or there is no such profile.
-        StudyError: no Snakemake, another run of the study, or jobs that failed.
+        StudyError: no Snakemake, or another run of the study.
     """
-    if importlib.util.find_spec("snakemake") is None:
-        raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
+    require_runnable(plan, machine)
     where = machine.options()
     with _only_run_of(plan) as lock:
-        _write_jobs(plan, machine)
         print(plan.describe(machine.jobs_at_a_time), flush=True)
+        _write_jobs(plan, machine)
         begun = time.time()
         with _interruptible(), _snakemake(plan, [*where, *machine.more], lock) as process:
-            status = _watched(process, plan, machine.jobs_at_a_time)
-    if status == 0:
+            _watch(process, plan, machine.jobs_at_a_time)
+    done = plan.done()
+    logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if job not in done}
+    if not logs:
         return
-    logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if not plan.is_done(job)}
     failed = {job: log for job, log in logs.items() if log.exists() and log.stat().st_mtime >= begun}
-    listed = [f"  {job}: {_last_line(log)}\n    {log}" for job, log in failed.items()]
-    raise StudyError(
+    listed = [f"  {job}: {' | '.join(_last_lines(log, 2))}\n    {log}" for job, log in failed.items()]
+    if not failed:
+        listed = [f"  {line}" for line in _last_lines(plan.out / SNAKEMAKE_LOG, 10)]
+    raise JobsFailedError(
         f"{len(failed)} jobs failed, {len(logs)} are not done. Mend what the logs tell and run it again: what is done "
         "stays.\n" + "\n".join([*listed, f"  Snakemake: {plan.out / SNAKEMAKE_LOG}"])
     )
 
 
-@contextmanager
-def _only_run_of(plan: Plan) -> Iterator[int]:
+def require_runnable(plan: Plan, machine: Machine) -> None:
+    """Make sure of what can be known before a study runs.
+
+    Raises:
+        SettingsError: the folder holds something else, or there is no such profile.
+        StudyError: no Snakemake.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
+    machine.options()
     out = plan.out
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file. Name a folder by -o.")
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (JOBS, RUNNING)):
         raise SettingsError(f"{out} is not empty and holds no study. Name another folder by -o.")
-    lock = hold(out / RUNNING)
+
+
+@contextmanager
+def _only_run_of(plan: Plan) -> Iterator[int]:
+    lock = hold(plan.out / RUNNING)
     if lock is None:
         raise StudyError(
-            f"Another run of this study is going on in {out}. Wait for it, or stop it first: if its terminal is gone, "
-            "look for a process `snakemake`."
+            f"Another run of this study is going on in {plan.out}. Wait for it, or stop it first: if its terminal is "
+            "gone, look for a process `snakemake`."
         )
     try:
         yield lock
@@ -128,42 +164,19 @@ def _only_run_of(plan: Plan) -> Iterator[int]:
 
 def _write_jobs(plan: Plan, machine: Machine) -> None:
     """Write Snakemake's configuration; what a changed job has done before does not count any more."""
-    file = plan.out / JOBS
-    earlier = json.loads(file.read_text()) if file.exists() else {"earlier": {}, "jobs": {}}
-    known = {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
-    reports = {
-        evaluation_job(model, cases): plan.out / evaluation_folder(model, cases) / "report.html"
-        for model in plan.trained
-        for cases in case_sets(plan.study)
-    }
-    always = {PLANS, PREPROCESS}  # plans grow with the study, and what stands in them stays
-    again: set[str] = set()
-    for name, job in plan.jobs.items():
-        has_changed = name in known and _without_device(known[name]) != _without_device(job.command)
-        is_gone = name in reports and not reports[name].exists()
-        if name not in always and (has_changed or is_gone or again & set(job.needs)):
-            again.add(name)
-    for name in again | (always & plan.jobs.keys()):
+    for name in plan.changed() | ({PLANS, PREPROCESS} & plan.jobs.keys()):  # plans grow with the study
         plan.marker(name).unlink(missing_ok=True)
     locks = nnunet_folder(nnUNet_results) / plan.study.dataset / f"locks_{plan.study.study_plans}"
     content = {
         "jobs": {name: asdict(job) for name, job in plan.jobs.items()},
-        "earlier": {name: command for name, command in known.items() if name not in plan.jobs},
+        "earlier": {name: command for name, command in plan.earlier_commands().items() if name not in plan.jobs},
         "devices": machine.devices,
-        "threads": max(1, (os.cpu_count() or 1) // (machine.jobs_at_a_time or 1)) if machine.profile is None else 1,
+        "threads": machine.threads,
         "locks": str(locks.resolve()),
         "python": sys.executable,
     }
-    with written_whole(file) as unfinished:
+    with written_whole(plan.out / JOBS) as unfinished:
         unfinished.write_text(json.dumps(content, indent=4))
-
-
-def _without_device(command: Sequence[str]) -> list[str]:
-    """On another device a job is still the same."""
-    command = list(command)
-    if "-device" in command:
-        del command[command.index("-device") : command.index("-device") + 2]
-    return command
 
 
 @contextmanager
@@ -190,12 +203,14 @@ def _snakemake(plan: Plan, options: Sequence[str], lock: int) -> Iterator[subpro
     try:
         yield process
     except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_STOP)  # for the jobs of a cluster to be cancelled
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_STOP)  # for the jobs of a cluster to be cancelled
+        finally:  # also after a second interruption
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         raise
 
 
@@ -203,9 +218,13 @@ def _snakemake(plan: Plan, options: Sequence[str], lock: int) -> Iterator[subpro
 def _interruptible() -> Iterator[None]:
     """SIGTERM interrupts like Ctrl-C, and both do where a shell began this in the background, ignoring them.
 
-    Processes that begin inside the block do not ignore them either.
+    So does the end of the terminal, unless `nohup` has it ignored. Processes that begin inside the block do not ignore
+    what interrupts.
     """
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
     try:
         yield
     finally:
@@ -213,20 +232,20 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(process: subprocess.Popen, plan: Plan, num_jobs: int | None) -> int:
-    """Say which jobs get done until Snakemake ends; its exit status."""
-    done = {job for job in plan.jobs if plan.is_done(job)}
+def _watch(process: subprocess.Popen, plan: Plan, num_jobs: int | None) -> None:
+    """Say which jobs get done until Snakemake ends."""
+    done = plan.done()
     while True:
-        ended = process.poll()
-        for job in [job for job in plan.jobs if job not in done and plan.is_done(job)]:
+        has_ended = process.poll() is not None
+        for job in [job for job in plan.jobs if job not in done and plan.marker(job).exists()]:
             done.add(job)
             left = plan.describe(num_jobs).splitlines()[-1].strip()
             print(f"[{len(done)} of {len(plan.jobs)}] {job} done. {left}", flush=True)
-        if ended is not None:
-            return ended
+        if has_ended:
+            return
         time.sleep(1)
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def _last_lines(log: Path, number: int) -> list[str]:
+    """The last lines that are not empty."""
+    return [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()][-number:]
