@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
 from nnunet_moe.architectures.moe_conv import MoEConv
@@ -47,6 +48,9 @@ class ModalityNetwork(nn.Module):
         self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
         dedicated = None if settings.modality_code is None else torch.tensor(settings.modality_code, dtype=torch.bool)
         self.register_buffer("dedicated_code", dedicated, persistent=False)
+        # constants: DistributedDataParallel would broadcast them at every forward pass, and wait for all processes
+        constants = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, constants)
         self.code_convolutions = tuple(place_code_convolutions(network, settings, num_modalities=num_modalities))
         self.encoder = network.get_submodule("encoder")
         self.decoder = network.get_submodule("decoder")

@@ -49,6 +49,7 @@ def two_steps(trainer: nnUNetTrainerMoESD, inputs: dict, rank: int, world: int) 
         "weights": weights,
         "reductions": reductions[1:],
         "after_first_pass": after_first_pass,
+        "synchronises_buffers": world > 1 and trainer.network.will_sync_module_buffers(),
         "ranks": trainer._of_all_processes([{"rank": rank}]),
     }
 

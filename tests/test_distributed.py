@@ -61,6 +61,12 @@ def test_gradients_are_averaged_in_the_second_backward_pass_alone(trained_in_one
     assert all(number > 0 for number in counts["reductions"])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_forward_pass_needs_no_other_process(trained_in_one_and_two_processes, rank):
+    """In nnU-Net's validation processes have different numbers of patches; one that waited would wait for ever."""
+    assert not torch.load(trained_in_one_and_two_processes / f"True_{rank}_of_2.pt")["synchronises_buffers"]
+
+
 def test_the_log_is_of_all_processes(trained_in_one_and_two_processes):
     found = {
         name: torch.load(trained_in_one_and_two_processes / f"True_{name}.pt")["ranks"]
