@@ -131,34 +131,6 @@ def test_validation_alone_repeats_the_final_validation(trained):
     assert json.loads(summary.read_text())["foreground_mean"] == before["foreground_mean"]
 
 
-def test_modality_dropout_trains_and_predicts_too(dataset, subsets, tmp_path):
-    dataset.train("nnUNetTrainerModalityDropout")
-    model = ("-d", "901", "-c", "3d_tiny", "-tr", "nnUNetTrainerModalityDropout", "-f", "0", "-device", "cpu")
-    where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(tmp_path))
-    dataset.workspace.run("nnUNetv2_predict", *model, *where, *SERIAL)
-    assert len(segmentations(tmp_path)) == 7
-
-
-def test_a_residual_encoder_trains_and_predicts_too(dataset, subsets, tmp_path):
-    plans = json.loads(dataset.plans_file.read_text())
-    residual = json.loads(json.dumps(plans["configurations"]["3d_tiny"]))
-    residual["architecture"]["network_class_name"] = (
-        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-    )
-    settings = residual["architecture"]["arch_kwargs"]
-    settings["n_blocks_per_stage"] = settings.pop("n_conv_per_stage")
-    plans["configurations"]["3d_residual"] = residual
-    dataset.plans_file.write_text(json.dumps(plans))
-    dataset.train(configuration="3d_residual")
-    model = ("-d", "901", "-c", "3d_residual", "-tr", "nnUNetTrainerMoESD", "-f", "0", "-device", "cpu")
-    where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(tmp_path))
-    dataset.workspace.run("nnUNetv2_predict", *model, *where, *SERIAL)
-    assert len(segmentations(tmp_path)) == 7
-    checkpoint = dataset.model_folder(configuration="3d_residual") / "fold_0" / "checkpoint_final.pth"
-    weights = torch.load(checkpoint, weights_only=False)["network_weights"]
-    assert weights["encoder.stages.0.blocks.1.conv2.conv.weight"].shape == (4, 4, 4, 3, 3, 3)
-
-
 @pytest.mark.parametrize("workers", [SERIAL, ("-npp", "0", "-nps", "0")])
 def test_a_bad_case_stops_the_command_with_its_name_and_leaves_no_segmentation(trained, copied_case, tmp_path, workers):
     stranger = shutil.copy(copied_case[0], str(copied_case[0]).replace("_0000", "_0007"))

@@ -357,6 +357,7 @@ def test_fold_all_starting_from_the_weights_of_another_model(dataset, three_moda
         ("MoENoReg", {}),
         ("SD", {}),
         ("DynamicStem", {}),
+        ("ModalityDropout", {}),
     ],
 )
 def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modalities, tmp_path, name, settings):
