@@ -236,6 +236,24 @@ def test_a_study_may_grow_but_not_change(dataset, own_plans):
         write(configuration="3d_none")
 
 
+def test_two_methods_are_the_same_by_what_the_plans_and_the_trainer_make_of_them(dataset, own_plans):
+    def write(**settings):
+        methods = (Method(MOESD, MOESD), Method("b", MOESD, {"alpha": 0.1}))  # which is the default
+        study = Study("tiny", dataset.raw.name, "3d_tiny", methods, settings=settings)
+        return write_plans(study, trained_methods(study, all_codes(3)))
+
+    with pytest.raises(SettingsError, match=f"{MOESD} and b are the same trainer with the same settings"):
+        write()
+    before = dataset.plans_file.read_text()
+    plans = json.loads(before)
+    plans["configurations"]["3d_tiny"]["nnunet_moe"]["alpha"] = 0.05
+    dataset.plans_file.write_text(json.dumps(plans))
+    try:
+        assert write().exists()
+    finally:
+        dataset.plans_file.write_text(before)
+
+
 def test_a_model_that_was_trained_otherwise_is_not_taken(dataset, own_plans, tmp_path, monkeypatch):
     """Also where the study's plans are gone, which would tell."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
@@ -273,9 +291,6 @@ def test_trainers_that_are_not_ours_or_not_there(dataset):
             trained(Method("nnUNetTrainer", "nnUNetTrainer", **change))
     with pytest.raises(SettingsError, match="nnUNetTrainerMoE fixes beta: take it out of b"):
         trained(Method("b", "nnUNetTrainerMoE", {"beta": 3}))
-    with pytest.raises(SettingsError, match=f"{MOESD} and b are the same trainer with the same settings"):
-        same = (Method(MOESD, MOESD), Method("b", MOESD, {"alpha": 0.1}))  # which is the default
-        trained_methods(Study("tiny", dataset.raw.name, "3d_tiny", same), all_codes(3))
     with pytest.raises(ModelError, match="There is no trainer 'nnUNetTrainerNone'"):
         trained(Method("nnUNetTrainerNone", "nnUNetTrainerNone"))
 

@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Trained:
     """That `nnunet_moe evaluate` is told."""
     codes: tuple[Code, ...] = ()
     """Those that have a dedicated model, in a configuration of its own."""
+    fixed_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the trainer forces, whatever the plans say."""
 
     @property
     def name(self) -> str:
@@ -55,19 +57,14 @@ def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
 
     Raises:
         ModelError: there is no such trainer.
-        SettingsError: settings or seeds for a trainer that reads none, settings that a trainer fixes, or two methods
-            that are the same.
+        SettingsError: settings or seeds for a trainer that reads none, or settings that a trainer fixes.
     """
     found: list[Trained] = []
-    effective: dict[tuple, str] = {}
     for method in study.methods:
         trainer = find_trainer(method.trainer)
         forced = getattr(trainer, "forced_settings", {})
         if fixed := forced.keys() & method.settings.keys():
             raise SettingsError(f"{method.trainer} fixes {', '.join(sorted(fixed))}: take it out of {method.name}.")
-        settings = Settings.from_plans({PLANS_KEY: {**study.settings, **method.settings}}, forced)
-        if (other := effective.setdefault((method.trainer, settings), method.name)) != method.name:
-            raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
         if not hasattr(trainer, "forced_settings"):
             if method.settings or len(method.seeds) != 1:
                 raise SettingsError(
@@ -81,7 +78,7 @@ def trained_methods(study: Study, codes: list[Code]) -> list[Trained]:
         own = f"_{method.name}" if method.settings else ""
         for seed in method.seeds:
             configuration = f"{study.configuration}{own}_seed{seed}"
-            found.append(Trained(method, seed, configuration, tuple(codes) if trainer.is_dedicated else ()))
+            found.append(Trained(method, seed, configuration, tuple(codes) if trainer.is_dedicated else (), forced))
     return found
 
 
@@ -92,8 +89,8 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
         The file that they belong in, and what belongs there.
 
     Raises:
-        SettingsError: the plans are not there or lack the configuration, or the study or one of its models has begun
-            with others.
+        SettingsError: the plans are not there or lack the configuration, two methods are the same, or the study or one
+            of its models has begun with other plans.
     """
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
@@ -103,7 +100,12 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
     if base.previous_stage_name is not None or "modality_code" in settings:
         what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
         raise SettingsError(f"{study.configuration} is {what}. Name a configuration that stands alone.")
+    same: dict[tuple[str, Settings], str] = {}
     for model in trained:
+        method = model.method
+        resolved = Settings.from_plans({PLANS_KEY: {**settings, **method.settings}}, dict(model.fixed_settings))
+        if (other := same.setdefault((method.trainer, resolved), method.name)) != method.name:
+            raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
         if model.configuration == study.configuration:
             continue
         own = {**settings, **model.method.settings, "seed": model.seed}
