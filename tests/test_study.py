@@ -479,14 +479,16 @@ def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all,
         "from nnunet_moe.study.plan import make_plan; from nnunet_moe.study.jobs import Job; "
         "from nnunet_moe.study.run import Machine, run_plan; "
         f"plan = make_plan(Path({str(written(tmp_path, SMALLEST))!r}), Path({str(out)!r}), 'cpu'); "
-        f"job = Job(('sh', '-c', 'trap \"\" {trap or 'USR1'}; touch begun; sleep 600; touch ended')); "
+        f"job = Job(('sh', '-c', 'trap \"\" {trap or 'USR1'}; sleep 600; touch ended')); "
         "run_plan(replace(plan, jobs={'train/a': job}), Machine('cpu'))"
     )
     study = psutil.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
-    while not (out / "begun").exists() and study.poll() is None:
+    jobs = []
+    while "sleep" not in [process.info["name"] for process in jobs]:
+        assert study.poll() is None
         time.sleep(0.05)
-    jobs = study.children(recursive=True)
-    assert any("sleep" in process.name() for process in jobs)
+        below = {process.pid for process in study.children(recursive=True)}
+        jobs = [process for process in psutil.process_iter(["name"]) if process.pid in below]
     os.killpg(study.pid, send) if to_all else study.send_signal(send)
     if trap:
         assert psutil.wait_procs([study], timeout=2)[1], "it waits for its jobs"
