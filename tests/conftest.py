@@ -27,6 +27,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all files that use the trained model, so that it is trained once; the others go file by file."""
+    users = {item.path for item in items if "trained" in item.fixturenames}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("trained" if item.path in users else item.path.stem))
+
+
 @dataclass(frozen=True)
 class Dataset:
     workspace: Workspace
@@ -91,7 +99,7 @@ def dataset(tmp_path_factory) -> Iterator[Dataset]:
 def trained(dataset) -> Dataset:
     """The dataset with two folds of MoE-SD trained on it."""
     for fold in (0, 1):
-        dataset.train(fold=fold)
+        dataset.train(fold=fold, more=("--npz",))
     return dataset
 
 
