@@ -22,8 +22,9 @@ LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_pe
 # nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
 # reads the first when it is imported, so it is set before the test modules are
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0")
-# two processes run the tests; threads of several on the same cores wait for each other
-os.environ["OMP_NUM_THREADS"] = "1"
+# two processes run the tests; threads of several on the same cores wait for each other, and nnU-Net's commands take one
+# thread a core whatever this says: let them at least not spin while they wait
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 torch.set_num_threads(1)
 
 
