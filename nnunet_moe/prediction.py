@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
@@ -66,7 +66,7 @@ class MissingModalityPredictor(nnUNetPredictor):
     def _require_modality_network(self) -> None:
         assert isinstance(self.network, nn.Module)
         network = unwrapped(self.network)
-        if not isinstance(network, ModalityNetwork):
+        if not isinstance(network, MissingModalityNetwork):
             raise ModelError(
                 f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
                 "of this package's trainers, or predict complete cases with nnUNetPredictor."

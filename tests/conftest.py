@@ -1,5 +1,6 @@
 """A tiny phantom dataset, planned, preprocessed and trained once a session with nnU-Net's own commands."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_batches import LABELS
 
 from nnunet_moe.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
@@ -121,3 +123,30 @@ def copied_case(dataset, tmp_path) -> list[Path]:
     folder.mkdir()
     files = sorted((dataset.raw / "imagesTs").glob("phantomTs000_*"))
     return [Path(shutil.copy(file, folder)) for file in files]
+
+
+@pytest.fixture
+def make_trainer(dataset, tmp_path, monkeypatch):
+    """Trainers of any class, dataset and settings on the tiny plans, initialised, results in a folder of their own."""
+    from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+    def make(trainer=nnUNetTrainerMoESD, *, num_modalities=3, labels=LABELS["labels"], ignore=False, **settings):
+        plans = json.loads(dataset.plans_file.read_text())
+        plans["continue_training"] = False
+        configuration = plans["configurations"]["3d_tiny"]
+        configuration["nnunet_moe"].update(settings)
+        full = plans["configurations"]["3d_fullres"]
+        full["normalization_schemes"] = full["normalization_schemes"][:1] * num_modalities
+        full["use_mask_for_norm"] = full["use_mask_for_norm"][:1] * num_modalities
+        names = {str(channel): f"m{channel}" for channel in range(num_modalities)}
+        labels = json.loads(json.dumps(labels))
+        if ignore:
+            labels["labels"]["ignore"] = 3
+        dataset_json = {"channel_names": names, "file_ending": ".nii.gz", **labels}
+        made = trainer(plans, "3d_tiny", 0, dataset_json, torch.device("cpu"))
+        made.initialize()
+        return made
+
+    return make

@@ -13,20 +13,24 @@ CPU = torch.device("cpu")
 
 
 def command(name: str, *arguments: object) -> None:
-    """Run one of nnU-Net's console scripts in this process."""
+    """Run one of nnU-Net's console scripts in this process, on as many threads as the others after it."""
+    threads = torch.get_num_threads()
     (script,) = entry_points(group="console_scripts", name=name)
     with trainers_known(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         if "plan" in name or "preprocess" in name:  # there nnU-Net takes 0 for a number of threads, and fails
             patch.setenv("nnUNet_n_proc_DA", "1")
-        script.load()()
+        try:
+            script.load()()
+        finally:
+            torch.set_num_threads(threads)
 
 
-def make_trainer(dataset_id, configuration, trainer, *, plans="nnUNetPlans", fold=0, pretrained=None):
+def make_trainer(dataset_id, configuration, trainer, *, plans="nnUNetPlans", fold=0, pretrained=None, go_on=False):
     """What `nnUNetv2_train` makes before it trains."""
     with trainers_known():
         made = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=CPU)
-    maybe_load_checkpoint(made, False, False, pretrained)
+    maybe_load_checkpoint(made, go_on, False, pretrained)
     return made
 
 

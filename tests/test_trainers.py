@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_batches import LABELS, batch_for
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_moe.codes import available_modalities, code_text, drop_modalities
@@ -21,54 +22,6 @@ from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
 from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
-
-LABELS = {
-    "labels": {"labels": {"background": 0, "lesion": 1, "other": 2}},
-    "regions": {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]},
-}
-
-
-@pytest.fixture
-def make_trainer(dataset, tmp_path, monkeypatch):
-    """Trainers of any class, dataset and settings on the tiny plans, initialised, results in a folder of their own."""
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-
-    def make(trainer=nnUNetTrainerMoESD, *, num_modalities=3, labels=LABELS["labels"], ignore=False, **settings):
-        plans = json.loads(dataset.plans_file.read_text())
-        plans["continue_training"] = False
-        configuration = plans["configurations"]["3d_tiny"]
-        configuration["nnunet_moe"].update(settings)
-        full = plans["configurations"]["3d_fullres"]
-        full["normalization_schemes"] = full["normalization_schemes"][:1] * num_modalities
-        full["use_mask_for_norm"] = full["use_mask_for_norm"][:1] * num_modalities
-        names = {str(channel): f"m{channel}" for channel in range(num_modalities)}
-        labels = json.loads(json.dumps(labels))
-        if ignore:
-            labels["labels"]["ignore"] = 3
-        dataset_json = {"channel_names": names, "file_ending": ".nii.gz", **labels}
-        made = trainer(plans, "3d_tiny", 0, dataset_json, torch.device("cpu"))
-        made.initialize()
-        return made
-
-    return make
-
-
-def batch_for(trainer, *, num_modalities=3, dtype=torch.float64, seed=0):
-    """A batch as nnU-Net's loader gives it, one item without its first channel, with a target per resolution."""
-    generator = torch.Generator().manual_seed(seed)
-    data = torch.randn(2, num_modalities, 16, 16, 16, generator=generator, dtype=dtype)
-    if num_modalities > 1:
-        data[1, 0] = torch.nan
-    highest = 3 if trainer.label_manager.has_ignore_label else 2
-    target = torch.randint(0, highest + 1, (2, 1, 16, 16, 16), generator=generator).to(torch.int16)
-    if trainer.label_manager.has_regions:
-        regions = [(target >= 1) & (target <= 2), target == 2]
-        target = torch.cat([*regions, target == 3] if trainer.label_manager.has_ignore_label else regions, dim=1)
-    scales = trainer._get_deep_supervision_scales()
-    return {
-        "data": data,
-        "target": [target[:, :, :: round(1 / s[0]), :: round(1 / s[1]), :: round(1 / s[2])] for s in scales],
-    }
 
 
 def gradients(trainer):

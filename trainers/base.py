@@ -1,26 +1,20 @@
-"""What all trainers of this package share: two views of each batch, differentiated one after the other.
-
-L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper, eqs. 4 to 7). The teacher (full view)
-is detached, so its graph is freed before the dropped view is computed: peak memory is that of one nnU-Net step.
-"""
+"""What all trainers of this package share: settings in the plans, missing modalities, a log and a score by code."""
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, distributed, nn
 
+from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import (
     Code,
@@ -28,16 +22,13 @@ from nnunet_moe.codes import (
     available_modalities,
     channel_names,
     code_text,
-    draw_subsets,
     drop_modalities,
 )
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.files import written_whole
-from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
-from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.settings import PLANS_KEY, Settings
-from nnunet_moe.training_log import dice_line, entropy_line, gate_entropies
+from nnunet_moe.training_log import dice_line
 
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
@@ -49,10 +40,11 @@ OF_NO_CODE = -1
 class nnUNetTrainerMissingModality(nnUNetTrainer):
     """The common base; not meant to be named on the command line.
 
-    A subclass is a sentence: it sets `forced_settings`, which win over the settings in the plans.
+    A subclass names its network and says what is differentiated; its `forced_settings` win over those in the plans.
     """
 
     forced_settings: ClassVar[dict[str, Any]] = {}
+    network_class: ClassVar[type[MissingModalityNetwork]] = ModalityNetwork
     is_dedicated: ClassVar[bool] = False
     """Whether the plans must name the one `modality_code` that this trainer is for; all others refuse it."""
 
@@ -60,7 +52,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     network: Any
     optimizer: Any
     loss: Any
-    self_distillation: Any
 
     def __init__(
         self,
@@ -71,19 +62,23 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         # first of all, so that a mistake in the plans leaves no folder behind
-        settings, codes = self._checked(plans, configuration, dataset_json)
+        settings, codes = self.checked(plans, configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
         self.validation_codes = codes
         self.num_epochs = settings.num_epochs
         self.num_iterations_per_epoch = settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
-        self.self_distillation = None
         self._step_in_epoch = 0
 
     @classmethod
-    def _checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
-        """The settings and the codes to validate, once plans and dataset.json are found to fit."""
+    def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
+        """The settings and the codes to validate, once plans and dataset.json are found to fit.
+
+        Raises:
+            SettingsError: as `settings_of`, or settings stand outside of a configuration.
+            ModalityError: plans and dataset.json have not the same number of channels.
+        """
         if PLANS_KEY in plans:
             raise SettingsError(f"{PLANS_KEY!r} stands at the top of the plans; move it into a configuration.")
         configuration_manager = PlansManager(plans).get_configuration(configuration)
@@ -138,20 +133,22 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         nnU-Net calls this at inference with the configuration manager that its preprocessing workers will get: the
         one place where files that are missing can be taught to the stock command.
         """
+        num_modalities = len(configuration_manager.normalization_schemes)
         network = super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            plans_manager,
+            configuration_manager,
+            cls.network_class.encoder_channels(num_input_channels, num_modalities),
+            num_output_channels,
+            enable_deep_supervision,
         )
         use_missing_modality_preprocessor(configuration_manager)
-        return ModalityNetwork(
-            network,
-            num_modalities=len(configuration_manager.normalization_schemes),
-            settings=cls.settings_of(configuration_manager),
+        return cls.network_class(
+            network, num_modalities=num_modalities, settings=cls.settings_of(configuration_manager)
         )
 
     def initialize(self) -> None:
         self._seed_generators()
         super().initialize()
-        self.self_distillation = self._build_self_distillation_loss()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete."""
@@ -170,57 +167,31 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self._seed_generators()
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step on both views; nnU-Net's step with two backward passes in it."""
+        """One optimiser step; nnU-Net's, with `backward` in it."""
         data = batch["data"].to(self.device, non_blocking=True)
         target = self._to_device(batch["target"])
         iteration = self.current_epoch * self.num_iterations_per_epoch + self._step_in_epoch
         self._step_in_epoch += 1
 
         self.optimizer.zero_grad(set_to_none=True)
-        with self._without_synchronisation():
-            teacher, full_view_parts = self.backward_full_view(data, target)
-        dropped = drop_modalities(data, self.draw_codes(data, iteration))
-        dropped_view_parts = self.backward_dropped_view(dropped, target, teacher, iteration)
+        loss = self.backward(data, target, iteration)
         self._clip_and_step()
 
-        parts = {name: value.detach().cpu().numpy() for name, value in (full_view_parts | dropped_view_parts).items()}
+        parts = {name: value.detach().cpu().numpy() for name, value in loss.items()}
         return {"loss": sum(parts.values()), **parts}
 
-    def backward_full_view(self, data: Tensor, target: Levels) -> tuple[Levels, dict[str, Tensor]]:
-        """Differentiate L_seg(full view) + alpha L_reg.
+    def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate the loss of a batch.
 
-        Returns:
-            The teacher's logits, detached, and the weighted parts of the loss.
-        """
-        with self._autocast():
-            logits = self.network(data)
-            parts = {"L_seg full": self.loss(logits, target)}
-        if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
-            sign = self.settings.specialization_sign
-            parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
-        self._backward(parts)
-        return _detached(logits), parts
-
-    def backward_dropped_view(self, data: Tensor, target: Levels, teacher: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate L_seg(dropped view) + w(t) beta L_sd.
+        Args:
+            data: `(B, C, *space)`, absent channels NaN.
+            target: as nnU-Net's loader gives it.
+            iteration: of the whole training.
 
         Returns:
             The weighted parts of the loss.
         """
-        with self._autocast():
-            logits = self.network(data)
-            parts = {"L_seg dropped": self.loss(logits, target)}
-            if self.settings.beta:
-                total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
-                weight = self.settings.beta * ramp_up(iteration, total)
-                parts["w beta L_sd"] = weight * self.self_distillation(logits, teacher, self._valid_voxels(target))
-        self._backward(parts)
-        return parts
-
-    def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
-        """The codes `(B, K)` of the dropped view; they depend on seed, fold, process and iteration alone."""
-        generator = torch.Generator().manual_seed(self._seed(iteration))
-        return draw_subsets(available_modalities(data[:, : self._num_modalities()]), generator)
+        raise NotImplementedError
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -228,9 +199,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
         if parts := ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"):
             self.print_to_log_file(parts)
-        mixtures = self._modality_network().gates_of_codes()
-        if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
-            self.print_to_log_file(entropy_line(entropies))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -280,17 +248,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         with written_whole(Path(filename)) as unfinished:
             super().save_checkpoint(str(unfinished))
 
-    def _build_self_distillation_loss(self) -> Any:
-        """L_sd with the weights of deep supervision that `self.loss` has."""
-        loss = partial(
-            self_distillation_loss,
-            temperature=self.settings.temperature,
-            regions=self.label_manager.has_regions,
-            batch_dice=self.configuration_manager.batch_dice,
-            sum_over_processes=_sum_over_processes if self.is_ddp else None,
-        )
-        return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
-
     def _log_availability(self, cases: Sequence[str]) -> None:
         names = channel_names(self.dataset_json)
         counts = Counter(self._available(case) for case in cases)
@@ -311,8 +268,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
         return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
 
-    def _of_all_processes(self, outputs: list[dict]) -> list[dict]:
-        """What the steps of an epoch gave, of every process that trains."""
+    def _of_all_processes(self, outputs: list[Any]) -> list[Any]:
+        """The entries of every process that trains, such as what the steps of an epoch gave."""
         if not self.is_ddp:
             return outputs
         gathered: list[Any] = [None] * distributed.get_world_size()
@@ -322,11 +279,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     def _num_modalities(self) -> int:
         return len(self.validation_codes[0])
 
-    def _modality_network(self) -> ModalityNetwork:
-        network = unwrapped(self.network)
-        assert isinstance(network, ModalityNetwork)
-        return network
-
     def _to_device(self, target: Levels) -> Levels:
         if isinstance(target, list):
             return [level.to(self.device, non_blocking=True) for level in target]
@@ -334,10 +286,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else nullcontext()
-
-    def _without_synchronisation(self) -> AbstractContextManager:
-        """Of the two backward passes the last one alone averages the gradients over processes."""
-        return self.network.no_sync() if self.is_ddp else nullcontext()
 
     def _backward(self, parts: dict[str, Tensor]) -> None:
         loss = sum(parts.values(), start=torch.zeros((), device=self.device))
@@ -353,19 +301,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
 
-    def _valid_voxels(self, target: Levels) -> Tensor | list[Tensor | None] | None:
-        """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
-        if isinstance(target, list):
-            return [self._valid_voxels(level) for level in target]  # type: ignore[misc]
-        if not self.label_manager.has_ignore_label:
-            return None
-        if self.label_manager.has_regions:
-            return target[:, -1:] == 0
-        return target != self.label_manager.ignore_label
-
-    def _seed(self, *position: int) -> int:
+    def _seed(self, *position: int, of_process: bool = True) -> int:
+        """A function of seed, fold, position and, if it is to be the process's own, of that."""
         fold = 0 if self.fold == "all" else int(self.fold) + 1
-        sequence = np.random.SeedSequence([self.settings.seed, fold, self.local_rank, *position])
+        process = self.local_rank if of_process else 0
+        sequence = np.random.SeedSequence([self.settings.seed, fold, process, *position])
         return int(sequence.generate_state(1)[0])
 
     def _seed_generators(self) -> None:
@@ -374,12 +314,3 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-
-
-def _sum_over_processes(summand: Tensor) -> Tensor:
-    """As nnU-Net's own Dice does for a batch that is spread over processes."""
-    return AllGatherGrad.apply(summand).sum(dim=0)
-
-
-def _detached(logits: Levels) -> Levels:
-    return [level.detach() for level in logits] if isinstance(logits, list) else logits.detach()

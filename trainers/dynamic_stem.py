@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
-class nnUNetTrainerDynamicStem(nnUNetTrainerMissingModality):
+class nnUNetTrainerDynamicStem(nnUNetTrainerTwoViews):
     """The stem's filters are scaled by a small network of the code, which sees it without noise; nothing else."""
 
     forced_settings: ClassVar[dict[str, Any]] = {

@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
-class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
+class nnUNetTrainerModalityDropout(nnUNetTrainerTwoViews):
     """Both views supervised; no experts, no self-distillation."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}

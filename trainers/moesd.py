@@ -2,14 +2,14 @@
 
 from typing import Any, ClassVar
 
-from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
-class nnUNetTrainerMoESD(nnUNetTrainerMissingModality):
+class nnUNetTrainerMoESD(nnUNetTrainerTwoViews):
     """Mixtures of experts in stem and encoder, gate regularisation, online self-distillation."""
 
 
-class nnUNetTrainerMoESDPaper(nnUNetTrainerMissingModality):
+class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
     """The same with the paper's literal settings: eq. 4 as it is printed, with + before its second term."""
 
     forced_settings: ClassVar[dict[str, Any]] = {

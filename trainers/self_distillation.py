@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
-class nnUNetTrainerSD(nnUNetTrainerMissingModality):
+class nnUNetTrainerSD(nnUNetTrainerTwoViews):
     """Both views supervised, self-distillation; no experts."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0}

@@ -13,7 +13,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
-from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.evaluation.models import Case
@@ -74,7 +74,7 @@ class Segmenter:
 
     def takes(self, code: Code) -> bool:
         """Whether the model segments cases with just these modalities."""
-        if not isinstance(self.network, ModalityNetwork):
+        if not isinstance(self.network, MissingModalityNetwork):
             return all(code)
         return self._dedicated_code in (None, code)
 
@@ -84,7 +84,7 @@ class Segmenter:
 
     @property
     def _dedicated_code(self) -> Code | None:
-        dedicated = self.network.dedicated_code if isinstance(self.network, ModalityNetwork) else None
+        dedicated = self.network.dedicated_code if isinstance(self.network, MissingModalityNetwork) else None
         return None if dedicated is None else tuple(dedicated.tolist())
 
     def read(self, case: Case) -> LoadedCase:

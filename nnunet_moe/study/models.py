@@ -89,12 +89,13 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
         The file that they belong in, and what belongs there.
 
     Raises:
-        SettingsError: the plans are not there or lack the configuration, two methods are the same, or the study or one
-            of its models has begun with other plans.
+        SettingsError: the plans are not there or lack the configuration, two methods are the same, a trainer refuses
+            its settings, or the study or one of its models has begun with other plans.
     """
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
     plans["plans_name"] = study.study_plans
+    dataset_json = json.loads((folder / "dataset.json").read_text())
     base = PlansManager(plans).get_configuration(study.configuration)
     settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
     if base.previous_stage_name is not None or "modality_code" in settings:
@@ -114,6 +115,8 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
             dedicated = {**own, "modality_code": [int(available) for available in code]}
             name = f"{model.configuration}_{code_digits(code)}"
             _add(plans, name, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
+        for configuration in model.configurations.values():
+            find_trainer(method.trainer).checked(plans, configuration, dataset_json)
     file = folder / f"{study.study_plans}.json"
     plans = _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
     _require_models_of(study, trained, plans)

@@ -1,0 +1,77 @@
+"""What all networks of this package have in common: absent channels are NaN in their input."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_moe.codes import all_codes, available_modalities
+from nnunet_moe.errors import ModelError
+from nnunet_moe.settings import Settings
+
+Logits = Tensor | list[Tensor]
+"""Logits: one tensor, or one per resolution under deep supervision."""
+
+
+class MissingModalityNetwork(nn.Module):
+    """The base class: nnU-Net's encoder and decoder, and the modalities that an input's NaNs leave.
+
+    Args:
+        network: what nnU-Net built from the plans; its encoder and decoder are taken over.
+        num_modalities: K, the image channels; further input channels (a cascade's previous segmentation) follow them.
+        settings: `modality_code` is used.
+
+    Raises:
+        ModelError: the network is none of those that nnU-Net plans.
+        ModalityError: K is out of range.
+    """
+
+    codes: Tensor
+    """`(2^K - 1, K)` bool, every non-empty code."""
+    dedicated_code: Tensor | None
+    """`(K,)` bool, the only modalities that a dedicated network looks at; None if it looks at all."""
+
+    def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
+        super().__init__()
+        if not (isinstance(getattr(network, "encoder", None), nn.Module) and hasattr(network, "decoder")):
+            raise ModelError(
+                f"{type(network).__name__} has no encoder and decoder. Use a network that nnU-Net plans "
+                "(PlainConvUNet, ResidualEncoderUNet) in the plans' 'architecture'."
+            )
+        self.num_modalities = num_modalities
+        self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
+        dedicated = None if settings.modality_code is None else torch.tensor(settings.modality_code, dtype=torch.bool)
+        self.register_buffer("dedicated_code", dedicated, persistent=False)
+        self.keep_buffers_from_ddp()
+        self.encoder = network.get_submodule("encoder")
+        self.decoder = network.get_submodule("decoder")
+
+    def keep_buffers_from_ddp(self) -> None:
+        """DistributedDataParallel would broadcast them at every forward pass, and wait for all processes."""
+        names = [name for name, _ in self.named_buffers()]
+        names += [f"_orig_mod.{name}" for name in names]  # nnU-Net compiles the network before it wraps it
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    @staticmethod
+    def encoder_channels(num_input_channels: int, num_modalities: int) -> int:
+        """How many input channels the planned network is to have, where nnU-Net would give it `num_input_channels`."""
+        return num_input_channels
+
+    def available(self, x: Tensor) -> Tensor:
+        """`(B, K)` bool, the modalities of `x` `(B, C, *space)` that the network looks at."""
+        available = available_modalities(x[:, : self.num_modalities])
+        return available if self.dedicated_code is None else available & self.dedicated_code
+
+    def decode(self, skips: list[Tensor], x: Tensor) -> Logits:
+        """nnU-Net's decoder on a feature map per stage, the finest first.
+
+        Args:
+            skips: `(B, C_stage, *space_stage)`.
+            x: the network's input; on CPUs nnU-Net adds up and resamples logits in its precision.
+
+        Returns:
+            `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
+        """
+        logits = self.decoder(skips)
+        if x.device.type != "cpu":
+            return logits
+        return [level.to(x.dtype) for level in logits] if isinstance(logits, list) else logits.to(x.dtype)

@@ -1,0 +1,120 @@
+"""The trainers of MoE-SD and its ablations: two views of each batch, differentiated one after the other.
+
+L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper, eqs. 4 to 7). The teacher (full view)
+is detached, so its graph is freed before the dropped view is computed: peak memory is that of one nnU-Net step.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from torch import Tensor
+
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.codes import available_modalities, draw_subsets, drop_modalities
+from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
+from nnunet_moe.prediction import unwrapped
+from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+from nnunet_moe.training_log import entropy_line, gate_entropies
+
+
+class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
+    """Their common base; not meant to be named on the command line. A subclass is a sentence: `forced_settings`."""
+
+    self_distillation: Any = None
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.self_distillation = self._build_self_distillation_loss()
+
+    def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate the loss of both views of a batch."""
+        with self._without_synchronisation():
+            teacher, full_view_parts = self.backward_full_view(data, target)
+        dropped = drop_modalities(data, self.draw_codes(data, iteration))
+        return full_view_parts | self.backward_dropped_view(dropped, target, teacher, iteration)
+
+    def backward_full_view(self, data: Tensor, target: Levels) -> tuple[Levels, dict[str, Tensor]]:
+        """Differentiate L_seg(full view) + alpha L_reg.
+
+        Returns:
+            The teacher's logits, detached, and the weighted parts of the loss.
+        """
+        with self._autocast():
+            logits = self.network(data)
+            parts = {"L_seg full": self.loss(logits, target)}
+        if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
+            sign = self.settings.specialization_sign
+            parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
+        self._backward(parts)
+        return _detached(logits), parts
+
+    def backward_dropped_view(self, data: Tensor, target: Levels, teacher: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate L_seg(dropped view) + w(t) beta L_sd.
+
+        Returns:
+            The weighted parts of the loss.
+        """
+        with self._autocast():
+            logits = self.network(data)
+            parts = {"L_seg dropped": self.loss(logits, target)}
+            if self.settings.beta:
+                total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
+                weight = self.settings.beta * ramp_up(iteration, total)
+                parts["w beta L_sd"] = weight * self.self_distillation(logits, teacher, self._valid_voxels(target))
+        self._backward(parts)
+        return parts
+
+    def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
+        """The codes `(B, K)` of the dropped view; they depend on seed, fold, process and iteration alone."""
+        generator = torch.Generator().manual_seed(self._seed(iteration))
+        return draw_subsets(available_modalities(data[:, : self._num_modalities()]), generator)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """The base's; the log also tells how evenly each mixture uses its experts."""
+        super().on_train_epoch_end(train_outputs)
+        mixtures = self._modality_network().gates_of_codes()
+        if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
+            self.print_to_log_file(entropy_line(entropies))
+
+    def _build_self_distillation_loss(self) -> Any:
+        """L_sd with the weights of deep supervision that `self.loss` has."""
+        loss = partial(
+            self_distillation_loss,
+            temperature=self.settings.temperature,
+            regions=self.label_manager.has_regions,
+            batch_dice=self.configuration_manager.batch_dice,
+            sum_over_processes=_sum_over_processes if self.is_ddp else None,
+        )
+        return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
+
+    def _without_synchronisation(self) -> AbstractContextManager:
+        """Of the two backward passes the last one alone averages the gradients over processes."""
+        return self.network.no_sync() if self.is_ddp else nullcontext()
+
+    def _valid_voxels(self, target: Levels) -> Tensor | list[Tensor | None] | None:
+        """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
+        if isinstance(target, list):
+            return [self._valid_voxels(level) for level in target]  # type: ignore[misc]
+        if not self.label_manager.has_ignore_label:
+            return None
+        if self.label_manager.has_regions:
+            return target[:, -1:] == 0
+        return target != self.label_manager.ignore_label
+
+    def _modality_network(self) -> ModalityNetwork:
+        network = unwrapped(self.network)
+        assert isinstance(network, ModalityNetwork)
+        return network
+
+
+def _sum_over_processes(summand: Tensor) -> Tensor:
+    """As nnU-Net's own Dice does for a batch that is spread over processes."""
+    return AllGatherGrad.apply(summand).sum(dim=0)
+
+
+def _detached(logits: Levels) -> Levels:
+    return [level.detach() for level in logits] if isinstance(logits, list) else logits.detach()
