@@ -5,6 +5,7 @@ so their own kernels.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -92,8 +93,7 @@ class CodeConv(nn.Module, ABC):
         """The kernel, kept from the last call if code, weights and device are still the same."""
         if code_input.key is None or torch.is_grad_enabled():
             return self._made(code_input.code)
-        # in-place changes (nnU-Net loads the folds of an ensemble so) count up a tensor's version
-        state = (code_input.key, *[(p._version, p.data_ptr(), p.device, p.dtype) for p in self.parameters()])
+        state = (code_input.key, state_of(self.parameters()))
         if self._kept is None or self._kept[0] != state:
             self._kept = (state, self._made(code_input.code))
         return self._kept[1]
@@ -102,3 +102,8 @@ class CodeConv(nn.Module, ABC):
         """`kernels`, never in half precision."""
         with torch.autocast(code.device.type, enabled=False):
             return self.kernels(code)
+
+
+def state_of(parameters: Iterable[nn.Parameter]) -> object:
+    """What changes whenever weights do; also in place, as when nnU-Net loads the folds of an ensemble."""
+    return tuple((weight._version, weight.data_ptr(), weight.device, weight.dtype) for weight in parameters)

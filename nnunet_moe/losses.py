@@ -1,7 +1,9 @@
-"""The losses of MoE-SD beside nnU-Net's own.
+"""The losses beside nnU-Net's own.
 
-Novosad, Carano, Krishnan: "A task-conditional mixture-of-experts model for missing modality segmentation",
-MICCAI 2024, eqs. 4, 6 and 7. Decisions where the paper is silent or contradicts itself: docs/method.md.
+MoE-SD: Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation",
+MICCAI 2024, eqs. 4, 6 and 7; decisions where the paper is silent or contradicts itself: docs/method.md.
+LCKD: Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality",
+MICCAI 2023; decisions: docs/lckd.md.
 """
 
 import math
@@ -91,6 +93,28 @@ def ramp_up(iteration: int, ramp_up_iterations: float) -> float:
     """w(t) = exp(-5 (1 - min(1, t / T_r))^2): exp(-5) at the start, 1 from T_r on; 1 throughout if T_r is 0 (eq. 7)."""
     progress = 1.0 if ramp_up_iterations <= 0 else min(1.0, iteration / ramp_up_iterations)
     return math.exp(-5 * (1 - progress) ** 2)
+
+
+def cross_modal_distillation(features: Tensor, available: Tensor, teachers: Tensor) -> Tensor:
+    """L_kd of LCKD: the distance of every available modality's feature from every available teacher's.
+
+    For each item, sum over teachers t and modalities s, both available, of mean |stopgrad(f_t) - f_s| over channels and
+    space; then the mean over the batch. Teachers learn from each other; one's distance from itself is 0.
+
+    Args:
+        features: `(B, K, C, *space)`; what stands in place of absent modalities does not count.
+        available: `(B, K)` bool.
+        teachers: `(K,)` bool.
+
+    Returns:
+        A scalar in float32 or wider; 0 where no teacher is available, or nothing else.
+    """
+    features = _at_least_float32(features)
+    pairs = (available & teachers)[:, :, None] & available[:, None, :]
+    distances = [
+        (teacher.detach()[:, None] - features).abs().flatten(2).mean(dim=2) for teacher in features.unbind(dim=1)
+    ]
+    return torch.where(pairs, torch.stack(distances, dim=1), 0).sum() / len(features)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

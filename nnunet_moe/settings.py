@@ -28,6 +28,10 @@ def _number(default: float, low: float, high: float) -> Any:
     return _setting(default, accepts, f"a number from {low} to {high}")
 
 
+def _switch(default: bool) -> Any:
+    return _setting(default, lambda value: isinstance(value, bool), "true or false")
+
+
 def _whole(default: int, low: int, high: int | None = None) -> Any:
     def accepts(value: object) -> bool:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -78,10 +82,30 @@ class Settings:
     num_epochs: int = _whole(1000, 1)
     num_iterations_per_epoch: int = _whole(250, 1)
     num_val_iterations_per_epoch: int = _whole(50, 1)
+    fill_skips: bool = _switch(False)
+    """LCKD: an absent modality's features are the mean of the available ones' in the skips, too."""
+    distillation_weight: float = _number(0.1, 0, 1000)
+    """LCKD: weight of L_kd."""
+    warm_up_fraction: float = _number(0.7, 0, 1)
+    """LCKD: the part of all epochs in which nothing is dropped."""
+    drop_none_too: bool = _switch(True)
+    """LCKD: whether all modalities are among the subsets that are drawn after the warm-up."""
+    election_interval: int = _whole(20, 1)
+    """LCKD: epochs from one election to the next."""
+    election_fraction: float = _number(0.1, 0, 0.5)
+    """LCKD: the part of the fold's training cases, at least one, that is kept for elections."""
+    max_election_cases: int = _whole(20, 1)
+    """LCKD: not more than so many."""
+    teacher: str | None = _setting(None, lambda value: isinstance(value, str) and value != "", "the name of a modality")
+    """LCKD: the one teacher of `nnUNetTrainerLCKDFixedTeacher`."""
     seed: int = _whole(0, 0)
     """Fixes the initial weights, the order of the dropped codes and the noise on the codes."""
+    # The trainer's business, which cannot stand in the plans:
     conditioning: Literal["experts", "filter_scaling"] = "experts"
-    """How convolutions depend on the code. The trainer's business: it cannot stand in the plans."""
+    """How convolutions depend on the code."""
+    election: Literal["by_label", "most_frequent", "fixed", "random"] = "by_label"
+    """LCKD: who teaches: the best modality of each label, that which is best most often, the setting `teacher`, or a
+    random one for each label."""
 
     @classmethod
     def from_plans(cls, configuration: dict, forced: dict | None = None) -> "Settings":

@@ -60,7 +60,10 @@ class Target:
             raise ModelError(f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error}") from error
         network = planned_network(self.trainer, manager, configuration, dataset_json, deep_supervision=True)
         if not isinstance(network, ModalityNetwork):
-            raise ModelError(f"{self.trainer} is none of this package's trainers; name one of them by -tr.")
+            raise ModelError(
+                f"{self.trainer} has no convolutions that experts can take the place of. Name a trainer that has, "
+                "nnUNetTrainerMoESD say, by -tr."
+            )
         return network
 
 

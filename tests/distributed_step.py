@@ -1,4 +1,4 @@
-"""One process of `test_distributed`: two training steps on its share of each batch, on the CPU.
+"""One process of `test_distributed`: training steps on its share of each batch, and an election, on the CPU.
 
 Called with the folder of the inputs, the rank and the number of processes; writes weights and counts into the folder.
 """
@@ -6,23 +6,24 @@ Called with the folder of the inputs, the rank and the number of processes; writ
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
 
 
-def initialised(inputs: dict, batch_dice: bool) -> nnUNetTrainerMoESD:
+def initialised(trainer_class: type, inputs: dict, batch_dice: bool = False) -> Any:
     """Made before torch.distributed is, since nnU-Net then asks for CUDA devices."""
     plans = copy.deepcopy(inputs["plans"])
     plans["continue_training"] = False
     plans["configurations"]["3d_fullres"]["batch_dice"] = batch_dice
-    trainer = nnUNetTrainerMoESD(plans, "3d_tiny", 0, inputs["dataset_json"], torch.device("cpu"))
+    trainer = trainer_class(plans, "3d_tiny", 0, inputs["dataset_json"], torch.device("cpu"))
     trainer.initialize()
-    trainer.network.double()
     return trainer
 
 
@@ -54,6 +55,36 @@ def two_steps(trainer: nnUNetTrainerMoESD, inputs: dict, rank: int, world: int) 
     }
 
 
+def election(trainer: nnUNetTrainerLCKD, rank: int, world: int) -> dict:
+    trainer.is_ddp, trainer.local_rank = world > 1, rank
+    if world > 1:
+        trainer.network = DistributedDataParallel(trainer.network)
+    found = {"cases": trainer.election_cases, "scores": trainer._scores_alone()}
+    trainer._elect()
+    return {**found, "teachers": trainer._modality_network().teachers.tolist()}
+
+
+def two_distilling_steps(trainer: nnUNetTrainerLCKD, inputs: dict, rank: int, world: int) -> dict:
+    share = slice(rank * 2 // world, (rank + 1) * 2 // world)
+    network = trainer._modality_network().double()
+    network.teachers[1] = True
+    trainer.is_ddp = True
+    trainer.loss = trainer._build_loss()
+    trainer.is_ddp = world > 1
+    if world > 1:
+        trainer.network = DistributedDataParallel(network)
+    trainer.draw_codes = lambda data, iteration: inputs["codes"][0, iteration : iteration + 1]
+    parts = [
+        trainer.train_step({"data": batch["data"][share], "target": [level[share] for level in batch["target"]]})
+        for batch in inputs["batches"]
+    ]
+    found = {"parts": trainer._of_all_processes(parts), "weights": network.state_dict()}
+    if world > 1:
+        compiled = DistributedDataParallel(torch.compile(network))  # as nnU-Net has it on GPUs
+        found["synchronises_buffers"] = compiled.will_sync_module_buffers()
+    return found
+
+
 def counted(reductions: list[int]):
     def hook(state, bucket):
         reductions[-1] += 1
@@ -66,10 +97,15 @@ def main() -> None:
     folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     inputs = torch.load(folder / "inputs.pt", weights_only=False)
-    trainers = {batch_dice: initialised(inputs, batch_dice) for batch_dice in (False, True)}
+    trainers = {batch_dice: initialised(nnUNetTrainerMoESD, inputs, batch_dice) for batch_dice in (False, True)}
+    elector, lckd = (initialised(nnUNetTrainerLCKD, inputs) for _ in range(2))
+    elector.do_split()
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
     for batch_dice, trainer in trainers.items():
+        trainer.network.double()
         torch.save(two_steps(trainer, inputs, rank, world), folder / f"{batch_dice}_{rank}_of_{world}.pt")
+    torch.save(election(elector, rank, world), folder / f"election_{rank}_of_{world}.pt")
+    torch.save(two_distilling_steps(lckd, inputs, rank, world), folder / f"lckd_{rank}_of_{world}.pt")
     distributed.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ processes costs; `test_commands` runs them whole.
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text, parse_code
 from nnunet_moe.phantom import SIGNAL, draw_phantom
 
-MOESD = "nnUNetTrainerMoESD"
+MOESD, LCKD = "nnUNetTrainerMoESD", "nnUNetTrainerLCKD"
 LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
 
 
@@ -128,6 +129,15 @@ def test_2d(dataset, three_modalities, tmp_path):
     assert_exported_alike(predicted, three_modalities, tmp_path / "exported", 901, "2d")
 
 
+def test_lckd_in_2d(dataset, three_modalities, tmp_path):
+    command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
+    shorten(dataset.plans_file, "2d")
+    trainer = train(901, "2d", LCKD)
+    assert len(trainer.network.reducers) == len(trainer.configuration_manager.pool_op_kernel_sizes)
+    assert re.search(r"Best: \S+ for lesion", Path(trainer.log_file).read_text())
+    assert_predicted(predict(901, "2d", three_modalities, tmp_path / "out", trainer=LCKD), **TINY)
+
+
 @pytest.mark.parametrize(("size", "memory"), [("M", 0.05), ("L", 0.1), ("XL", 0.2)])
 def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size, memory):
     plans = f"nnUNetResEncUNet{size}Plans"
@@ -156,6 +166,9 @@ def test_the_cascade(dataset, tmp_path):
 
     train(901, "3d_lowres", plans=plans).perform_actual_validation()
     trainer = train(901, "3d_cascade_fullres", plans=plans)
+    low_folder = Path(trainer.output_folder_base).with_name(f"{MOESD}__{plans}__3d_lowres")
+    shutil.copytree(low_folder, low_folder.with_name(f"{LCKD}__{plans}__3d_lowres"))
+    lckd = train(901, "3d_cascade_fullres", LCKD, plans=plans)
     splits.unlink() if before is None else splits.write_text(before)
     stem = trainer.network.mixtures[0]
     assert stem.weight.shape[2] == 4 and stem.gate.in_features == trainer.network.num_modalities == 3
@@ -170,6 +183,15 @@ def test_the_cascade(dataset, tmp_path):
     ]
     assert_predicted(full[0], **{**TINY, "codes": codes})
     assert all((full[0][case][0] != full[1][case][0]).any() for case in low)  # the previous stage is looked at
+    assert re.search(r"Best: \S+ for lesion", Path(lckd.log_file).read_text())
+    assert lckd.network.encoder.stages[0][0].convs[0].conv.in_channels == 2  # a modality and the previous stage
+    second = {"trainer": LCKD, "plans": plans}
+    by_lckd = [
+        predict(901, "3d_cascade_fullres", images, tmp_path / name, "-prev_stage_predictions", stage, **second)
+        for name, stage in (("lckd", tmp_path / "low"), ("lckd_other", tmp_path / "inverted"))
+    ]
+    assert_predicted(by_lckd[0], **{**TINY, "codes": codes})
+    assert all((by_lckd[0][case][0] != by_lckd[1][case][0]).any() for case in low)
     assert_cohort_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
     assert_evaluated_alike(full[0], *scored, plans=plans)

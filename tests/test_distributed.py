@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,8 @@ def batch(seed):
 def trained_in_one_and_two_processes(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     plans = json.loads(dataset.plans_file.read_text())
-    plans["configurations"]["3d_tiny"]["nnunet_moe"]["code_noise_sd"] = 0.0  # noise is each process's own
+    settings = plans["configurations"]["3d_tiny"]["nnunet_moe"]
+    settings |= {"code_noise_sd": 0.0, "election_fraction": 0.5}  # noise is each process's own
     codes = torch.tensor([[[1, 1, 0], [0, 1, 1]], [[0, 0, 1], [1, 0, 0]]]).bool()
     inputs = {
         "plans": plans,
@@ -65,6 +67,35 @@ def test_gradients_are_averaged_in_the_second_backward_pass_alone(trained_in_one
 def test_a_forward_pass_needs_no_other_process(trained_in_one_and_two_processes, rank):
     """In nnU-Net's validation processes have different numbers of patches; one that waited would wait for ever."""
     assert not torch.load(trained_in_one_and_two_processes / f"True_{rank}_of_2.pt")["synchronises_buffers"]
+
+
+def test_an_election_is_the_same_in_all_processes_each_of_which_scores_its_share(trained_in_one_and_two_processes):
+    one, first, second = (
+        torch.load(trained_in_one_and_two_processes / f"election_{name}.pt", weights_only=False)
+        for name in ("0_of_1", "0_of_2", "1_of_2")
+    )
+    assert len(one["cases"]) == 2 and np.isfinite(one["scores"]).all()
+    for of_process in (first, second):
+        np.testing.assert_array_equal(of_process["scores"], one["scores"])
+        assert of_process["teachers"] == one["teachers"] and any(one["teachers"])
+
+
+def test_two_processes_of_lckd_take_the_same_steps_as_one(trained_in_one_and_two_processes):
+    one, first, second = (
+        torch.load(trained_in_one_and_two_processes / f"lckd_{name}.pt", weights_only=False)
+        for name in ("0_of_1", "0_of_2", "1_of_2")
+    )
+    assert all(sum(part["weight L_kd"] for part in found["parts"]) > 0 for found in (one, first))
+    assert len(one["weights"]) > 20
+    for name, weights in one["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], weights, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_compiled_network_needs_no_other_process_either(trained_in_one_and_two_processes, rank):
+    found = torch.load(trained_in_one_and_two_processes / f"lckd_{rank}_of_2.pt", weights_only=False)
+    assert not found["synchronises_buffers"]
 
 
 def test_the_log_is_of_all_processes(trained_in_one_and_two_processes):

@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from nnunet_moe.losses import coefficient_of_variation, gate_regularisation, ramp_up, self_distillation_loss
+from nnunet_moe.losses import (
+    coefficient_of_variation,
+    cross_modal_distillation,
+    gate_regularisation,
+    ramp_up,
+    self_distillation_loss,
+)
 
 
 def distillation(student, teacher, valid=None, *, regions=False, **more):
@@ -124,3 +130,45 @@ def test_ramp_up_rises_from_exp_minus_five_to_one_and_stays():
     assert ramp_up(0, 100) == pytest.approx(math.exp(-5))
     assert ramp_up(50, 100) == pytest.approx(math.exp(-1.25))
     assert ramp_up(100, 100) == ramp_up(1000, 100) == ramp_up(0, 0) == 1.0
+
+
+def test_distillation_across_modalities_is_the_published_sum_over_pairs():
+    """Hand-computed: features are constant maps, so each distance is a difference of two numbers."""
+    values = torch.tensor([[1.0, 4.0, 6.0, 20.0], [3.0, 3.5, 100.0, 0.0]])
+    features = values[..., None, None, None, None].expand(2, 4, 5, 2, 3, 2)
+    available = torch.tensor([[True, True, True, False], [True, True, False, True]])
+    both = cross_modal_distillation(features, available, torch.tensor([True, False, True, False]))
+    # first item: from 0: 3 + 5, from 2: 5 + 2; second item: 2 is not there, from 0: 0.5 + 3
+    assert both.item() == pytest.approx(((3 + 5 + 5 + 2) + (0.5 + 3)) / 2)
+    absent = cross_modal_distillation(features, available, torch.tensor([False, False, False, True]))
+    assert absent.item() == pytest.approx((3 + 3.5) / 2)
+
+
+def test_a_lone_modality_and_no_teacher_distil_nothing():
+    features = torch.randn(2, 3, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    lone = torch.tensor([[True, False, False], [False, False, True]])
+    everyone, nobody = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
+    for available, teachers in ((lone, everyone), (torch.ones_like(lone), nobody), (lone, nobody)):
+        loss = cross_modal_distillation(features, available, teachers)
+        (gradient,) = torch.autograd.grad(loss, features)
+        assert loss == 0 and not gradient.any()
+
+
+def test_no_gradient_of_the_distillation_reaches_a_teachers_features():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 4, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    available = torch.tensor([[True, True, True], [True, True, False]])
+    loss = cross_modal_distillation(features, available, torch.tensor([False, True, False]))
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert not gradient[:, 1].any() and gradient[:, 0].all() and gradient[0, 2].all() and not gradient[1, 2].any()
+    # towards the teacher, each value by the same step: mean of |difference| over 16 values, mean over 2 items
+    expected = (features[:, 0] - features[:, 1]).sign() / 16 / 2
+    torch.testing.assert_close(gradient[:, 0], expected.detach())
+
+
+def test_distillation_is_computed_in_single_precision_and_what_stands_for_the_absent_does_not_count():
+    features = torch.full((1, 3, 2, 2, 2), 300.0, dtype=torch.float16)
+    features[:, 1], features[:, 2] = 300.25, torch.nan
+    available = torch.tensor([[True, True, False]])
+    loss = cross_modal_distillation(features, available, torch.tensor([True, True, True]))
+    assert loss.dtype == torch.float32 and loss.item() == 0.5

@@ -234,6 +234,9 @@ def test_a_study_may_grow_but_not_change(dataset, own_plans):
         write(plans="nnUNetPlans_other", configuration="3d_fullres")
     with pytest.raises(SettingsError, match=r"has no configuration '3d_none', only 2d, 3d_fullres"):
         write(configuration="3d_none")
+    for teacher in ({}, {"teacher": "PET"}):
+        with pytest.raises(SettingsError, match=r"LCKDFixedTeacher: the setting 'teacher' .* one of T1w, T2w, FLAIR"):
+            write(methods=(Method("fixed", "nnUNetTrainerLCKDFixedTeacher", teacher),))
 
 
 def test_two_methods_are_the_same_by_what_the_plans_and_the_trainer_make_of_them(dataset, own_plans):

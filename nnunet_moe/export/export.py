@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_moe.codes import code_text
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.folder import EvaluationFolder
 from nnunet_moe.export.model_folder import ModelFolder, WrittenFold
 from nnunet_moe.export.onnx_file import require_onnx
@@ -52,6 +52,11 @@ def export_models(request: Request) -> list[Path]:
     )
     _require_place_of_its_own(request.out, model)
     source = Source(model)
+    if not source.becomes_ordinary and not request.onnx:
+        raise ModelError(
+            f"The network of {request.trainer} shows its encoder one modality at a time, which none that nnU-Net plans "
+            "does: it cannot be exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
+        )
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
     require_own_files(names)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.missing_modality_network import Logits
 from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.channels import present_channels
@@ -73,6 +75,24 @@ def require_equal(planned: nn.Module, network: ModalityNetwork, code: Code, shap
             difference = float((fixed(image[:, present]) - expected).abs().max() / expected.abs().max().clamp_min(1))
             if not difference <= tolerance:
                 raise _unknown(network, f"their logits differ by {difference:.1e} of the largest in double precision")
+
+
+class FixedCode(nn.Module):
+    """A network of this package that takes the modalities of one code, where no ordinary network can do what it does.
+
+    Args:
+        network: in evaluation; it is kept, not copied.
+        code: K bools, at least one true.
+    """
+
+    def __init__(self, network: SharedEncoderNetwork, code: Code) -> None:
+        super().__init__()
+        self.network = network
+        self.code = code
+
+    def forward(self, image: Tensor) -> Logits:
+        """`(B, C, *space)`, the channels that the code leaves, to `(B, classes or regions, *space)`."""
+        return self.network.of_code(image, self.code)
 
 
 def _fixed_state(network: ModalityNetwork, code: Code) -> dict[str, Tensor]:

@@ -13,11 +13,13 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import Code, code_digits, code_text
 from nnunet_moe.environment import versions
 from nnunet_moe.evaluation.folder import Scores
 from nnunet_moe.export.channels import dataset_json_of, fingerprint_of, plans_of, present_channels
-from nnunet_moe.export.fixed_code import load_fixed, require_equal
+from nnunet_moe.export.fixed_code import FixedCode, load_fixed, require_equal
 from nnunet_moe.export.onnx_file import write_onnx
 from nnunet_moe.export.source import STOCK_TRAINER, LoadedFold, Source
 from nnunet_moe.trained import Fold, planned_network
@@ -61,12 +63,31 @@ class ModelFolder:
         Raises:
             ModelError: the network does not become the one that nnU-Net plans, or cannot be written as ONNX.
         """
-        network = self._planned().eval()
-        load_fixed(network, loaded.network, self.code)
-        coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
-        require_equal(network, loaded.network, self.code, (self.source.num_channels, *coarsest))
         folder = self.folder / f"fold_{loaded.fold}"
-        (folder / "validation").mkdir(parents=True)
+        folder.mkdir(parents=True)
+        if isinstance(loaded.network, SharedEncoderNetwork):
+            network = FixedCode(loaded.network, self.code).eval()
+        else:
+            assert isinstance(loaded.network, ModalityNetwork)
+            network = self._ordinary(loaded.network)
+            self._write_checkpoint(network, loaded, folder)
+        patch = self._configuration.patch_size
+        any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, self._divisors, patch)
+        return WrittenFold(loaded.epoch, loaded.digest, any_space)
+
+    def _ordinary(self, network: ModalityNetwork) -> nn.Module:
+        """What nnU-Net plans for the channels of the code, as the same function."""
+        ordinary = planned_network(
+            STOCK_TRAINER, self._manager, self._configuration, self.dataset_json, deep_supervision=False
+        ).eval()
+        load_fixed(ordinary, network, self.code)
+        coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
+        require_equal(ordinary, network, self.code, (self.source.num_channels, *coarsest))
+        return ordinary
+
+    def _write_checkpoint(self, network: nn.Module, loaded: LoadedFold, folder: Path) -> None:
+        """What nnU-Net's tools read of a fold."""
+        (folder / "validation").mkdir()
         arguments = {
             "plans": self.plans,
             "configuration": self.source.model.configuration,
@@ -87,9 +108,6 @@ class ModelFolder:
             curves.load_checkpoint(loaded.log)
             curves.plot_progress_png(str(folder))
         save_summary_json(NO_CASES, str(folder / "validation" / "summary.json"))
-        patch = self._configuration.patch_size
-        any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, self._divisors, patch)
-        return WrittenFold(loaded.epoch, loaded.digest, any_space)
 
     def write_rest(self, folds: Mapping[Fold, WrittenFold], scores: Scores | None, *, onnx: bool) -> None:
         """Write what all folds share, and the model card.
@@ -121,6 +139,7 @@ class ModelFolder:
             labels=self.dataset_json["labels"],
             file_ending=self.dataset_json["file_ending"],
             onnx=onnx,
+            is_ordinary=source.becomes_ordinary,
             any_space=any_space,
             num_inputs=self._num_inputs,
             num_outputs=self._manager.get_label_manager(self.dataset_json).num_segmentation_heads,
@@ -130,11 +149,6 @@ class ModelFolder:
             scores=scores,
         )
         (self.folder / "README.md").write_text(card)
-
-    def _planned(self) -> nn.Module:
-        """What nnU-Net plans for the channels of the code."""
-        arguments = (self._manager, self._configuration, self.dataset_json)
-        return planned_network(STOCK_TRAINER, *arguments, deep_supervision=False)
 
 
 def _sizes(sizes: Sequence[int], separator: str) -> str:

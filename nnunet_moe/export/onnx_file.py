@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 """Between the logits of ONNX Runtime and of PyTorch in single precision, of the largest of them or of 1."""
 INPUT, OUTPUT = "image", "logits"
 AXES = "zyx"
-WITHOUT = "Export it without --onnx."
+WITHOUT = "Predict with the trained model itself, or export it without --onnx if it becomes an ordinary nnU-Net."
 PACKAGES = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 

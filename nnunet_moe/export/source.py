@@ -8,7 +8,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
+from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.channels import fingerprint_of, plans_of
@@ -23,7 +24,7 @@ class LoadedFold:
     """A fold of the source; its network is valid until the next fold is loaded."""
 
     fold: Fold
-    network: ModalityNetwork
+    network: MissingModalityNetwork
     mirroring_axes: tuple[int, ...] | None
     log: dict[str, list]
     """What nnU-Net's logger keeps of each epoch; empty if the checkpoint was stripped of it."""
@@ -61,12 +62,17 @@ class Source:
                 f"model: {type(error).__name__}: {error}. Put back what nnU-Net wrote."
             ) from error
         network = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
-        if not isinstance(network, ModalityNetwork):
+        if not isinstance(network, MissingModalityNetwork):
             raise ModelError(
                 f"{model.folder} cannot be exported: {type(network).__name__} knows no modality codes. A model of "
                 f"{STOCK_TRAINER} is an ordinary nnU-Net already; name one of this package's trainers by -tr."
             )
         self.network = network
+
+    @property
+    def becomes_ordinary(self) -> bool:
+        """Whether its network is one that nnU-Net plans once the modalities are fixed."""
+        return not isinstance(self.network, SharedEncoderNetwork)
 
     @property
     def is_dedicated(self) -> bool:

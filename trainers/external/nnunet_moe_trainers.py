@@ -12,6 +12,13 @@ if importlib.util.find_spec("nnunet_moe") is None:  # a checkout that is not ins
 
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
+from nnunet_moe.trainers.lckd import (
+    nnUNetTrainerLCKD,
+    nnUNetTrainerLCKDFixedTeacher,
+    nnUNetTrainerLCKDNoDistillation,
+    nnUNetTrainerLCKDRandomTeacher,
+    nnUNetTrainerLCKDSingle,
+)
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
@@ -20,6 +27,11 @@ from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
 __all__ = [
     "nnUNetTrainerDedicated",
     "nnUNetTrainerDynamicStem",
+    "nnUNetTrainerLCKD",
+    "nnUNetTrainerLCKDFixedTeacher",
+    "nnUNetTrainerLCKDNoDistillation",
+    "nnUNetTrainerLCKDRandomTeacher",
+    "nnUNetTrainerLCKDSingle",
     "nnUNetTrainerMoE",
     "nnUNetTrainerMoENoReg",
     "nnUNetTrainerMoESD",
