@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
+from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import MAX_MODALITIES
 from nnunet_moe.losses import gate_regularisation
 from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
 from nnunet_moe.precision import cpu_autocast
+from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
 from nnunet_moe.workspace import Workspace, machine
@@ -38,7 +40,8 @@ DATASET_ID, DATASET = 903, "Dataset903_Head"
 PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
 TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD)}
 STOCK, DROPOUT, MOESD = TRAINERS
-PARTS = ("steps", "memory", "forward", "kernels")
+PARTS = ("steps", "memory", "forward", "kernels", "modalities")
+NUM_MODALITIES = 4  # of the part "modalities"
 
 
 def main() -> None:
@@ -64,6 +67,8 @@ def main() -> None:
             report_forward(plans, device, options.repetitions)
         if "kernels" in options.parts and network == "PlainConvUNet":
             report_kernels(plans, device, options.repetitions)
+        if "modalities" in options.parts:
+            report_modalities(plans, device, options.repetitions)
 
 
 def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
@@ -147,6 +152,33 @@ def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
         cells = " | ".join(f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values())
         name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
         print(f"| {name} | {cells} | {ratio(times, 'used', best)} |", flush=True)
+    print()
+
+
+def report_modalities(plans: dict, device: torch.device, repetitions: int) -> None:
+    """LCKD's network on one patch in evaluation, by how many of the modalities there are; it encodes these alone."""
+    same = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
+    lckd = _network(nnUNetTrainerLCKD, plans, NUM_MODALITIES).to(device).eval()
+    stock = _network(nnUNetTrainer, plans, NUM_MODALITIES).to(device).eval()
+    assert isinstance(lckd, SharedEncoderNetwork)
+    complete = _patch(plans, 1, NUM_MODALITIES).to(device)
+
+    def forward(network: Callable[[Tensor], object], image: Tensor) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode(), same:
+                return network(image)
+
+        return run
+
+    candidates = {STOCK: forward(stock, complete), "encoder of one modality": forward(lckd.encoder, complete[:, :1])}
+    for number in range(1, NUM_MODALITIES + 1):
+        image = complete.clone()
+        image[:, number:] = torch.nan
+        candidates[f"LCKD, {number} of {NUM_MODALITIES}"] = forward(lckd, image)
+    times = in_turn(candidates, repetitions, device)
+    print(table("evaluation forward of a patch", {n: f"{statistics.median(s):.3f} s" for n, s in times.items()}))
+    for name in list(candidates)[2:]:
+        print(f"{name} / {STOCK}, same precision: {ratio(times, name, STOCK)}")
     print()
 
 
@@ -295,9 +327,9 @@ def _network(trainer: type[nnUNetTrainer], plans: dict, num_channels: int = len(
     return trainer.build_network_architecture(manager, configuration, num_channels, 2, False)
 
 
-def _patch(plans: dict, batch_size: int) -> Tensor:
+def _patch(plans: dict, batch_size: int, num_channels: int = len(SIGNAL)) -> Tensor:
     size = PlansManager(plans).get_configuration("3d_fullres").patch_size
-    return torch.randn(batch_size, len(SIGNAL), *size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch_size, num_channels, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _dataset_json() -> dict:
