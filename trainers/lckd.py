@@ -181,14 +181,15 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         return scores
 
     def _kept_for_elections(self, training: Sequence[str], validation: Sequence[str]) -> tuple[str, ...]:
-        """A part of the training cases, drawn by seed and fold, and never validated unless all are (fold 'all')."""
+        """A part of the training cases, drawn by seed and fold; validated ones only if all are, as in fold 'all'."""
         if self._num_modalities() == 1:
             return ()
         number = min(max(1, round(self.settings.election_fraction * len(training))), self.settings.max_election_cases)
         contents = {case: self._content(case) for case in training}
         order = np.random.default_rng(self._seed(OF_CASES, of_process=False)).permutation(sorted(contents)).tolist()
-        validated = set(validation) if self.fold != "all" else set()
-        kept = cases_for_elections(contents, number, [case for case in order if case not in validated])
+        validated = set(validation)
+        candidates = [case for case in order if case not in validated] or order
+        kept = cases_for_elections(contents, number, candidates)
         if not kept:
             raise ModalityError(
                 f"None of the {len(training)} training cases of fold {self.fold} can be spared for the election of "
