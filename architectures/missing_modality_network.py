@@ -47,7 +47,7 @@ class MissingModalityNetwork(nn.Module):
 
     def keep_buffers_from_ddp(self) -> None:
         """DistributedDataParallel would broadcast them at every forward pass, and wait for all processes."""
-        names = [name for name, _ in self.named_buffers()]
+        names = [name for name, _ in self.named_buffers(recurse=False)]
         names += [f"_orig_mod.{name}" for name in names]  # nnU-Net compiles the network before it wraps it
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 

@@ -172,7 +172,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
 
 def _filled(features: Tensor, available: Tensor) -> Tensor:
     """`(B, K, C, *space)` with the mean of the available modalities' features in the place of absent ones."""
-    mask = available[(..., *[None] * (features.ndim - 2))]
-    count = mask.sum(dim=1, keepdim=True).clamp_min(1)
-    mean = torch.where(mask, features, 0).sum(dim=1, keepdim=True) / count
-    return torch.where(mask, features, mean)
+    is_there = available[(..., *[None] * (features.ndim - 2))]
+    count = is_there.sum(dim=1, keepdim=True).clamp_min(1)
+    mean = torch.where(is_there, features, 0).sum(dim=1, keepdim=True) / count
+    return torch.where(is_there, features, mean)

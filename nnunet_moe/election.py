@@ -14,6 +14,9 @@ from torch import Tensor
 
 from nnunet_moe.codes import Code
 
+MOST = 0.25
+"""The part of the cases of one kind that elections may take at most, if `election_fraction` is not larger."""
+
 
 @dataclass(frozen=True)
 class Content:
@@ -25,53 +28,58 @@ class Content:
     """The numbers of the labels or regions that its reference shows."""
 
     @property
-    def pairs(self) -> set[tuple[int, int | None]]:
-        """Each of its modalities with each of its labels, and with none, so that cases without labels count, too."""
-        return {
-            (modality, label) for modality, there in enumerate(self.code) if there for label in (*self.labels, None)
-        }
+    def pairs(self) -> set[tuple[int, int]]:
+        """Each of its modalities with each of its labels."""
+        return {(modality, label) for modality, there in enumerate(self.code) if there for label in self.labels}
 
 
-def cases_for_elections(cases: Mapping[str, Content], number: int, candidates: Sequence[str]) -> list[str]:
+def cases_for_elections(
+    cases: Mapping[str, Content], fraction: float, most: int, candidates: Sequence[str]
+) -> list[str]:
     """The training cases that elections are held on; they are not trained on.
 
-    One after the other, that which shows the most of what none so far has shown: pairs of a modality and a label; of
-    equal ones that with the most modalities, on which they can be compared; of equal ones the first. A case is spared
-    only if every such pair of it is in some other case that is trained on, and all its modalities are in one.
+    One after the other, that which shows the most pairs of a modality and a label that none so far has shown; of equal
+    ones that with the most modalities, on which they can be compared; of equal ones the first. After the wanted part
+    only those that show something new.
+
+    A case can be taken if for each of its pairs, and for each set of modalities in it that some case has, a case stays
+    in training, and not more than `MOST` of those cases, or one, are taken.
 
     Args:
         cases: all training cases.
-        number: how many are wanted.
+        fraction: the part of them that is wanted; one at least.
+        most: not more than so many.
         candidates: those that may be taken, the one to be preferred first.
-
-    Returns:
-        As many as can be spared, `number` at most.
     """
+    codes = {content.code for content in cases.values()}
+    kinds = {
+        case: [*content.pairs, *(code for code in codes if _contains(content.code, code))]
+        for case, content in cases.items()
+    }
+    counts, taken = Counter(kind for of_case in kinds.values() for kind in of_case), Counter()
+    wanted, share = max(1, round(fraction * len(cases))), max(fraction, MOST)
     found: list[str] = []
-    shown: set[tuple[int, int | None]] = set()
-    while len(found) < number:
-        rest = [content for case, content in cases.items() if case not in found]
-        pairs = Counter(pair for content in rest for pair in content.pairs)
-        codes = Counter(content.code for content in rest)
-        spare = [
+    shown: set[tuple[int, int]] = set()
+    while len(found) < most:
+        free = [
             case
             for case in candidates
             if case not in found
-            and all(pairs[pair] > 1 for pair in cases[case].pairs)
-            and _is_covered(cases[case].code, codes)
+            and cases[case].pairs
+            and all(taken[kind] + 1 < counts[kind] for kind in kinds[case])
+            and all(taken[kind] + 1 <= max(1, share * counts[kind]) for kind in kinds[case])
         ]
-        if not spare:
+        best = max(free, key=lambda case: (len(cases[case].pairs - shown), sum(cases[case].code)), default=None)
+        if best is None or (len(found) >= wanted and cases[best].pairs <= shown):
             break
-        best = max(spare, key=lambda case: (len(cases[case].pairs - shown), sum(cases[case].code)))
-        shown |= cases[best].pairs
         found.append(best)
+        shown |= cases[best].pairs
+        taken.update(kinds[best])
     return found
 
 
-def _is_covered(code: Code, codes: Mapping[Code, int]) -> bool:
-    """Whether one of the cases, beside that which this code is of, has all its modalities."""
-    others = {other for other, count in codes.items() if count > (other == code)}
-    return any(all(has or not needed for needed, has in zip(code, other, strict=True)) for other in others)
+def _contains(code: Code, other: Code) -> bool:
+    return all(there or not needed for there, needed in zip(code, other, strict=True))
 
 
 def soft_dice(probabilities: Tensor, reference: Collection[Tensor], valid: Tensor | None = None) -> list[float]:
@@ -91,20 +99,23 @@ def soft_dice(probabilities: Tensor, reference: Collection[Tensor], valid: Tenso
     return found
 
 
-def mean_scores(scores: np.ndarray) -> np.ndarray:
-    """Each modality's mean over cases, `(K, C)`; NaN where it has no score.
+def mean_scores(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each modality's mean over cases, and over how many.
 
     A label's means are over the cases that scored every modality for it, if there are any, so that all are compared on
     the same; else over the cases that each has.
 
     Args:
         scores: `(cases, K, C)`, NaN where a case lacks the modality or the label.
+
+    Returns:
+        Means `(K, C)`, NaN where there is no score, and numbers of cases `(K, C)`.
     """
     is_there = ~np.isnan(scores)
     in_common = is_there.all(axis=1, keepdims=True)
-    counts = np.where(in_common.any(axis=0, keepdims=True), in_common, is_there)
-    sums, numbers = np.where(counts, scores, 0).sum(axis=0), counts.sum(axis=0)
-    return np.divide(sums, numbers, out=np.full(sums.shape, np.nan), where=numbers > 0)
+    counted = np.where(in_common.any(axis=0, keepdims=True), in_common, is_there)
+    sums, numbers = np.where(counted, scores, 0).sum(axis=0), counted.sum(axis=0)
+    return np.divide(sums, numbers, out=np.full(sums.shape, np.nan), where=numbers > 0), numbers
 
 
 def winners(scores: np.ndarray) -> list[int | None]:

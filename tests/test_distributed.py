@@ -75,6 +75,7 @@ def test_an_election_is_the_same_in_all_processes_each_of_which_scores_its_share
         for name in ("0_of_1", "0_of_2", "1_of_2")
     )
     assert len(one["cases"]) == 2 and np.isfinite(one["scores"]).all()
+    assert first["scored"] + second["scored"] == one["scored"] == one["cases"] and first["scored"]
     for of_process in (first, second):
         np.testing.assert_array_equal(of_process["scores"], one["scores"])
         assert of_process["teachers"] == one["teachers"] and any(one["teachers"])

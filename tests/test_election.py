@@ -53,8 +53,10 @@ def test_all_modalities_are_compared_on_the_cases_that_have_them_all_where_there
             [[nan, 0.1, nan], [1.0, nan, nan]],  # an easy case that the first modality does not see
         ]
     )
-    np.testing.assert_allclose(mean_scores(scores), [[0.4, 0.5, nan], [0.3, 0.5, nan]])
-    np.testing.assert_array_equal(mean_scores(scores[:1]), scores[0])
+    means, numbers = mean_scores(scores)
+    np.testing.assert_allclose(means, [[0.4, 0.5, nan], [0.3, 0.5, nan]])
+    assert numbers.tolist() == [[2, 2, 0], [2, 1, 0]]
+    np.testing.assert_array_equal(mean_scores(scores[:1])[0], scores[0])
 
 
 def contents(**cases):
@@ -66,34 +68,52 @@ def contents(**cases):
     }
 
 
+def taken(cases, number, order, most=20):
+    return cases_for_elections(cases, number / len(cases), most, order)
+
+
 def test_elections_take_cases_with_all_modalities_and_every_label():
     cases = contents(a="111", b="111 1", c="110 1 2", d="111 2", e="111 1 2", f="111 1 2", g="111 1 2")
     for order in (list("abcdefg"), list("gfedcba")):
-        (first, *rest) = cases_for_elections(cases, 3, order)
+        (first, *_) = taken(cases, 3, order)
         assert first == next(case for case in order if case in "efg"), "the first of those that show most"
-        assert len(rest) == 2 and set(rest) < set("efgbda")
+        assert "a" not in taken(cases, 6, order), "a case without labels tells nothing"
 
 
-def test_a_second_case_is_taken_for_what_the_first_does_not_show():
-    cases = contents(a="111 1", b="111 1", c="111 2", d="111 2", e="111 1")
-    assert cases_for_elections(cases, 2, list("abcde")) == ["a", "c"]
-    assert cases_for_elections(cases, 2, list("dcbae")) == ["d", "b"]
+def test_of_cases_that_show_as_much_those_with_most_modalities_are_taken():
+    cases = contents(a="110 1", b="101 1", c="011 1", d="100 1 2", e="111 3", f="111 3", g="110 1", h="100 1 2")
+    assert taken(cases, 1, list("deabcfgh")) == ["e"], "three pairs"
+    cases = contents(a="100 1 2", b="110 1", c="110 1", d="100 1 2")
+    assert taken(cases, 1, list("abcd")) == ["b"] and taken(cases, 1, list("dcab")) == ["c"], "of two pairs each"
+
+
+def test_more_are_taken_than_wanted_until_every_modality_and_label_is_shown():
+    cases = contents(**{f"a{n}": "110 1" for n in range(5)}, **{f"b{n}": "011 2" for n in range(5)})
+    assert [case[0] for case in taken(cases, 1, list(cases))] == ["a", "b"]
+    assert [case[0] for case in taken(cases, 1, list(cases), most=1)] == ["a"]
+    assert len(taken(cases, 1, [case for case in cases if case[0] == "b"])) == 1, "of those that may be taken"
 
 
 @pytest.mark.parametrize(
-    ("cases", "spared"),
+    ("cases", "free"),
     [
         (contents(a="111 1", b="110 1", c="110 1"), "bc"),  # nothing else is complete
         (contents(a="110 1 2", b="110 1", c="110 1"), "bc"),  # the only one with label 2
         (contents(a="110 1", b="011 1", c="111 1", d="110 1"), "abd"),
-        (contents(a="100 1", b="110", c="110"), "bc"),  # the only label of the first modality
-        (contents(a="100", b="010", c="001"), ""),
+        (contents(a="100 1", b="110 2", c="110 2"), "bc"),  # label 1 in the first modality
+        (contents(a="100 1", b="010 1", c="001 1"), ""),
+        (contents(a="111", b="111"), ""),
         (contents(a="111 1 2"), ""),
     ],
 )
-def test_what_only_one_case_has_stays_in_training(cases, spared):
-    found = {kept for case in cases for kept in cases_for_elections(cases, 1, [case])}
-    assert found == set(spared)
+def test_what_only_one_case_has_stays_in_training(cases, free):
+    assert {kept for case in cases for kept in taken(cases, 1, [case])} == set(free)
+
+
+def test_of_a_rare_kind_a_quarter_is_taken_at_most():
+    cases = contents(**{f"c{n}": "111 1" for n in range(10)}, **{f"p{n}": "110 1" for n in range(90)})
+    assert [case[0] for case in taken(cases, 10, list(cases))] == ["c"] * 2 + ["p"] * 8
+    assert [case[0] for case in taken(cases, 40, list(cases), most=40)] == ["c"] * 4 + ["p"] * 36, "or the part wanted"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -104,8 +124,8 @@ def test_whatever_is_taken_all_that_there_was_is_still_trained_on(seed):
         for number, (code, labels) in enumerate(zip(rng.random((15, 3)) < 0.7, rng.random((15, 2)) < 0.5, strict=True))
         if code.any()
     }
-    kept = cases_for_elections(cases, 10, list(cases))
-    assert kept and len(set(kept)) == len(kept) <= 10
+    kept = taken(cases, 7, list(cases))
+    assert kept and len(set(kept)) == len(kept)
     trained = [content for case, content in cases.items() if case not in kept]
     assert set().union(*(content.pairs for content in trained)) == set().union(*(c.pairs for c in cases.values()))
     for case in kept:

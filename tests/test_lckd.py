@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -31,8 +32,9 @@ from nnunet_moe.trainers.lckd import (
 )
 
 DATASET = "Dataset903_Elections"
+SCORES = np.array([[0.1, 0.9, 0.8], [0.3, 0.2, 0.1], [0.2, 0.4, 0.2]])
 THREE = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}}
-ELECTED = re.compile(r"Soft Dice alone of a, b: A [\d.]+ [\d.]+, B [\d.]+ [\d.]+, noise [\d.]+ [\d.]+")
+ELECTED = re.compile(r"Soft Dice alone of a, b (.* A [\d.]+ \(\d\), .*; B .*; noise .*)")
 ALL = (
     nnUNetTrainerLCKD,
     nnUNetTrainerLCKDFixedTeacher,
@@ -114,7 +116,7 @@ def test_what_a_trainers_name_says(make_trainer, trainer, monkeypatch):
     monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
     monkeypatch.setattr(nnUNetTrainerMissingModality, "on_train_start", lambda _: None)
     made.on_train_start()
-    monkeypatch.setattr(made, "_scores_alone", lambda: np.array([[0.1, 0.9, 0.8], [0.3, 0.2, 0.1], [0.2, 0.4, 0.2]]))
+    monkeypatch.setattr(made, "_scores_alone", lambda: (SCORES, np.full((3, 3), 2)))
     made.on_train_epoch_end([{"loss": np.array(1.0)}])
     teachers = made.network.teachers.tolist()
     expected = {
@@ -132,7 +134,10 @@ def test_what_a_trainers_name_says(make_trainer, trainer, monkeypatch):
             seen.add(tuple(made.network.teachers.tolist()))
         assert len(seen) == 7, "one drawn for each of three labels: every set of modalities can be"
     elects = trainer in (nnUNetTrainerLCKD, nnUNetTrainerLCKDSingle)
-    told = ("Soft Dice alone of a, b, c: m0 0.1000 0.9000 0.8000, m1 0.3000", "Best: m1 for a, m0 for b, m0 for c")
+    told = (
+        "Soft Dice alone of a, b, c (of so many cases): m0 0.1000 (2), 0.9000 (2), 0.8000 (2); m1 0.3000 (2)",
+        "Best: m1 for a, m0 for b, m0 for c",
+    )
     assert all(any(text in line for line in logged) == elects for text in told)
 
 
@@ -155,7 +160,7 @@ def test_where_nothing_can_be_scored_the_teachers_stay(make_trainer, monkeypatch
     made, logged = make_trainer(nnUNetTrainerLCKD), []
     made.network.teachers[1] = True
     monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
-    monkeypatch.setattr(made, "_scores_alone", lambda: np.full((3, 2), np.nan))
+    monkeypatch.setattr(made, "_scores_alone", lambda: (np.full((3, 2), np.nan), np.zeros((3, 2), int)))
     made._elect()
     assert made.network.teachers.tolist() == [False, True, False]
     assert any("no label could be scored: the teachers stay" in text for text in logged)
@@ -172,8 +177,11 @@ def test_the_scores_are_those_of_the_network_on_whole_cases(make_trainer, monkey
     images["part"][1] = np.nan
     labels = {case: rng.integers(0, 4 if ignore else 3, (1, *size)) for case in made.election_cases}
     labels["part"][labels["part"] == 2] = 0
-    monkeypatch.setattr(made, "_loaded", lambda case: (images[case], labels[case], None, {}))
-    found = made._scores_alone()
+    made.inference_allowed_mirroring_axes = (0, 1, 2)  # that is not done
+    made.dataset_class = lambda folder, cases, **_: SimpleNamespace(
+        load_case=lambda case: (images[case], labels[case], None, {})
+    )
+    found, numbers = made._scores_alone()
 
     made.network.eval()
     made.set_deep_supervision_enabled(False)
@@ -197,10 +205,49 @@ def test_the_scores_are_those_of_the_network_on_whole_cases(make_trainer, monkey
                     )
     # nnU-Net keeps logits in half precision
     np.testing.assert_allclose(found, expected[0], rtol=0, atol=2e-3)  # on the case that has all
+    assert (numbers == 1).all()
     monkeypatch.setattr(made, "election_cases", ("part",))
-    np.testing.assert_allclose(made._scores_alone(), expected[1], rtol=0, atol=2e-3)
+    np.testing.assert_allclose(made._scores_alone()[0], expected[1], rtol=0, atol=2e-3)
     assert np.isnan(expected[1, :, 1]).all() and np.isnan(expected[1, 1]).all() and not np.isnan(expected[1, 0, 0])
     assert made.network.decoder.deep_supervision
+
+
+def test_logits_that_overflow_score_nothing_and_end_no_training(make_trainer, monkeypatch):
+    made, logged = make_trainer(nnUNetTrainerLCKD), []
+    made.election_cases = ("a",)
+    size = made.configuration_manager.patch_size
+    case = np.ones((3, *size), np.float32), np.ones((1, *size), int), None, {}
+    made.dataset_class = lambda folder, cases, **_: SimpleNamespace(load_case=lambda case_name: case)
+    monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
+    with torch.no_grad():
+        for layer in made.network.decoder.seg_layers:
+            layer.weight *= 1e9
+    made._elect()
+    assert sum("no score for m1 alone of a: Encountered inf" in text for text in logged) == 1
+    assert any("the teachers stay" in text for text in logged) and made.network.decoder.deep_supervision
+
+
+def test_random_teachers_are_drawn_by_seed_fold_and_epoch_alike_in_all_processes(make_trainer):
+    for rank in (0, 1):
+        made = make_trainer(nnUNetTrainerLCKDRandomTeacher, seed=5, election_interval=1)
+        made.local_rank = rank
+        for made.current_epoch in range(3):
+            made.on_train_epoch_end([{"loss": np.array(1.0)}])
+            seed = np.random.SeedSequence([5, 1, 0, 2**32 - 2, made.current_epoch]).generate_state(1)[0]
+            drawn = np.random.default_rng(seed).integers(3, size=2)
+            assert made.network.teachers.nonzero().flatten().tolist() == sorted(set(drawn.tolist()))
+
+
+def test_what_no_case_of_the_elections_shows_is_told(make_trainer, monkeypatch):
+    made, logged = make_trainer(nnUNetTrainerLCKD), []
+    everything, one_more = Content((True,) * 3, frozenset({0})), Content((True, False, False), frozenset({0, 1}))
+    monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
+    monkeypatch.setattr(made, "_content", lambda case: one_more if case == "case3" else everything)
+    assert set(made._kept_for_elections([f"case{number}" for number in range(4)], [])) < {"case0", "case1", "case2"}
+    assert any("WARNING: the cases of the elections do not show other in m0: nobody" in text for text in logged)
+    logged.clear()
+    made._kept_for_elections([f"case{number}" for number in range(3)], [])
+    assert not any("WARNING" in text for text in logged)
 
 
 @pytest.mark.parametrize("trainer", ALL)
@@ -249,7 +296,7 @@ def elections(tmp_path_factory):
     grid = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"))
     for case in range(6):
         labels = np.zeros((24, 24, 24), np.uint8)
-        for label in (1, 2):
+        for label in (1,) if case == 4 else (1, 2):
             for _ in range(3):
                 center = rng.uniform(5, 19, (3, 1, 1, 1))
                 labels[((grid - center) ** 2).sum(axis=0) < 3.5**2] = label
@@ -258,7 +305,7 @@ def elections(tmp_path_factory):
         images[1][labels == 2] -= 8
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(raw / "labelsTr" / f"case{case}.nii.gz"))
         for channel, image in enumerate(images):
-            if (case, channel) != (5, 2):  # one case is incomplete
+            if (case, channel) != (5, 2):  # one case is incomplete, another has one label alone
                 file = raw / "imagesTr" / f"case{case}_{channel:04d}.nii.gz"
                 sitk.WriteImage(sitk.GetImageFromArray(image.astype(np.float32)), str(file))
     (raw / "dataset.json").write_text(
@@ -314,7 +361,12 @@ def test_the_cases_of_elections_are_neither_trained_on_nor_validated(elected):
     kept = set(elected.election_cases)
     assert len(kept) == 1 and training == set(split["train"]) - kept and validation == set(split["val"])
     assert not kept & (training | validation)
-    assert "case5" not in kept, "complete cases come first"
+    assert not {"case4", "case5"} & kept, "what shows most comes first"
+    assert {case: elected._content(case) for case in ("case0", "case4", "case5")} == {
+        "case0": Content((True, True, True), frozenset({0, 1})),
+        "case4": Content((True, True, True), frozenset({0})),
+        "case5": Content((True, True, False), frozenset({0, 1})),
+    }
 
 
 def test_a_training_that_is_stopped_after_an_election_goes_on_exactly(elected, tmp_path, monkeypatch):

@@ -190,4 +190,6 @@ def test_compiled_it_is_one_graph_that_serves_every_code(training):
     with torch.set_grad_enabled(training):
         for code in all_codes(3):
             x = with_code(batch(), code)
-            torch.testing.assert_close(compiled(x), network(x), rtol=0, atol=1e-12)
+            found, expected = (run(x, with_features=training) for run in (compiled, network))
+            assert type(found) is type(expected)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

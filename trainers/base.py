@@ -263,10 +263,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             )
 
     def _available(self, case: str) -> Code:
-        """What a preprocessed case has: an absent channel is NaN in every voxel, so one will tell."""
+        """What a preprocessed case has."""
         dataset_class: Any = self.dataset_class
-        image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
-        return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
+        return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
 
     def _of_all_processes(self, outputs: list[Any]) -> list[Any]:
         """The entries of every process that trains, such as what the steps of an epoch gave."""
@@ -314,3 +313,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+def code_of(image: Any) -> Code:
+    """What a preprocessed image has: an absent channel is NaN in every voxel, so one will tell."""
+    return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())

@@ -19,7 +19,7 @@ from nnunet_moe.losses import cross_modal_distillation
 from nnunet_moe.lr_schedule import TwoPhasePolyLR
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.settings import PLANS_KEY, Settings
-from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+from nnunet_moe.trainers.base import Levels, code_of, nnUNetTrainerMissingModality
 
 # positions of `_seed` that no iteration has
 OF_CASES, OF_RANDOM_TEACHERS = 2**32 - 1, 2**32 - 2
@@ -33,6 +33,8 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 
     election_cases: tuple[str, ...] = ()
     """The training cases that are kept for elections, from `do_split` on."""
+    _elected_from: tuple[list[str], list[str]] | None = None
+    """The split that they were taken from: nnU-Net asks for it again in the final validation."""
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
@@ -62,9 +64,11 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
             ModalityError: none of the fold's training cases can be spared.
         """
         split: Any = super().do_split()
-        training, validation = split
-        self.election_cases = self._kept_for_elections(training, validation)
-        return [case for case in training if case not in self.election_cases], list(validation)
+        training, validation = map(list, split)
+        if self._elected_from != (training, validation):
+            self.election_cases = self._kept_for_elections(training, validation)
+            self._elected_from = training, validation
+        return [case for case in training if case not in self.election_cases], validation
 
     def on_train_start(self) -> None:
         """nnU-Net's; then teachers are known: those of the checkpoint that is gone on from, or the fixed one."""
@@ -115,11 +119,15 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 
     def _elect(self) -> None:
         names, start = channel_names(self.dataset_json), perf_counter()
-        scores = self._scores_alone()
-        rows = [f"{name} {' '.join(f'{score:.4f}' for score in row)}" for name, row in zip(names, scores, strict=True)]
+        scores, numbers = self._scores_alone()
+        texts = [
+            ", ".join(f"{score:.4f} ({number})" for score, number in zip(*of_modality, strict=True))
+            for of_modality in zip(scores, numbers, strict=True)
+        ]
         self.print_to_log_file(
             f"Election on {', '.join(self.election_cases)}, {perf_counter() - start:.0f} s. Soft Dice alone of "
-            f"{', '.join(self._foreground())}: {', '.join(rows)}"
+            f"{', '.join(self._foreground())} (of so many cases): "
+            + "; ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
         )
         elected = winners(scores)
         best = {label: winner for label, winner in zip(self._foreground(), elected, strict=True) if winner is not None}
@@ -137,8 +145,8 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         text = ", ".join(names[modality] for modality in sorted(set(teachers))) or "none"
         self.print_to_log_file(f"Teachers: {text}")
 
-    def _scores_alone(self) -> np.ndarray:
-        """Each modality's soft Dice alone, `(K, labels or regions)`, the mean over the election's cases."""
+    def _scores_alone(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each modality's soft Dice alone, `(K, labels or regions)`, the mean over cases, and over how many."""
         self.set_deep_supervision_enabled(False)
         on_gpu = self.device.type == "cuda"
         predictor = nnUNetPredictor(
@@ -153,6 +161,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
             type(self).__name__,
             self.inference_allowed_mirroring_axes,
         )
+        predictor.network = self._modality_network()  # as it is: compiled, it would encode what is absent
         own = (
             self.election_cases[self.local_rank :: distributed.get_world_size()] if self.is_ddp else self.election_cases
         )
@@ -162,7 +171,10 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 
     def _case_scores(self, case: str, predictor: nnUNetPredictor) -> np.ndarray:
         """`(K, labels or regions)`; NaN where the case lacks the modality or the label."""
-        data, segmentation, previous, _ = self._loaded(case)
+        dataset_class: Any = self.dataset_class
+        stage = {"folder_with_segs_from_previous_stage": self.folder_with_segs_from_previous_stage}
+        dataset = dataset_class(self.preprocessed_dataset_folder, [case], **stage)
+        data, segmentation, previous, _ = dataset.load_case(case)
         image, labels = torch.from_numpy(data[:]), torch.from_numpy(segmentation[0])
         if self.is_cascaded:
             one_hot = convert_labelmap_to_one_hot(previous[:], self.label_manager.foreground_labels, data.dtype)
@@ -174,7 +186,12 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         for modality in available_modalities(image[None, : self._num_modalities()])[0].nonzero().flatten().tolist():
             alone = torch.zeros(1, self._num_modalities(), dtype=torch.bool)
             alone[0, modality] = True
-            logits = predictor.predict_sliding_window_return_logits(drop_modalities(image[None], alone)[0])
+            try:
+                logits = predictor.predict_sliding_window_return_logits(drop_modalities(image[None], alone)[0])
+            except RuntimeError as error:  # of nnU-Net, where half precision overflows: no reason to end a training
+                name = channel_names(self.dataset_json)[modality]
+                self.print_to_log_file(f"WARNING: no score for {name} alone of {case}: {error}")
+                continue
             probabilities = self.label_manager.apply_inference_nonlin(torch.as_tensor(logits).cpu())
             assert isinstance(probabilities, Tensor)
             scores[modality] = soft_dice(probabilities[channels], reference, valid)
@@ -184,39 +201,33 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         """A part of the training cases, drawn by seed and fold; validated ones only if all are, as in fold 'all'."""
         if self._num_modalities() == 1:
             return ()
-        number = min(max(1, round(self.settings.election_fraction * len(training))), self.settings.max_election_cases)
         contents = {case: self._content(case) for case in training}
         order = np.random.default_rng(self._seed(OF_CASES, of_process=False)).permutation(sorted(contents)).tolist()
         validated = set(validation)
         candidates = [case for case in order if case not in validated] or order
-        kept = cases_for_elections(contents, number, candidates)
+        limits = self.settings.election_fraction, self.settings.max_election_cases
+        kept = cases_for_elections(contents, *limits, candidates)
         if not kept:
             raise ModalityError(
                 f"None of the {len(training)} training cases of fold {self.fold} can be spared for the election of "
-                "teachers: each is the only one with its modalities or one of its labels, or is validated, too. Train "
-                "another fold, or write splits_final.json with more training cases."
+                "teachers: each is the only one with its modalities or with one of its labels in one of them, shows no "
+                "label, or is validated, too. Train another fold, or write splits_final.json with more training cases."
             )
         self.print_to_log_file(f"Kept for the election of teachers, and not trained on: {', '.join(sorted(kept))}")
-        shown, trained = (set().union(*(contents[case].labels for case in cases)) for cases in (kept, training))
-        if unseen := [name for number, name in enumerate(self._foreground()) if number in trained - shown]:
+        names, labels = channel_names(self.dataset_json), list(self._foreground())
+        shown, trained = (set().union(*(contents[case].pairs for case in cases)) for cases in (kept, training))
+        if unseen := [f"{labels[label]} in {names[modality]}" for modality, label in sorted(trained - shown)]:
             self.print_to_log_file(
-                f"WARNING: no case that can be spared shows {', '.join(unseen)}: nobody is elected for it"
+                f"WARNING: the cases of the elections do not show {', '.join(unseen)}: nobody is elected by that. "
+                f"No more cases could be spared, or max_election_cases ({limits[1]}) is too small."
             )
         return tuple(sorted(kept))
 
     def _content(self, case: str) -> Content:
-        *_, properties = self._loaded(case)
-        locations = properties["class_locations"]
-        values = enumerate(self._foreground().values())
-        return Content(self._available(case), frozenset(number for number, value in values if len(locations[value])))
-
-    def _loaded(self, case: str) -> Any:
-        """What nnU-Net preprocessed: image, segmentation, the previous stage's or None, properties."""
         dataset_class: Any = self.dataset_class
-        previous = self.folder_with_segs_from_previous_stage
-        return dataset_class(
-            self.preprocessed_dataset_folder, [case], folder_with_segs_from_previous_stage=previous
-        ).load_case(case)
+        image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
+        locations, values = properties["class_locations"], enumerate(self._foreground().values())
+        return Content(code_of(image), frozenset(number for number, value in values if len(locations[value])))
 
     def _foreground(self) -> dict[str, Any]:
         """Name -> label or region of what is scored, in nnU-Net's order."""
