@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_batches import LABELS
+from xdist.scheduler import LoadFileScheduling
 
 from nnunet_moe.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
@@ -30,12 +31,16 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+class OneTrainedModel(LoadFileScheduling):
     """One process runs all files that use the trained model, so that it is trained once; the others go file by file."""
-    users = {item.path for item in items if "trained" in item.fixturenames}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("trained" if item.path in users else item.path.stem))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.split("::")[0]).stem
+        return "trained" if file in ("test_cohort", "test_commands", "test_evaluate", "test_export") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OneTrainedModel(config, log)
 
 
 @dataclass(frozen=True)
