@@ -58,16 +58,14 @@ def cases_for_elections(
     }
     counts, taken = Counter(kind for of_case in kinds.values() for kind in of_case), Counter()
     wanted, share = max(1, round(fraction * len(cases))), max(fraction, MOST)
+    limits = {kind: min(count - 1, max(1, share * count)) for kind, count in counts.items()}
     found: list[str] = []
     shown: set[tuple[int, int]] = set()
     while len(found) < most:
         free = [
             case
             for case in candidates
-            if case not in found
-            and cases[case].pairs
-            and all(taken[kind] + 1 < counts[kind] for kind in kinds[case])
-            and all(taken[kind] + 1 <= max(1, share * counts[kind]) for kind in kinds[case])
+            if case not in found and cases[case].pairs and all(taken[kind] + 1 <= limits[kind] for kind in kinds[case])
         ]
         best = max(free, key=lambda case: (len(cases[case].pairs - shown), sum(cases[case].code)), default=None)
         if best is None or (len(found) >= wanted and cases[best].pairs <= shown):
