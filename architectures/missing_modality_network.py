@@ -6,6 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_moe.codes import all_codes, available_modalities
 from nnunet_moe.errors import ModelError
+from nnunet_moe.label_sets import covered, restricted
 from nnunet_moe.settings import Settings
 
 Logits = Tensor | list[Tensor]
@@ -18,7 +19,7 @@ class MissingModalityNetwork(nn.Module):
     Args:
         network: what nnU-Net built from the plans; its encoder and decoder are taken over.
         num_modalities: K, the image channels; further input channels (a cascade's previous segmentation) follow them.
-        settings: `modality_code` is used.
+        settings: `modality_code`, `label_sets` and `predict_all_labels` are used.
 
     Raises:
         ModelError: the network is none of those that nnU-Net plans.
@@ -29,6 +30,8 @@ class MissingModalityNetwork(nn.Module):
     """`(2^K - 1, K)` bool, every non-empty code."""
     dedicated_code: Tensor | None
     """`(K,)` bool, the only modalities that a dedicated network looks at; None if it looks at all."""
+    label_sets: Tensor | None
+    """`(K, C)` bool, the only outputs that may win where a modality is available; None if all may."""
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__()
@@ -41,6 +44,9 @@ class MissingModalityNetwork(nn.Module):
         self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
         dedicated = None if settings.modality_code is None else torch.tensor(settings.modality_code, dtype=torch.bool)
         self.register_buffer("dedicated_code", dedicated, persistent=False)
+        has_sets = settings.label_sets is not None and not settings.predict_all_labels
+        label_sets = torch.tensor(settings.label_sets, dtype=torch.bool) if has_sets else None
+        self.register_buffer("label_sets", label_sets, persistent=False)
         self.keep_buffers_from_ddp()
         self.encoder = network.get_submodule("encoder")
         self.decoder = network.get_submodule("decoder")
@@ -61,17 +67,25 @@ class MissingModalityNetwork(nn.Module):
         available = available_modalities(x[:, : self.num_modalities])
         return available if self.dedicated_code is None else available & self.dedicated_code
 
-    def decode(self, skips: list[Tensor], x: Tensor) -> Logits:
-        """nnU-Net's decoder on a feature map per stage, the finest first.
+    def decode(self, skips: list[Tensor], x: Tensor, available: Tensor) -> Logits:
+        """nnU-Net's decoder on a feature map per stage, the finest first; out of training, within the label sets.
 
         Args:
             skips: `(B, C_stage, *space_stage)`.
             x: the network's input; on CPUs nnU-Net adds up and resamples logits in its precision.
+            available: `(B, K)` bool.
 
         Returns:
             `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
         """
         logits = self.decoder(skips)
-        if x.device.type != "cpu":
-            return logits
-        return [level.to(x.dtype) for level in logits] if isinstance(logits, list) else logits.to(x.dtype)
+        return (
+            [self._output(level, x, available) for level in logits]
+            if isinstance(logits, list)
+            else (self._output(logits, x, available))
+        )
+
+    def _output(self, logits: Tensor, x: Tensor, available: Tensor) -> Tensor:
+        if self.label_sets is not None and not self.training:
+            logits = restricted(logits, covered(available, self.label_sets))
+        return logits.to(x.dtype) if x.device.type == "cpu" else logits

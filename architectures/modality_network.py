@@ -60,7 +60,7 @@ class ModalityNetwork(MissingModalityNetwork):
             for layer in self.code_convolutions:
                 layer.code_input = code_input
         with cpu_autocast(x.device):
-            return self.decode(self.encoder(zero_absent(x, available)), x)
+            return self.decode(self.encoder(zero_absent(x, available)), x, available)
 
     def _code_input(self, available: Tensor, dtype: torch.dtype) -> CodeInput:
         code = available.to(dtype)

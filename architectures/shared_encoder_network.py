@@ -91,7 +91,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         available = self.available(x)
         with cpu_autocast(x.device):
             maps = self._feature_maps(zero_absent(x, available), available)
-            logits = self.decode(self._joined(maps, available), x)
+            logits = self.decode(self._joined(maps, available), x, available)
         return SharedEncoderOutput(logits, maps[-1], available) if with_features else logits
 
     def of_code(self, x: Tensor, code: Code) -> Logits:
@@ -106,7 +106,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         images = [x[:, [present.index(modality)]] if modality in present else zero for modality in range(len(code))]
         image = torch.cat((*images, x[:, len(present) :]), dim=1)
         available = torch.tensor([code], device=x.device).expand(x.shape[0], -1)  # len(x) would be fixed in an export
-        return self.decode(self._joined(self._maps_of_code(image, present), available), x)
+        return self.decode(self._joined(self._maps_of_code(image, present), available), x, available)
 
     def train(self, mode: bool = True) -> "SharedEncoderNetwork":
         if mode:

@@ -20,10 +20,10 @@ MOST = 0.25
 
 @dataclass(frozen=True)
 class Content:
-    """What a training case can tell in an election."""
+    """What a training case has."""
 
     code: Code
-    """The modalities that it has."""
+    """Its modalities."""
     labels: frozenset[int]
     """The numbers of the labels or regions that its reference shows."""
 

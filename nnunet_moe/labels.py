@@ -15,6 +15,11 @@ def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
     return {name: value for name, value in labels.items() if value not in (0, (0,))}
 
 
+def has_regions(dataset_json: dict) -> bool:
+    """Whether nnU-Net trains on regions, which may overlap, in the place of labels."""
+    return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset_json["labels"].values())
+
+
 def axes_in_space(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, ...]:
     """The spacing of the axes that lie in space, in mm: all of them, or the last two of a 2D image.
 

@@ -53,6 +53,12 @@ def _is_code(value: object) -> bool:
     return any(value) and all(digit in (0, 1) for digit in value)
 
 
+def _is_table(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(_is_code(row) and len(row) == len(value[0]) for row in value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be set in the plans. Symbols as in docs/method.md."""
@@ -98,6 +104,11 @@ class Settings:
     """LCKD: not more than so many."""
     teacher: str | None = _setting(None, lambda value: isinstance(value, str) and value != "", "the name of a modality")
     """LCKD: the one teacher of `nnUNetTrainerLCKDFixedTeacher`."""
+    label_sets: tuple[tuple[int, ...], ...] | None = _setting(None, _is_table, "a list of lists of 0 and 1")
+    """For each modality a 0 or 1 an output of the network: what its annotation covers. Trainers write it into their
+    model's plans; users write `label_sets` into dataset.json."""
+    predict_all_labels: bool = _switch(False)
+    """Whether labels outside the sets of a case's modalities may appear in predictions."""
     seed: int = _whole(0, 0)
     """Fixes the initial weights, the order of the dropped codes and the noise on the codes."""
     # The trainer's business, which cannot stand in the plans:
@@ -152,5 +163,5 @@ class Settings:
 
 
 def _frozen(value: Any) -> Any:
-    """A list of the plans' JSON as a tuple."""
-    return tuple(value) if isinstance(value, list) else value
+    """A list of the plans' JSON as a tuple, the lists in it, too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

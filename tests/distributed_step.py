@@ -44,7 +44,7 @@ def two_steps(trainer: nnUNetTrainerMoESD, inputs: dict, rank: int, world: int) 
     for batch in inputs["batches"]:
         reductions.append(0)
         target = [level[share] for level in batch["target"]]
-        trainer.train_step({"data": batch["data"][share], "target": target})
+        trainer.train_step({"data": batch["data"][share], "target": target, "keys": ["a", "b"][share]})
     weights = trainer._modality_network().state_dict()
     return {
         "weights": weights,
@@ -100,12 +100,15 @@ def main() -> None:
     torch.set_num_threads(1)
     inputs = torch.load(folder / "inputs.pt", weights_only=False)
     trainers = {batch_dice: initialised(nnUNetTrainerMoESD, inputs, batch_dice) for batch_dice in (False, True)}
+    sets = {"label_sets_of_cases": {"a": ["lesion"], "b": ["other"]}}
+    description = {**inputs["dataset_json"], "labels": {"background": 0, "lesion": 1, "other": 2}, **sets}
+    trainers["label_sets"] = initialised(nnUNetTrainerMoESD, {**inputs, "dataset_json": description}, True)
     elector, lckd = (initialised(nnUNetTrainerLCKD, inputs) for _ in range(2))
     elector.do_split()
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
-    for batch_dice, trainer in trainers.items():
+    for name, trainer in trainers.items():
         trainer.network.double()
-        torch.save(two_steps(trainer, inputs, rank, world), folder / f"{batch_dice}_{rank}_of_{world}.pt")
+        torch.save(two_steps(trainer, inputs, rank, world), folder / f"{name}_{rank}_of_{world}.pt")
     torch.save(election(elector, rank, world), folder / f"election_{rank}_of_{world}.pt")
     torch.save(two_distilling_steps(lckd, inputs, rank, world), folder / f"lckd_{rank}_of_{world}.pt")
     distributed.destroy_process_group()

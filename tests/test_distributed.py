@@ -44,11 +44,11 @@ def trained_in_one_and_two_processes(dataset, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("batch_dice", [False, True])
-def test_two_processes_take_the_same_steps_as_one_on_the_joined_batch(trained_in_one_and_two_processes, batch_dice):
+@pytest.mark.parametrize("kind", [False, True, "label_sets"])
+def test_two_processes_take_the_same_steps_as_one_on_the_joined_batch(trained_in_one_and_two_processes, kind):
+    """Without a Dice over the batch, with one, and with one where the processes' items have different label sets."""
     one, first, second = (
-        torch.load(trained_in_one_and_two_processes / f"{batch_dice}_{name}.pt")
-        for name in ("0_of_1", "0_of_2", "1_of_2")
+        torch.load(trained_in_one_and_two_processes / f"{kind}_{name}.pt") for name in ("0_of_1", "0_of_2", "1_of_2")
     )
     assert len(one["weights"]) > 20
     for name, weights in one["weights"].items():

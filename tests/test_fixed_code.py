@@ -9,6 +9,7 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.codes import all_codes
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.fixed_code import load_fixed, require_equal
+from nnunet_moe.label_sets import OUTSIDE
 from nnunet_moe.settings import Settings
 
 EXPERTS_EVERYWHERE = Settings(placement=("stem", "encoder", "decoder"))
@@ -49,6 +50,21 @@ def test_the_ordinary_network_gives_the_same_logits_under_every_code(settings, n
         incomplete, present = images(num_modalities, code, dimensions)
         with torch.inference_mode():
             torch.testing.assert_close(ordinary(present), network(incomplete), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("code", all_codes(3))
+def test_a_label_that_cannot_appear_under_the_code_has_a_constant_logit(code):
+    sets = ((1, 0), (0, 1), (0, 1))
+    network = made(Settings(label_sets=sets), 3)
+    ordinary = planned(channels=sum(code), seed=9).eval()
+    load_fixed(ordinary, network, code)
+    incomplete, present = images(3, code, 3)
+    inside = [any(row[output] for row, there in zip(sets, code, strict=True) if there) for output in (0, 1)]
+    with torch.inference_mode():
+        found = ordinary(present)
+        torch.testing.assert_close(found, network(incomplete), rtol=0, atol=1e-10)
+    assert [bool((found[:, output] == OUTSIDE).all()) for output in (0, 1)] == [not is_in for is_in in inside]
+    require_equal(ordinary, network, code, (3, 8, 8, 8))
 
 
 @pytest.mark.parametrize("code", all_codes(3))

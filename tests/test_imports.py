@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = ("codes", "election", "errors", "losses", "precision", "settings", "environment", "training_log")
+LEAVES = (
+    "codes",
+    "election",
+    "errors",
+    "label_sets",
+    "labels",
+    "losses",
+    "precision",
+    "settings",
+    "environment",
+    "training_log",
+)
 FOREIGN = {"torch", "numpy"}
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +24,11 @@ from nnunet_moe.codes import (
     code_text,
     drop_modalities,
 )
+from nnunet_moe.election import Content
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.files import written_whole
+from nnunet_moe.label_sets import BY_CASE, BY_MODALITY, LabelSetLoss, LabelSets, covered
+from nnunet_moe.labels import labels_of
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.settings import PLANS_KEY, Settings
 from nnunet_moe.training_log import dice_line
@@ -63,7 +66,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     ) -> None:
         # first of all, so that a mistake in the plans leaves no folder behind
         settings, codes = self.checked(plans, configuration, dataset_json)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.label_sets = LabelSets.of(dataset_json)
+        super().__init__(
+            _with_label_sets(plans, configuration, self.label_sets), configuration, fold, dataset_json, device
+        )
         self.settings = settings
         self.validation_codes = codes
         self.num_epochs = settings.num_epochs
@@ -76,8 +82,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         """The settings and the codes to validate, once plans and dataset.json are found to fit.
 
         Raises:
-            SettingsError: as `settings_of`, or settings stand outside of a configuration.
-            ModalityError: plans and dataset.json have not the same number of channels.
+            SettingsError: as `settings_of`, or settings stand outside of a configuration, or label sets in the plans.
+            ModalityError: plans and dataset.json have not the same number of channels; as `LabelSets.of`.
         """
         if PLANS_KEY in plans:
             raise SettingsError(f"{PLANS_KEY!r} stands at the top of the plans; move it into a configuration.")
@@ -88,7 +94,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 f"dataset.json has {len(names)} channels ({', '.join(names)}), the plans were made for {num_planned}. "
                 "Plan and preprocess again."
             )
-        settings = cls.settings_of(configuration_manager)
+        settings, label_sets = cls.settings_of(configuration_manager), LabelSets.of(dataset_json)
+        if settings.label_sets is not None and (label_sets is None or settings.label_sets != label_sets.setting):
+            raise SettingsError(
+                f"The plans have 'label_sets' under {PLANS_KEY!r}, other than dataset.json's. Write them into "
+                "dataset.json alone; trainers copy them into their models' plans."
+            )
         if settings.modality_code is not None:
             return settings, [tuple(digit == 1 for digit in settings.modality_code)]
         return settings, all_codes(len(names))
@@ -151,8 +162,13 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         super().initialize()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete."""
+        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete.
+
+        Raises:
+            ModalityError: a case shows labels that its label set does not have.
+        """
         training, validation = super().get_tr_and_val_datasets()
+        self._require_annotated({*training.identifiers, *validation.identifiers})
         self._log_availability(training.identifiers)
         return training, validation
 
@@ -168,6 +184,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """One optimiser step; nnU-Net's, with `backward` in it."""
+        self._use_label_sets(batch)
         data = batch["data"].to(self.device, non_blocking=True)
         target = self._to_device(batch["target"])
         iteration = self.current_epoch * self.num_iterations_per_epoch + self._step_in_epoch
@@ -214,7 +231,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         turn = self.validation_codes[self._validation_step % len(self.validation_codes)]
         self._validation_step += 1
         reduced = drop_modalities(batch["data"], torch.tensor(turn).expand(len(batch["data"]), -1))
-        codes = {tuple(code) for code in available_modalities(reduced[:, : self._num_modalities()]).tolist()}
+        available = available_modalities(reduced[:, : self._num_modalities()])
+        self._use_label_sets(batch, available)
+        codes = {tuple(code) for code in available.tolist()}
         number = self.validation_codes.index(codes.pop()) if len(codes) == 1 else OF_NO_CODE
         return {**super().validation_step({**batch, "data": reduced}), "code": number}
 
@@ -267,6 +286,52 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         dataset_class: Any = self.dataset_class
         return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
 
+    def _content(self, case: str) -> Content:
+        """What a preprocessed case has, and of which labels its reference has voxels."""
+        dataset_class: Any = self.dataset_class
+        image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
+        locations, values = properties["class_locations"], enumerate(self._foreground().values())
+        return Content(code_of(image), frozenset(number for number, value in values if len(locations[value])))
+
+    def _foreground(self) -> dict[str, Any]:
+        """Name -> label or region of what is scored, in nnU-Net's order."""
+        manager = self.label_manager
+        names = {tuple(np.atleast_1d(value)): name for name, value in labels_of(self.dataset_json).items()}
+        scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return {names[tuple(np.atleast_1d(value))]: value for value in scored}
+
+    def _require_annotated(self, cases: Iterable[str]) -> None:
+        if self.label_sets is None:
+            return
+        names = list(self._foreground())
+        for case in sorted(cases):
+            content = self._content(case)
+            outputs = self.label_sets.of_items(torch.tensor([content.code]), [case])[0]
+            annotated = outputs[-len(names) :].tolist()  # the background comes before, if there is one
+            if strange := [names[number] for number in sorted(content.labels) if not annotated[number]]:
+                raise ModalityError(
+                    f"Case {case} has voxels of {', '.join(strange)}. By dataset.json, what is annotated in it, which "
+                    f"has {code_text(content.code, channel_names(self.dataset_json))}, is "
+                    f"{', '.join(name for name, is_in in zip(names, annotated, strict=True) if is_in)}. Correct "
+                    f"{BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
+                )
+
+    def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:
+        """Tell the loss which labels were annotated in the items of a batch.
+
+        Args:
+            batch: as nnU-Net's loader gives it.
+            reduced: `(B, K)` bool, the modalities to which a batch for validation was reduced: the network gives
+                their labels alone, so the loss, which is only looked at then, takes no others.
+        """
+        if self.label_sets is None:
+            return
+        if reduced is None:
+            available = available_modalities(batch["data"][:, : self._num_modalities()])
+            self.loss.use(self.label_sets.of_items(available, batch["keys"]))
+        else:
+            self.loss.use(covered(reduced, self.label_sets.by_modality))
+
     def _of_all_processes(self, outputs: list[Any]) -> list[Any]:
         """The entries of every process that trains, such as what the steps of an epoch gave."""
         if not self.is_ddp:
@@ -274,6 +339,16 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         gathered: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(gathered, outputs)
         return [output for of_process in gathered for output in of_process]
+
+    def _build_loss(self) -> Any:
+        """nnU-Net's; where there are label sets, of each item in its own."""
+        loss: Any = super()._build_loss()
+        if self.label_sets is None:
+            return loss
+        # the processes of a distributed training have items of other sets: what they sum over batches cannot be added
+        dice = (loss.loss if self.enable_deep_supervision else loss).dc
+        getattr(dice, "_orig_mod", dice).ddp = False
+        return LabelSetLoss(loss)
 
     def _num_modalities(self) -> int:
         return len(self.validation_codes[0])
@@ -313,6 +388,15 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+def _with_label_sets(plans: dict, configuration: str, label_sets: LabelSets | None) -> dict:
+    """Plans that tell the label sets to the network of a configuration, which never sees dataset.json."""
+    if label_sets is None:
+        return plans
+    settings = PlansManager(plans).get_configuration(configuration).configuration.get(PLANS_KEY, {})
+    own = {**plans["configurations"][configuration], PLANS_KEY: {**settings, "label_sets": label_sets.setting}}
+    return {**plans, "configurations": {**plans["configurations"], configuration: own}}
 
 
 def code_of(image: Any) -> Code:

@@ -34,6 +34,7 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
 
     def train_step(self, batch: dict) -> dict:
         """The network looks at its own modalities only, so nothing has to be dropped."""
+        self._use_label_sets(batch)
         return nnUNetTrainer.train_step(self, batch)
 
     def _having_the_code(self, cases: Sequence[str], part: str) -> list[str]:

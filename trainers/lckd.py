@@ -12,14 +12,13 @@ from torch import Tensor, distributed
 
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork, SharedEncoderOutput
 from nnunet_moe.codes import Code, available_modalities, channel_names, drop_modalities
-from nnunet_moe.election import Content, cases_for_elections, mean_scores, most_frequent, soft_dice, winners
+from nnunet_moe.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.labels import labels_of
 from nnunet_moe.losses import cross_modal_distillation
 from nnunet_moe.lr_schedule import TwoPhasePolyLR
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.settings import PLANS_KEY, Settings
-from nnunet_moe.trainers.base import Levels, code_of, nnUNetTrainerMissingModality
+from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 
 # positions of `_seed` that no iteration has
 OF_CASES, OF_RANDOM_TEACHERS = 2**32 - 1, 2**32 - 2
@@ -222,19 +221,6 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
                 f"No more cases could be spared, or max_election_cases ({limits[1]}) is too small."
             )
         return tuple(sorted(kept))
-
-    def _content(self, case: str) -> Content:
-        dataset_class: Any = self.dataset_class
-        image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
-        locations, values = properties["class_locations"], enumerate(self._foreground().values())
-        return Content(code_of(image), frozenset(number for number, value in values if len(locations[value])))
-
-    def _foreground(self) -> dict[str, Any]:
-        """Name -> label or region of what is scored, in nnU-Net's order."""
-        manager = self.label_manager
-        names = {tuple(np.atleast_1d(value)): name for name, value in labels_of(self.dataset_json).items()}
-        scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return {names[tuple(np.atleast_1d(value))]: value for value in scored}
 
     @property
     def _warm_up_epochs(self) -> int:

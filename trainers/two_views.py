@@ -64,7 +64,7 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
             if self.settings.beta:
                 total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
                 weight = self.settings.beta * ramp_up(iteration, total)
-                parts["w beta L_sd"] = weight * self.self_distillation(logits, teacher, self._valid_voxels(target))
+                parts["w beta L_sd"] = weight * self._distilled(logits, teacher, self._valid_voxels(target))
         self._backward(parts)
         return parts
 
@@ -80,16 +80,27 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
             self.print_to_log_file(entropy_line(entropies))
 
+    def _distilled(self, logits: Levels, teacher: Levels, valid: Any) -> Tensor:
+        """L_sd, of each item in its own label set."""
+        if self.label_sets is None:
+            return self.self_distillation(logits, teacher, valid)
+        return self.loss.mean(
+            lambda group: self.self_distillation(group.logits(logits), group.logits(teacher), group.voxels(valid))
+        )
+
     def _build_self_distillation_loss(self) -> Any:
-        """L_sd with the weights of deep supervision that `self.loss` has."""
+        """L_sd with the weights of deep supervision that nnU-Net's loss has."""
         loss = partial(
             self_distillation_loss,
             temperature=self.settings.temperature,
             regions=self.label_manager.has_regions,
             batch_dice=self.configuration_manager.batch_dice,
-            sum_over_processes=_sum_over_processes if self.is_ddp else None,
+            sum_over_processes=_sum_over_processes if self.is_ddp and self.label_sets is None else None,
         )
-        return DeepSupervisionWrapper(loss, self.loss.weight_factors) if self.enable_deep_supervision else loss
+        if not self.enable_deep_supervision:
+            return loss
+        of_nnunet = self.loss if self.label_sets is None else self.loss.loss
+        return DeepSupervisionWrapper(loss, of_nnunet.weight_factors)
 
     def _without_synchronisation(self) -> AbstractContextManager:
         """Of the two backward passes the last one alone averages the gradients over processes."""

@@ -2,7 +2,8 @@
 
 A convolution that depends on the code is a plain convolution with that code's kernel (paper, eq. 3: the experts are
 linear, so their gated sum is one kernel); and what a convolution makes of a channel of zeros is nothing, so the input
-channels of absent modalities can be cut out of its kernel.
+channels of absent modalities can be cut out of its kernel. Where a label cannot appear under the code, its logit is a
+constant, which is a bias.
 """
 
 import copy
@@ -17,6 +18,7 @@ from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.channels import present_channels
+from nnunet_moe.label_sets import OUTSIDE, covered
 
 SAME_FUNCTION = 1e-10
 """What the order of summation may change of logits in double precision, of the largest of them or of 1."""
@@ -38,6 +40,11 @@ def load_fixed(planned: nn.Module, network: ModalityNetwork, code: Code) -> None
             absent modalities.
     """
     fixed, own = _fixed_state(network, code), planned.state_dict()
+    if network.label_sets is not None:
+        outside = ~covered(torch.tensor([code]), network.label_sets)[0]
+        for key in [key for key in fixed if ".seg_layers." in key]:
+            fixed[key] = fixed[key].clone()
+            fixed[key][outside] = OUTSIDE if key.endswith(".bias") else 0
     if strangers := sorted(fixed.keys() ^ own.keys()):
         raise _unknown(network, f"{len(strangers)} weights are in one of the networks only, first {strangers[0]}")
     for key, target in own.items():

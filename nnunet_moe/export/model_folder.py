@@ -22,6 +22,7 @@ from nnunet_moe.export.channels import dataset_json_of, fingerprint_of, plans_of
 from nnunet_moe.export.fixed_code import FixedCode, load_fixed, require_equal
 from nnunet_moe.export.onnx_file import write_onnx
 from nnunet_moe.export.source import STOCK_TRAINER, LoadedFold, Source
+from nnunet_moe.label_sets import covered, output_names
 from nnunet_moe.trained import Fold, planned_network
 
 NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
@@ -137,6 +138,7 @@ class ModelFolder:
             previous_stage=source.previous_stage,
             folds=folds,
             labels=self.dataset_json["labels"],
+            never=self._never(),
             file_ending=self.dataset_json["file_ending"],
             onnx=onnx,
             is_ordinary=source.becomes_ordinary,
@@ -149,6 +151,14 @@ class ModelFolder:
             scores=scores,
         )
         (self.folder / "README.md").write_text(card)
+
+    def _never(self) -> list[str]:
+        """The labels or regions that do not appear with these modalities, since nobody annotated them there."""
+        by_modality = self.source.network.label_sets
+        if by_modality is None:
+            return []
+        inside = covered(torch.tensor([self.code]), by_modality)[0].tolist()
+        return [name for name, is_in in zip(output_names(self.source.dataset_json), inside, strict=True) if not is_in]
 
 
 def _sizes(sizes: Sequence[int], separator: str) -> str:

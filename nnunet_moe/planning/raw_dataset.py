@@ -20,6 +20,7 @@ from nnunet_moe.cases import files_by_channel, list_cases
 from nnunet_moe.codes import Code, channel_names
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.files import nnunet_folder
+from nnunet_moe.label_sets import BY_CASE, LabelSets
 from nnunet_moe.planning.availability import Availability
 from nnunet_moe.preprocessing import read_case, read_segmentation, require_same_geometry
 from nnunet_moe.processes import on_all
@@ -92,7 +93,8 @@ def read_raw_dataset(name: str) -> RawDataset:
         name: its full name.
 
     Raises:
-        ModalityError: no dataset.json, no cases, or files that belong to no case or to no channel.
+        ModalityError: no dataset.json, no cases, or files that belong to no case or to no channel; label sets of what
+            there is not.
     """
     folder = nnunet_folder(nnUNet_raw) / name
     file = folder / "dataset.json"
@@ -107,6 +109,7 @@ def read_raw_dataset(name: str) -> RawDataset:
             f"{file} cannot be used ({type(error).__name__}: {error}). It needs labels, "
             "channel_names, numTraining and file_ending."
         ) from error
+    label_sets = LabelSets.of(dataset_json)
     problems, seen = [], set()
     if "dataset" not in dataset_json:
         images, strays = list_cases(folder / "imagesTr", dataset_json["file_ending"])
@@ -125,6 +128,8 @@ def read_raw_dataset(name: str) -> RawDataset:
         )
     if not cases:
         raise ModalityError(f"{file} lists no case under 'dataset'.")
+    if label_sets is not None and (unknown := sorted(label_sets.by_case.keys() - cases.keys())):
+        problems.append(f"{BY_CASE!r} in dataset.json names {_some(unknown)}, which is no training case.")
     for case, files in cases.items():
         there = [*files["images"], files["label"]]
         problems += [f"{case}: {path} is not there." for path in there if not Path(path).exists()]

@@ -1,0 +1,200 @@
+"""Label sets: which labels were annotated in which cases, as `label_sets` in dataset.json tells.
+
+Where cases of one modality were annotated with other labels than those of another, a label that nobody looked for is
+not background. Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of
+experts", MICCAI 2024 (dynamic selection); decisions: docs/usage.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_moe.codes import channel_names
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.labels import has_regions, labels_of
+
+BY_MODALITY, BY_CASE = "label_sets", "label_sets_of_cases"
+
+OUTSIDE = -200.0
+"""The logit of a label outside the set: no softmax or sigmoid in half precision makes anything of it, and nnU-Net's sum
+over overlapping windows, whose weights reach 10, stays within half precision."""
+
+Levels = Any
+"""A tensor, or one per resolution under deep supervision; what comes in is what comes out."""
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Which of a network's outputs the annotation of a case covers.
+
+    The outputs are nnU-Net's: background and labels by their values, or the regions in the order of dataset.json.
+    """
+
+    by_modality: Tensor
+    """`(K, C)` bool."""
+    by_case: Mapping[str, Tensor]
+    """Case -> `(C,)` bool, of the cases that dataset.json names."""
+
+    @classmethod
+    def of(cls, dataset_json: dict[str, Any]) -> "LabelSets | None":
+        """What dataset.json says, None if it says nothing.
+
+        `label_sets` has a list of labels for each modality that was not annotated with all, `label_sets_of_cases` one
+        for each case whose annotation differs from that of its modalities.
+
+        Raises:
+            ModalityError: a modality or label that does not exist, or an empty list.
+        """
+        if not (BY_MODALITY in dataset_json or BY_CASE in dataset_json):
+            return None
+        names = channel_names(dataset_json)
+        by_modality = _sets(dataset_json, BY_MODALITY)
+        if unknown := sorted(by_modality.keys() - set(names)):
+            raise ModalityError(
+                f"{BY_MODALITY!r} in dataset.json has {', '.join(map(repr, unknown))}; the modalities are "
+                f"{', '.join(names)}."
+            )
+        everything = torch.ones(len(output_names(dataset_json)), dtype=torch.bool)
+        return cls(torch.stack([by_modality.get(name, everything) for name in names]), _sets(dataset_json, BY_CASE))
+
+    def of_items(self, available: Tensor, cases: Sequence[str]) -> Tensor:
+        """The sets `(B, C)` of a batch's items: that of the case, or what its modalities have between them.
+
+        Args:
+            available: `(B, K)` bool, what the cases have, whatever is dropped of it.
+            cases: their names.
+        """
+        sets = covered(available, self.by_modality.to(available.device))
+        for item, case in enumerate(cases):
+            if case in self.by_case:
+                sets[item] = self.by_case[case]
+        return sets
+
+    @property
+    def setting(self) -> tuple[tuple[int, ...], ...]:
+        """The setting by which a network knows them: dataset.json is not there when it is built."""
+        return tuple(map(tuple, self.by_modality.int().tolist()))
+
+
+def covered(available: Tensor, by_modality: Tensor) -> Tensor:
+    """`(B, C)` bool, the outputs that any available modality covers.
+
+    Args:
+        available: `(B, K)` bool.
+        by_modality: `(K, C)` bool.
+    """
+    return (available[:, :, None] & by_modality).any(dim=1)
+
+
+def restricted(logits: Tensor, sets: Tensor) -> Tensor:
+    """Logits `(B, C, *space)` in which no output outside the items' sets `(B, C)` can win, or be more than half."""
+    return torch.where(sets[(..., *[None] * (logits.ndim - 2))], logits, OUTSIDE)
+
+
+@dataclass(frozen=True)
+class OneSet:
+    """The items of a batch that have the same label set, and this set."""
+
+    items: list[int]
+    outputs: list[int]
+    batch_size: int
+    num_outputs: int
+
+    @property
+    def share(self) -> float:
+        """The part of the batch."""
+        return len(self.items) / self.batch_size
+
+    def logits(self, logits: Levels) -> Levels:
+        """Those of these items and outputs, of `(B, C, *space)`; as every argument below, also a list of levels."""
+        return _of_levels(lambda level: self._of_items(level)[:, self.outputs], logits)
+
+    def target(self, target: Levels) -> Levels:
+        """Labels `(B, 1, *space)` with new numbers, where what the set does not have is background, or regions.
+
+        What comes after the outputs, nnU-Net's ignore label, stays.
+        """
+        return _of_levels(self._target, target)
+
+    def voxels(self, voxels: Levels) -> Levels:
+        """What holds for these items, of `(B, 1, *space)`, or None."""
+        return _of_levels(self._of_items, voxels)
+
+    def _of_items(self, level: Any) -> Any:
+        return level if level is None or len(self.items) == self.batch_size else level[self.items]
+
+    def _target(self, target: Tensor) -> Tensor:
+        target = self._of_items(target)
+        if target.shape[1] > 1 or target.dtype == torch.bool:
+            return target[:, [*self.outputs, *range(self.num_outputs, target.shape[1])]]
+        numbers = torch.zeros(self.num_outputs, dtype=target.dtype, device=target.device)
+        numbers[self.outputs] = torch.arange(len(self.outputs), dtype=target.dtype, device=target.device)
+        return torch.where(target < self.num_outputs, numbers[target.long().clamp(0, self.num_outputs - 1)], target)
+
+
+class LabelSetLoss(nn.Module):
+    """nnU-Net's loss, of each item in its own label set: neither softmax nor Dice nor background know other labels.
+
+    Items of the same set make up a batch of their own; the loss is the mean over items. Where nnU-Net's Dice sums over
+    the batch, it sums over these.
+
+    Args:
+        loss: of logits and target, as nnU-Net's trainer builds it.
+    """
+
+    groups: tuple[OneSet, ...] = ()
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def use(self, sets: Tensor) -> None:
+        """Set what the next batches' items are: `(B, C)` bool."""
+        self.groups = tuple(
+            OneSet(
+                (sets == chosen).all(dim=1).nonzero().flatten().tolist(),
+                chosen.nonzero().flatten().tolist(),
+                *sets.shape,
+            )
+            for chosen in sets.unique(dim=0)
+        )
+
+    def forward(self, logits: Levels, target: Levels) -> Tensor:
+        """The loss of a batch; its arguments are those of nnU-Net's."""
+        return self.mean(lambda group: self.loss(group.logits(logits), group.target(target)))
+
+    def mean(self, loss_of: Callable[[OneSet], Tensor]) -> Tensor:
+        """The mean over items of a loss that is known for each group."""
+        return torch.stack([group.share * loss_of(group) for group in self.groups]).sum()
+
+
+def output_names(dataset_json: dict[str, Any]) -> list[str]:
+    """The labels or regions of a network's outputs, an empty name for the background."""
+    labels = labels_of(dataset_json)
+    if has_regions(dataset_json):
+        return list(labels)
+    return ["", *sorted(labels, key=lambda name: np.atleast_1d(labels[name])[0])]
+
+
+def _sets(dataset_json: dict[str, Any], key: str) -> dict[str, Tensor]:
+    """Name -> `(C,)` bool."""
+    given, outputs = dataset_json.get(key, {}), output_names(dataset_json)
+    if not isinstance(given, dict):
+        raise ModalityError(f"{key!r} in dataset.json is {given!r}; it must be an object with a list of labels a name.")
+    sets = {}
+    for name, labels in given.items():
+        foreground = ", ".join(output for output in outputs if output)
+        if not isinstance(labels, list) or not labels or not all(label and label in outputs for label in labels):
+            raise ModalityError(
+                f"{key!r} in dataset.json has {labels!r} for {name}; it must be a list of at least one of {foreground}."
+            )
+        sets[name] = torch.tensor([not output or output in labels for output in outputs])
+    return sets
+
+
+def _of_levels(function: Callable[[Tensor], Tensor], levels: Levels) -> Levels:
+    return [function(level) for level in levels] if isinstance(levels, list) else function(levels)
