@@ -1,10 +1,12 @@
 """What all networks of this package have in common: absent channels are NaN in their input."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_moe.codes import all_codes, available_modalities
+from nnunet_moe.codes import Code, all_codes, available_modalities
 from nnunet_moe.errors import ModelError
 from nnunet_moe.label_sets import covered, restricted
 from nnunet_moe.settings import Settings
@@ -25,6 +27,13 @@ class MissingModalityNetwork(nn.Module):
         ModelError: the network is none of those that nnU-Net plans.
         ModalityError: K is out of range.
     """
+
+    becomes_planned: ClassVar[bool] = True
+    """Whether it is one of nnU-Net's own networks once the code is fixed."""
+    takes_one_kind: ClassVar[bool] = False
+    """Whether a case may have one modality alone."""
+    takes_any_space: ClassVar[bool] = True
+    """Whether it is made for other sizes than the planned patch, too, if its strides divide them."""
 
     codes: Tensor
     """`(2^K - 1, K)` bool, every non-empty code."""
@@ -61,6 +70,12 @@ class MissingModalityNetwork(nn.Module):
     def encoder_channels(num_input_channels: int, num_modalities: int) -> int:
         """How many input channels the planned network is to have, where nnU-Net would give it `num_input_channels`."""
         return num_input_channels
+
+    def takes(self, code: Code) -> bool:
+        """Whether it is for cases that have just these modalities, or are reduced to them."""
+        if self.dedicated_code is not None:
+            return tuple(self.dedicated_code.tolist()) == code
+        return sum(code) == 1 or not self.takes_one_kind
 
     def available(self, x: Tensor) -> Tensor:
         """`(B, K)` bool, the modalities of `x` `(B, C, *space)` that the network looks at."""

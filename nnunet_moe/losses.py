@@ -4,6 +4,7 @@ MoE-SD: Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model 
 MICCAI 2024, eqs. 4, 6 and 7; decisions where the paper is silent or contradicts itself: docs/method.md.
 LCKD: Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality",
 MICCAI 2023; decisions: docs/lckd.md.
+M4oE's phase one: docs/m4oe.md.
 """
 
 import math
@@ -115,6 +116,21 @@ def cross_modal_distillation(features: Tensor, available: Tensor, teachers: Tens
         (teacher.detach()[:, None] - features).abs().flatten(2).mean(dim=2) for teacher in features.unbind(dim=1)
     ]
     return torch.where(pairs, torch.stack(distances, dim=1), 0).sum() / len(features)
+
+
+def reconstruction_loss(reconstructed: Tensor, image: Tensor, counted: Tensor) -> Tensor:
+    """The mean squared error where it counts, of a masked autoencoder.
+
+    Args:
+        reconstructed: `(B, C, *space)`.
+        image: of the same shape.
+        counted: `(B, 1, *space)` bool.
+
+    Returns:
+        A scalar in float32 or wider; 0 where nothing counts.
+    """
+    square = (_at_least_float32(reconstructed) - image).square()
+    return torch.where(counted, square, 0).sum() / (counted.sum() * image.shape[1]).clamp_min(1)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""A learning rate in two phases, each with a polynomial of its own."""
+"""Learning rates that nnU-Net has not: a polynomial in two phases, and a cosine after a warm-up."""
+
+import math
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.optim import Optimizer
@@ -31,3 +33,30 @@ class TwoPhasePolyLR:
             self._first.step(epoch)
         else:
             self._second.step(epoch - self._first_phase)
+
+
+class WarmUpCosineLR:
+    """A rate that rises in a line and falls as half a cosine, as transformers are trained.
+
+    Epoch t of E, W of them for the rise, has the rate `lr (t + 1) / W` up to W, and
+    `lr (1 + cos(pi (t - W) / (E - W))) / 2` from there.
+
+    Args:
+        optimizer: its rates are set.
+        initial_lr: lr, the highest.
+        num_epochs: E.
+        warm_up: W, 1 to E.
+    """
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, num_epochs: int, warm_up: int) -> None:
+        self._optimizer, self._highest, self._num_epochs, self._warm_up = optimizer, initial_lr, num_epochs, warm_up
+        self.step(0)
+
+    def step(self, epoch: int) -> None:
+        """Set the rate of an epoch, as nnU-Net's trainer does when one begins."""
+        if epoch < self._warm_up:
+            share = (epoch + 1) / self._warm_up
+        else:
+            share = (1 + math.cos(math.pi * (epoch - self._warm_up) / (self._num_epochs - self._warm_up))) / 2
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._highest * share

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel
 import nibabel.spatialimages
@@ -30,6 +30,9 @@ UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError, zlib.
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
     """nnU-Net's `DefaultPreprocessor`, with absent channels as NaN in what goes in and what comes out."""
+
+    one_kind: ClassVar[bool] = False
+    """Whether a case with more than one channel is an error."""
 
     def run_case(
         self,
@@ -57,6 +60,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         image, properties = read_case(image_files, reader, dataset_json)
         names = channel_names(dataset_json)
         available = np.array([not np.isnan(channel).any() for channel in image])
+        self._require_one_kind(available, names, f"{min(image_files)}: ")
         image[~_dedicated(available, configuration_manager, names, f"{min(image_files)}: ")] = np.nan
         seg = None
         if seg_file is not None:
@@ -99,6 +103,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
                 "Fill one in, or take the case out."
             )
+        self._require_one_kind(available, names)
         available = _dedicated(available, configuration_manager, names)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         data, seg_or_border, properties = super().run_case_npy(
@@ -106,6 +111,19 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         )
         data[~available] = np.nan
         return data, seg_or_border, properties
+
+    def _require_one_kind(self, available: np.ndarray, names: Sequence[str], case: str = "") -> None:
+        if self.one_kind and available.sum() > 1:
+            raise ModalityError(
+                f"{case}the case has {code_text(available.tolist(), names)}, but the model takes cases of one kind. "
+                "Give each image as a case of its own."
+            )
+
+
+class OneKindPreprocessor(MissingModalityPreprocessor):
+    """The same for models that take cases of one kind: one channel each."""
+
+    one_kind = True
 
 
 class MissingModalityConfigurationManager(ConfigurationManager):
@@ -118,10 +136,23 @@ class MissingModalityConfigurationManager(ConfigurationManager):
         return MissingModalityPreprocessor
 
 
-def use_missing_modality_preprocessor(configuration_manager: ConfigurationManager) -> None:
+class OneKindConfigurationManager(ConfigurationManager):
+    """The same for models that take cases of one kind."""
+
+    @property
+    def preprocessor_class(  # pyright: ignore[reportIncompatibleMethodOverride] - cached in nnU-Net
+        self,
+    ) -> type[OneKindPreprocessor]:
+        return OneKindPreprocessor
+
+
+def use_missing_modality_preprocessor(configuration_manager: ConfigurationManager, *, one_kind: bool = False) -> None:
     """Turn one configuration manager, in place, into one that names our preprocessor.
 
     `nnUNetv2_predict` hands this instance to its preprocessing workers, which unpickle it by its class's name.
+
+    Args:
+        one_kind: whether cases with more than one channel are to be refused.
 
     Raises:
         ModelError: the plans ask for a preprocessor other than nnU-Net's default.
@@ -131,7 +162,7 @@ def use_missing_modality_preprocessor(configuration_manager: ConfigurationManage
             f"The plans ask for the preprocessor {configuration_manager.preprocessor_name!r}; missing modalities are "
             f"supported with {DefaultPreprocessor.__name__!r} alone. Change 'preprocessor_name' in the plans."
         )
-    configuration_manager.__class__ = MissingModalityConfigurationManager
+    configuration_manager.__class__ = OneKindConfigurationManager if one_kind else MissingModalityConfigurationManager
 
 
 def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> tuple[np.ndarray, dict]:

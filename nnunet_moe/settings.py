@@ -53,6 +53,10 @@ def _is_code(value: object) -> bool:
     return any(value) and all(digit in (0, 1) for digit in value)
 
 
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0 and value % 3 == 0
+
+
 def _is_table(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or not value:
         return False
@@ -104,6 +108,8 @@ class Settings:
     """LCKD: not more than so many."""
     teacher: str | None = _setting(None, lambda value: isinstance(value, str) and value != "", "the name of a modality")
     """LCKD: the one teacher of `nnUNetTrainerLCKDFixedTeacher`."""
+    width: int = _setting(96, _is_width, "a whole multiple of 3")
+    """M4oE: channels of the first stage; the others have 2, 4 and 8 times as many."""
     label_sets: tuple[tuple[int, ...], ...] | None = _setting(None, _is_table, "a list of lists of 0 and 1")
     """For each modality a 0 or 1 an output of the network: what its annotation covers. Trainers write it into their
     model's plans; users write `label_sets` into dataset.json."""
@@ -114,6 +120,8 @@ class Settings:
     # The trainer's business, which cannot stand in the plans:
     conditioning: Literal["experts", "filter_scaling"] = "experts"
     """How convolutions depend on the code."""
+    routing: Literal["gate", "kind", "channel_gate"] = "gate"
+    """M4oE: who chooses experts: a gate for each token, the image's kind, or nobody (a gate over channels)."""
     election: Literal["by_label", "most_frequent", "fixed", "random"] = "by_label"
     """LCKD: who teaches: the best modality of each label, that which is best most often, the setting `teacher`, or a
     random one for each label."""

@@ -212,10 +212,13 @@ def test_what_the_trainers_write_loads_as_tensors_and_plain_containers_alone(tra
         assert checkpoint["logging"]["train_losses"]
 
 
+NO_ORDINARY_NETWORK = ("nnUNetTrainerLCKD", "nnUNetTrainerM4oE", "nnUNetTrainerSwinUNet")  # test_lckd, test_m4oe
+
+
 def trainers_of_this_package() -> list[str]:
     (file,) = external_trainers_folder().glob("*.py")
     names = [line.strip(' ",') for line in file.read_text().splitlines() if line.startswith('    "')]
-    return [name for name in names if not name.startswith("nnUNetTrainerLCKD")]  # no ordinary network: test_lckd
+    return [name for name in names if not name.startswith(NO_ORDINARY_NETWORK)]
 
 
 @pytest.mark.parametrize("trainer", trainers_of_this_package())
@@ -250,7 +253,9 @@ def test_every_trainer_exports(dataset, tmp_path, monkeypatch, trainer):
         expected, got = predictor.network.double().eval()(x), stock.network.double().eval()(x[:, [0, 2]])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     if trainer == DEDICATED:
-        with pytest.raises(SystemExit, match=r"-m T1w: the model is dedicated to T1w\+FLAIR and can be exported"):
+        with pytest.raises(
+            SystemExit, match=r"-m T1w: the model is dedicated to T1w\+FLAIR and can be exported for that alone"
+        ):
             export(tmp_path / "other", "-m", "T1w", trainer=trainer, configuration=configuration, folds=(0,))
         every = export(tmp_path / "every", "--all", trainer=trainer, configuration=configuration, folds=(0,))
         assert [path.name for path in every.iterdir()] == ["T1w+FLAIR"]

@@ -15,6 +15,7 @@ LEAVES = (
     "label_sets",
     "labels",
     "losses",
+    "masking",
     "precision",
     "settings",
     "environment",

@@ -4,7 +4,6 @@ import copy
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from test_modality_network import planned
+from two_kinds import CHANNELS, phantom, write_two_kinds
 
-from incomplete import plan_and_preprocess, write
+from incomplete import plan_and_preprocess
 from nnunet_in_process import CPU, command, train
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
@@ -33,6 +33,7 @@ from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.workspace import add_small_configuration
 
 ABDOMEN = {
     "channel_names": {"0": "CT", "1": "MRI", "2": "CE-MRI"},
@@ -261,44 +262,9 @@ def test_label_sets_that_are_only_in_the_plans_are_an_error(make_trainer, labels
         make_trainer(labels={"labels": TWO_KINDS["labels"], **labels}, label_sets=[[1, 1, 0], [1, 1, 1], [1, 1, 1]])
 
 
-CASES = {"ct": 0, "mr": 1}
-SHAPE = (20, 22, 20)
-
-
-def phantom(number: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """An image of noise with two bright cubes; of the labels, CT cases have the first cube's, MR cases the second's."""
-    rng = np.random.default_rng([number, CASES[kind]])
-    image, labels = rng.normal(0, 0.1, SHAPE).astype(np.float32), np.zeros(SHAPE, np.uint8)
-    for label, corner in ((1, (3, 4, 3)), (2, (11, 12, 11))):
-        cube = tuple(slice(first, first + 6) for first in corner)
-        image[cube] += 3.0 * label * (1 if kind == "ct" else -1)
-        if label == CASES[kind] + 1:
-            labels[cube] = label
-    return image, labels
-
-
-def write_two_kinds(raw: Path) -> None:
-    for folder, label_folder, numbers in (("imagesTr", "labelsTr", range(4)), ("imagesTs", "labelsTs", range(4, 5))):
-        for kind, channel in CASES.items():
-            for number in numbers:
-                image, labels = phantom(number, kind)
-                write(raw / folder / f"{kind}{number}_{channel:04d}.nii.gz", image)
-                write(raw / label_folder / f"{kind}{number}.nii.gz", labels)
-    description = {
-        "channel_names": {"0": "CT", "1": "MR"},
-        "labels": {"background": 0, "first": 1, "second": 2},
-        "label_sets": {"CT": ["first"], "MR": ["second"]},
-        "numTraining": 8,
-        "file_ending": ".nii.gz",
-    }
-    (raw / "dataset.json").write_text(json.dumps(description))
-
-
 @pytest.fixture(scope="module")
 def two_kinds_dataset(dataset, tmp_path_factory):
     """Cases of CT and of MR, each annotated with one of two labels, planned, preprocessed and trained on."""
-    from nnunet_moe.workspace import add_small_configuration
-
     name, results = "Dataset904_TwoKinds", tmp_path_factory.mktemp("results")
     write_two_kinds(dataset.workspace.raw / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -318,7 +284,7 @@ MODEL = ("-d", "904", "-c", "tiny", "-tr", "nnUNetTrainerModalityDropout", "-f",
 def test_stock_nnunet_predicts_in_each_kind_what_was_annotated_there(two_kinds_dataset, tmp_path):
     options = ("-device", "cpu", "-npp", 0, "-nps", 0, "--disable_tta")
     command("nnUNetv2_predict", *MODEL, "-i", two_kinds_dataset / "imagesTs", "-o", tmp_path / "out", *options)
-    for kind, channel in CASES.items():
+    for kind, channel in CHANNELS.items():
         predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{kind}4.nii.gz")))
         assert set(np.unique(predicted)) == {0, channel + 1}
         true = phantom(4, kind)[1] > 0

@@ -51,6 +51,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     is_dedicated: ClassVar[bool] = False
     """Whether the plans must name the one `modality_code` that this trainer is for; all others refuse it."""
 
+    max_gradient_norm: ClassVar[float] = 12.0
+    """To which gradients are clipped; nnU-Net's."""
+
     # None until nnU-Net's or our `initialize`
     network: Any
     optimizer: Any
@@ -144,17 +147,31 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         nnU-Net calls this at inference with the configuration manager that its preprocessing workers will get: the
         one place where files that are missing can be taught to the stock command.
         """
+        arguments = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
+        network = cls.network_of_plans(*arguments, enable_deep_supervision)
+        use_missing_modality_preprocessor(configuration_manager, one_kind=cls.network_class.takes_one_kind)
         num_modalities = len(configuration_manager.normalization_schemes)
-        network = super().build_network_architecture(
+        return cls.network_class(
+            network, num_modalities=num_modalities, settings=cls.settings_of(configuration_manager)
+        )
+
+    @classmethod
+    def network_of_plans(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool,
+    ) -> nn.Module:
+        """The network that nnU-Net planned, which `network_class` takes over; arguments as above."""
+        num_modalities = len(configuration_manager.normalization_schemes)
+        return super().build_network_architecture(
             plans_manager,
             configuration_manager,
             cls.network_class.encoder_channels(num_input_channels, num_modalities),
             num_output_channels,
             enable_deep_supervision,
-        )
-        use_missing_modality_preprocessor(configuration_manager)
-        return cls.network_class(
-            network, num_modalities=num_modalities, settings=cls.settings_of(configuration_manager)
         )
 
     def initialize(self) -> None:
@@ -368,7 +385,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     def _clip_and_step(self) -> None:
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
         if self.grad_scaler is None:
             self.optimizer.step()
         else:

@@ -74,9 +74,7 @@ class Segmenter:
 
     def takes(self, code: Code) -> bool:
         """Whether the model segments cases with just these modalities."""
-        if not isinstance(self.network, MissingModalityNetwork):
-            return all(code)
-        return self._dedicated_code in (None, code)
+        return self.network.takes(code) if isinstance(self.network, MissingModalityNetwork) else all(code)
 
     @property
     def is_dedicated(self) -> bool:
@@ -137,8 +135,12 @@ class Segmenter:
         """The preprocessed images under a code.
 
         nnU-Net treats each channel by itself, but crops all of them to where any is not zero. Where that is the same
-        with fewer channels, one preprocessing serves; else the code gets its own.
+        with fewer channels, one preprocessing serves; else the code gets its own, and so does it where a model refuses
+        more than one.
         """
+        if getattr(self.network, "takes_one_kind", False):
+            data, _, properties = self._preprocess(case, code)
+            return data, properties
         if case is not self._case:
             shared = case.available if self._dedicated_code is None else self._dedicated_code
             data, _, properties = self._preprocess(case, shared)

@@ -15,6 +15,7 @@ from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.missing_modality_network import Logits
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
+from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.codes import Code
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.channels import present_channels
@@ -92,7 +93,7 @@ class FixedCode(nn.Module):
         code: K bools, at least one true.
     """
 
-    def __init__(self, network: SharedEncoderNetwork, code: Code) -> None:
+    def __init__(self, network: SharedEncoderNetwork | SwinUNetwork, code: Code) -> None:
         super().__init__()
         self.network = network
         self.code = code

@@ -15,6 +15,7 @@ from torch import nn
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
+from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.codes import Code, code_digits, code_text
 from nnunet_moe.environment import versions
 from nnunet_moe.evaluation.folder import Scores
@@ -66,14 +67,15 @@ class ModelFolder:
         """
         folder = self.folder / f"fold_{loaded.fold}"
         folder.mkdir(parents=True)
-        if isinstance(loaded.network, SharedEncoderNetwork):
+        if isinstance(loaded.network, (SharedEncoderNetwork, SwinUNetwork)):
             network = FixedCode(loaded.network, self.code).eval()
         else:
             assert isinstance(loaded.network, ModalityNetwork)
             network = self._ordinary(loaded.network)
             self._write_checkpoint(network, loaded, folder)
         patch = self._configuration.patch_size
-        any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, self._divisors, patch)
+        divisors = self._divisors if loaded.network.takes_any_space else None
+        any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, divisors, patch)
         return WrittenFold(loaded.epoch, loaded.digest, any_space)
 
     def _ordinary(self, network: ModalityNetwork) -> nn.Module:

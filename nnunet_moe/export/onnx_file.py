@@ -35,7 +35,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(
-    network: nn.Module, file: Path, num_channels: int, divisors: Sequence[int], patch_size: Sequence[int]
+    network: nn.Module, file: Path, num_channels: int, divisors: Sequence[int] | None, patch_size: Sequence[int]
 ) -> bool:
     """Write a network whose input `image` `(batch, C, *space)` gives `logits` `(batch, classes or regions, *space)`.
 
@@ -46,7 +46,7 @@ def write_onnx(
         network: in evaluation, on the CPU, in single precision.
         file: to write; it holds the weights.
         num_channels: C.
-        divisors: the product of all strides, for each axis.
+        divisors: the product of all strides, for each axis; None if the network is for the patch alone.
         patch_size: that of the plans, in voxels.
 
     Returns:
@@ -55,6 +55,9 @@ def write_onnx(
     Raises:
         ModelError: PyTorch cannot write it, or ONNX Runtime does not compute what PyTorch does.
     """
+    if divisors is None:
+        _write(network, file, num_channels, [tuple(patch_size)], {})
+        return False
     names = AXES[-len(divisors) :]
     space = {
         axis: n * Dim(name) if n > 1 else Dim(name)

@@ -9,7 +9,6 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
-from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.errors import ModelError
 from nnunet_moe.export.channels import fingerprint_of, plans_of
@@ -72,7 +71,7 @@ class Source:
     @property
     def becomes_ordinary(self) -> bool:
         """Whether its network is one that nnU-Net plans once the modalities are fixed."""
-        return not isinstance(self.network, SharedEncoderNetwork)
+        return self.network.becomes_planned
 
     @property
     def is_dedicated(self) -> bool:
@@ -84,17 +83,16 @@ class Source:
 
         Raises:
             ModalityError: an unknown or empty code.
-            ModelError: not the code of a dedicated model.
+            ModelError: a code that a model for one code, or for one modality at a time, does not take.
         """
-        dedicated = self.network.dedicated_code
+        taken = [code for code in all_codes(len(self.modalities)) if self.network.takes(code)]
         if modalities is None:
-            return all_codes(len(self.modalities)) if dedicated is None else [tuple(dedicated.tolist())]
+            return taken
         code = parse_code(modalities, self.modalities)
-        if dedicated is not None and code != tuple(dedicated.tolist()):
-            raise ModelError(
-                f"-m {modalities}: the model is dedicated to {code_text(dedicated.tolist(), self.modalities)} and can "
-                "be exported for these modalities alone."
-            )
+        if code not in taken:
+            texts = [code_text(each, self.modalities) for each in taken]
+            kind = f"dedicated to {texts[0]}" if self.is_dedicated else f"for cases of one kind, {' or '.join(texts)},"
+            raise ModelError(f"-m {modalities}: the model is {kind} and can be exported for that alone.")
         return [code]
 
     def load(self, fold: Fold) -> LoadedFold:

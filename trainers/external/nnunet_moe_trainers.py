@@ -19,10 +19,19 @@ from nnunet_moe.trainers.lckd import (
     nnUNetTrainerLCKDRandomTeacher,
     nnUNetTrainerLCKDSingle,
 )
+from nnunet_moe.trainers.m4oe import (
+    nnUNetTrainerM4oE,
+    nnUNetTrainerM4oEChannelGate,
+    nnUNetTrainerM4oEDecoder,
+    nnUNetTrainerM4oEEncoder,
+    nnUNetTrainerM4oENoGate,
+)
+from nnunet_moe.trainers.m4oe_mae import nnUNetTrainerM4oEMAE
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
 from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
+from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
 __all__ = [
     "nnUNetTrainerDedicated",
@@ -32,6 +41,12 @@ __all__ = [
     "nnUNetTrainerLCKDNoDistillation",
     "nnUNetTrainerLCKDRandomTeacher",
     "nnUNetTrainerLCKDSingle",
+    "nnUNetTrainerM4oE",
+    "nnUNetTrainerM4oEChannelGate",
+    "nnUNetTrainerM4oEDecoder",
+    "nnUNetTrainerM4oEEncoder",
+    "nnUNetTrainerM4oEMAE",
+    "nnUNetTrainerM4oENoGate",
     "nnUNetTrainerMoE",
     "nnUNetTrainerMoENoReg",
     "nnUNetTrainerMoESD",
@@ -39,4 +54,5 @@ __all__ = [
     "nnUNetTrainerMoEStem",
     "nnUNetTrainerModalityDropout",
     "nnUNetTrainerSD",
+    "nnUNetTrainerSwinUNet",
 ]

@@ -1,0 +1,93 @@
+"""Pre-training of M4oE's encoder: windows of an image are hidden and reconstructed from the others.
+
+He et al., "Masked autoencoders are scalable vision learners", CVPR 2022, for windowed attention as in Dai et al.,
+"Swin MAE: Masked autoencoders for small datasets", 2023: hidden patches keep their places, as a learned token.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_moe.architectures.missing_modality_network import Logits
+from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.architectures.swin_unet import PATCH, PatchExpanding, SwinUNet, blocks, initialize
+from nnunet_moe.codes import zero_absent
+from nnunet_moe.precision import cpu_autocast
+from nnunet_moe.settings import Settings
+
+HIDDEN_WINDOW = 16
+"""Side of what is hidden or shown as a whole, in pixels."""
+
+
+class MaskedAutoencoder(SwinUNetwork):
+    """The whole network of M4oE, of which the encoder is trained, and a decoder of its own that is thrown away.
+
+    Its weights hold all that nnU-Net wants to find in pretrained ones: the encoder as trained, and decoder and gates as
+    they were drawn.
+
+    Args:
+        network: what `swin_unet` makes.
+        num_modalities: K, the kinds.
+        settings: those of every network.
+    """
+
+    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: Settings) -> None:
+        super().__init__(network, num_modalities=num_modalities, settings=settings)
+        self.decoder.requires_grad_(False)
+        widths, maps = network.encoder.widths, network.encoder.maps
+        self.hidden_token = nn.Parameter(torch.empty(widths[0]))
+        nn.init.trunc_normal_(self.hidden_token, std=0.02)
+        self.reconstruction = Reconstruction(widths[:-1], maps[:-1])
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Logits:
+        """Reconstruct images of which windows are hidden.
+
+        Args:
+            x: `(B, K, H, W)`, of each item one channel not NaN.
+            hidden: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, windows of 16 pixels; without it the network
+                segments, with a decoder that is not trained.
+
+        Returns:
+            Images `(B, 1, H, W)`, the channel that each item has.
+        """
+        if hidden is None:
+            return super().forward(x)
+        available = self.available(x)
+        self.use_kinds(available)
+        encoder: Any = self.encoder
+        image = zero_absent(x, available).sum(dim=1, keepdim=True)
+        with cpu_autocast(x.device):
+            tokens = encoder.embed(self.padded(image))
+            of_tokens = enlarged(hidden, HIDDEN_WINDOW // PATCH)[..., None]
+            tokens = torch.where(of_tokens, self.hidden_token.to(tokens.dtype), tokens)
+            found = self.reconstruction(encoder.encode(tokens)[-1])
+        return found[..., : x.shape[2], : x.shape[3]]
+
+
+class Reconstruction(nn.Module):
+    """Swin U-Net's decoder without maps from the encoder, so that the bottleneck has to hold all; pixels at the end."""
+
+    def __init__(self, widths: Sequence[int], maps: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.expanding = nn.ModuleList(PatchExpanding(2 * width, width, 2) for width in widths)
+        self.stages = nn.ModuleList(
+            blocks(width, size, number, [0.0, 0.0], lambda _: None)
+            for number, (width, size) in enumerate(zip(widths, maps, strict=True))
+        )
+        self.norm = nn.LayerNorm(widths[0])
+        self.to_pixels = nn.Linear(widths[0], PATCH**2)
+        self.apply(initialize)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens `(B, H / 32, W / 32, 8 C)` to images `(B, 1, H, W)`."""
+        for stage in reversed(range(len(self.stages))):
+            tokens = self.stages[stage](self.expanding[stage](tokens))
+        squares = self.to_pixels(self.norm(tokens)).unflatten(-1, (PATCH, PATCH))
+        return squares.transpose(2, 3).flatten(1, 2).flatten(2, 3)[:, None]
+
+
+def enlarged(windows: Tensor, factor: int) -> Tensor:
+    """`(B, H, W)` to `(B, H f, W f)`, each entry a square of its own."""
+    return windows.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

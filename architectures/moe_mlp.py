@@ -1,0 +1,98 @@
+"""The feed-forward part of a transformer block as a mixture of experts.
+
+Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts", MICCAI 2024,
+eqs. 2 and 3: the output of a token x is sum_e g(x)_e E_e(x), with the gate g(x) = softmax(W x + b) over the experts.
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+Routing = Literal["gate", "kind", "channel_gate"]
+
+
+class MoEMLP(nn.Module):
+    """E perceptrons of two layers with GELU in between, one for each kind of image.
+
+    The weights have one more leading axis than a linear layer's: `weight_in` `(E, hidden, C)`, `bias_in`
+    `(E, hidden)`, `weight_out` `(E, C, hidden)` and `bias_out` `(E, C)`.
+
+    Args:
+        channels: C.
+        hidden: of each expert.
+        num_experts: E.
+        routing: `gate`, the paper's, by token over the experts; `kind`, each item to the expert of its kind, without
+            any gate; `channel_gate`, as the authors' published code has it: the sum of all experts, multiplied by a
+            softmax over the channels, which is the same for all of them.
+
+    Raises:
+        ValueError: another routing.
+    """
+
+    kind: Tensor | None = None
+    """`(B,)` whole numbers, the kinds of the items; the network sets it before each forward pass."""
+
+    def __init__(self, channels: int, hidden: int, *, num_experts: int, routing: Routing) -> None:
+        super().__init__()
+        if routing not in get_args(Routing):
+            raise ValueError(f"{routing!r} is no routing; there are {', '.join(get_args(Routing))}.")
+        self.routing: Routing = routing
+        self.weight_in = nn.Parameter(torch.empty(num_experts, hidden, channels))
+        self.bias_in = nn.Parameter(torch.zeros(num_experts, hidden))
+        self.weight_out = nn.Parameter(torch.empty(num_experts, channels, hidden))
+        self.bias_out = nn.Parameter(torch.zeros(num_experts, channels))
+        self.gate = nn.Linear(channels, channels if routing == "channel_gate" else num_experts)
+        for weight in (self.weight_in, self.weight_out, self.gate.weight):
+            nn.init.trunc_normal_(weight, std=0.02)
+        nn.init.zeros_(self.gate.bias)
+        self.gate.requires_grad_(routing != "kind")
+
+    @property
+    def num_experts(self) -> int:
+        return self.weight_in.shape[0]
+
+    def gates(self, tokens: Tensor) -> Tensor:
+        """g: tokens `(B, H, W, C)` to weights `(B, H, W, E)` that sum to 1; `(B, 1, 1, E)` where routing is by kind.
+
+        Raises:
+            RuntimeError: routing is by kind, and no network has set `kind`.
+        """
+        if self.routing == "kind":
+            return F.one_hot(self._kinds(), self.num_experts).to(tokens.dtype)[:, None, None]
+        return self.gate(tokens).softmax(dim=-1).to(tokens.dtype)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`(B, H, W, C)` to `(B, H, W, C)`."""
+        if self.routing == "channel_gate":
+            experts = self._mixed(tokens, tokens.new_ones(self.num_experts))
+            return self.gate(tokens).softmax(dim=-1).to(experts.dtype) * experts
+        if self.routing == "kind" and not torch.compiler.is_compiling():
+            return self._routed(tokens)
+        return self._mixed(tokens, self.gates(tokens))
+
+    def _mixed(self, tokens: Tensor, gates: Tensor) -> Tensor:
+        """All experts of all tokens, summed with weights `(..., E)`."""
+        hidden = F.gelu(F.linear(tokens, self.weight_in.flatten(0, 1), self.bias_in.flatten()))
+        gates = gates.to(hidden.dtype)
+        weighted = (hidden.unflatten(-1, (self.num_experts, -1)) * gates[..., None]).flatten(-2)
+        return F.linear(weighted, self.weight_out.transpose(0, 1).flatten(1)) + F.linear(gates, self.bias_out.T)
+
+    def _routed(self, tokens: Tensor) -> Tensor:
+        """The same where the weights are 0 and 1, without what is multiplied by 0."""
+        kinds, outputs, order = self._kinds(), [], []
+        for expert in kinds.unique().tolist():
+            items = (kinds == expert).nonzero().flatten()
+            hidden = F.gelu(F.linear(tokens[items], self.weight_in[expert], self.bias_in[expert]))
+            outputs.append(F.linear(hidden, self.weight_out[expert], self.bias_out[expert]))
+            order.append(items)
+        return torch.cat(outputs)[torch.cat(order).argsort()]
+
+    def _kinds(self) -> Tensor:
+        if self.kind is None:
+            raise RuntimeError("Routing by kind needs the kinds of the items; it runs inside a SwinUNetwork only.")
+        return self.kind
+
+    def extra_repr(self) -> str:
+        return f"experts x hidden x channels: {', '.join(map(str, self.weight_in.shape))}, routing={self.routing}"

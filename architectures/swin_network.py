@@ -1,0 +1,84 @@
+"""Swin U-Net over images of one kind each, with the kind known from the channel that is not NaN."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
+from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
+from nnunet_moe.codes import zero_absent
+from nnunet_moe.precision import cpu_autocast
+from nnunet_moe.settings import Settings
+
+
+class SwinUNetwork(MissingModalityNetwork):
+    """A 2D Swin U-Net whose blocks may be mixtures of experts, as many as there are kinds.
+
+    A case of a kind has the one channel of that kind. All kinds share the network's single input channel.
+
+    Args:
+        network: what `swin_unet` makes.
+        num_modalities: K, the kinds.
+        settings: those of every network.
+    """
+
+    becomes_planned: ClassVar[bool] = False
+    takes_one_kind: ClassVar[bool] = True
+    takes_any_space: ClassVar[bool] = False
+
+    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: Settings) -> None:
+        super().__init__(network, num_modalities=num_modalities, settings=settings)
+        self.mixtures = tuple(module for module in self.modules() if isinstance(module, MoEMLP))
+
+    def forward(self, x: Tensor) -> Logits:
+        """Logits of a batch.
+
+        Args:
+            x: `(B, K, H, W)`, of each item one channel not NaN. The items may be of different kinds.
+
+        Returns:
+            `(B, classes or regions, H, W)`.
+        """
+        available = self.available(x)
+        return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
+
+    def of_code(self, x: Tensor, code: tuple[bool, ...]) -> Logits:
+        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the kind that a code of one 1 names."""
+        return self._logits(x, torch.tensor([code], device=x.device).expand(x.shape[0], -1))
+
+    def padded(self, image: Tensor) -> Tensor:
+        """`(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""
+        height, width = image.shape[2:]
+        return F.pad(image, (0, -width % DIVISOR, 0, -height % DIVISOR))
+
+    def use_kinds(self, available: Tensor) -> None:
+        """Tell the mixtures the kinds of a batch's items: `(B, K)` bool, one true in each row."""
+        kind = available.long().argmax(dim=1)
+        for mixture in self.mixtures:
+            mixture.kind = kind
+
+    def _logits(self, image: Tensor, available: Tensor) -> Logits:
+        self.use_kinds(available)
+        with cpu_autocast(image.device):
+            logits = self.decode(self.encoder(self.padded(image)), image, available)
+        assert isinstance(logits, Tensor)  # there is no deep supervision
+        return logits[..., : image.shape[2], : image.shape[3]]
+
+
+def swin_unet(num_outputs: int, patch_size: Sequence[int], num_modalities: int, settings: Settings) -> SwinUNet:
+    """The network before it knows of kinds: `placement` and `routing` say where experts are, and who chooses them."""
+
+    def mlp(place: str, channels: int) -> MoEMLP | None:
+        if place not in settings.placement:
+            return None
+        hidden = MLP_RATIO * channels
+        return MoEMLP(channels, hidden, num_experts=num_modalities, routing=settings.routing)
+
+    size = [side + -side % DIVISOR for side in patch_size]
+    places = {f"{place}_mlp": partial(mlp, place) for place in ("encoder", "decoder")}
+    return SwinUNet(num_outputs, size, settings.width, **places)

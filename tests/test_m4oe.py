@@ -1,0 +1,144 @@
+"""Swin U-Net and M4oE by nnU-Net's own commands, on cases of two kinds with a label each."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.paths import nnUNet_results
+from two_kinds import CHANNELS, phantom, write_two_kinds
+
+from incomplete import plan_and_preprocess, write
+from nnunet_in_process import command, make_trainer, train
+from nnunet_moe.cli import main
+from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.files import nnunet_folder
+from nnunet_moe.prediction import MissingModalityPredictor
+from nnunet_moe.workspace import add_small_configuration
+
+M4OE = "nnUNetTrainerM4oE"
+TRAINERS = [
+    "nnUNetTrainerSwinUNet",
+    *(M4OE + ablation for ablation in ("", "Encoder", "Decoder", "NoGate", "ChannelGate")),
+]
+LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 2}
+NAME = "Dataset906_TwoKinds2D"
+
+
+@pytest.fixture(scope="module")
+def raw(dataset, tmp_path_factory):
+    write_two_kinds(dataset.workspace.raw / NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnunet_moe_bf16", "0")
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
+        plan_and_preprocess("-d", 906, "-c", "2d", "3d_fullres")
+        plans = dataset.workspace.preprocessed / NAME / "nnUNetPlans.json"
+        # no multiple of 32; the features are those of a U-Net that nobody builds
+        small = {"patch_size": [20, 18], "features_per_stage": [4, 6], "batch_size": 6}
+        add_small_configuration(plans, "tiny", **small, settings={**LENGTH, "width": 12})
+        yield dataset.workspace.raw / NAME
+
+
+def predict(trainer, images: Path, out: Path, *more) -> dict[str, np.ndarray]:
+    options = ("-f", 0, "-device", "cpu", "-npp", 0, "-nps", 0, "--disable_tta")
+    command("nnUNetv2_predict", "-d", 906, "-c", "tiny", "-tr", trainer, "-i", images, "-o", out, *options, *more)
+    return {file.name[:-7]: sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in out.glob("*.nii.gz")}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_trains_and_predicts_by_stock_commands(raw, tmp_path, trainer):
+    made = train(906, "tiny", trainer)
+    log = Path(made.log_file).read_text()
+    assert re.search(r"CT only|Pseudo dice CT|CT", log) and "nan" not in re.findall(r"train_loss (\S+)", log)
+    predicted = predict(trainer, raw / "imagesTs", tmp_path / "out")
+    for kind, channel in CHANNELS.items():
+        assert set(np.unique(predicted[f"{kind}4"])) <= {0, channel + 1}
+    # AdamW has moved every weight that can learn
+    assert (
+        made.optimizer.param_groups[0]["weight_decay"] == 0.05 and made.optimizer.param_groups[1]["weight_decay"] == 0
+    )
+    learning = [p for p in made.network.parameters() if p.requires_grad]
+    assert {id(p) for group in made.optimizer.param_groups for p in group["params"]} == {id(p) for p in learning}
+
+
+def test_a_fresh_process_predicts_the_same(raw, dataset, tmp_path):
+    train(906, "tiny", M4OE)
+    here = predict(M4OE, raw / "imagesTs", tmp_path / "here")
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    where = ("-i", str(raw / "imagesTs"), "-o", str(tmp_path / "there"), "-m", str(folder))
+    options = ("-f", "0", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1")
+    dataset.workspace.run("nnUNetv2_predict_from_modelfolder", *where, *options)
+    for case, segmentation in here.items():
+        other = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "there" / f"{case}.nii.gz")))
+        assert np.array_equal(segmentation, other)
+
+
+def test_a_case_of_two_kinds_is_an_error_in_prediction(raw, tmp_path):
+    train(906, "tiny", M4OE)
+    for channel in (0, 1):
+        write(tmp_path / "in" / f"both_{channel:04d}.nii.gz", phantom(0, "ct")[0])
+    with pytest.raises(
+        ModalityError, match=r"both_0000\.nii\.gz: the case has CT\+MR, but the model takes cases of one"
+    ):
+        predict(M4OE, tmp_path / "in", tmp_path / "out")
+    predictor = MissingModalityPredictor(device=torch.device("cpu"))
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    predictor.initialize_from_trained_model_folder(str(folder), (0,))
+    with pytest.raises(ModalityError, match=r"the case has CT\+MR"):
+        predictor.predict_single_npy_array(np.ones((2, 20, 22, 20), np.float32), {"spacing": [1, 1, 1]})
+
+
+def test_a_case_of_a_kind_that_there_is_not_is_an_error(raw, tmp_path):
+    train(906, "tiny", M4OE)
+    write(tmp_path / "in" / "pet_0002.nii.gz", phantom(0, "ct")[0])
+    with pytest.raises(ModalityError, match=r"pet_0002"):
+        predict(M4OE, tmp_path / "in", tmp_path / "out")
+
+
+def test_a_training_case_of_two_kinds_is_an_error(dataset, tmp_path, monkeypatch):
+    """The tiny dataset has three modalities a case."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
+    plans = dataset.plans_file
+    add_small_configuration(plans, "2d_m4oe", patch_size=[32, 32], features_per_stage=[4, 6], settings={"width": 12})
+    with pytest.raises(ModalityError, match=r"Case \w+ has T1w\+T2w\+FLAIR; nnUNetTrainerM4oE takes cases of one kind"):
+        train(901, "2d_m4oe", M4OE)
+
+
+def test_three_dimensions_are_refused_before_anything_is_written(raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="Train it on nnU-Net's configuration 2d"):
+        make_trainer(906, "3d_fullres", M4OE)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_kind_is_exported_as_onnx(raw, tmp_path):
+    train(906, "tiny", M4OE)
+    model = ("-d", "906", "-c", "tiny", "-tr", M4OE, "-f", "0")
+    main(["export", *model, "-m", "MR", "--onnx", "-o", str(tmp_path / "mr")])
+    session = onnxruntime.InferenceSession(str(tmp_path / "mr" / "fold_0" / "model.onnx"))
+    predictor = MissingModalityPredictor(device=torch.device("cpu"))
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    predictor.initialize_from_trained_model_folder(str(folder), (0,))
+    x = torch.randn(3, 1, 20, 18)
+    (found,) = session.run(None, {"image": x.numpy()})
+    with torch.inference_mode():
+        expected = predictor.network.eval()(torch.cat((torch.full_like(x, torch.nan), x), dim=1))
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4)
+    with pytest.raises(SystemExit, match=r"-m CT\+MR: the model is for cases of one kind, CT or MR, and can be"):
+        main(["export", *model, "-m", "CT+MR", "--onnx", "-o", str(tmp_path / "both")])
+    assert not (tmp_path / "both").exists()
+
+
+def test_evaluate_scores_each_kind(raw, tmp_path):
+    train(906, "tiny", M4OE)
+    model = ("-d", "906", "-c", "tiny", "-tr", M4OE, "-f", "0", "-device", "cpu", "--disable_tta")
+    images = ("-i", str(raw / "imagesTs"), "-l", str(raw / "labelsTs"))
+    main(["evaluate", *model, *images, "-o", str(tmp_path / "scores")])
+    rows = (tmp_path / "scores" / "results.csv").read_text().splitlines()[1:]
+    assert {tuple(row.split(",")[2:5]) for row in rows} == {
+        (f"{kind}4", code, label) for kind, code in (("ct", "CT"), ("mr", "MR")) for label in ("first", "second")
+    }

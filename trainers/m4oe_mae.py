@@ -1,0 +1,105 @@
+"""Phase one of M4oE: a masked autoencoder in which each image trains the experts of its kind."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from torch import Tensor
+
+from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
+from nnunet_moe.architectures.swin_unet import DIVISOR
+from nnunet_moe.codes import zero_absent
+from nnunet_moe.losses import reconstruction_loss
+from nnunet_moe.masking import draw_hidden
+from nnunet_moe.trainers.base import Levels
+from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oENoGate
+from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
+
+OF_VALIDATION = 2**32 - 3
+"""A position of `_seed` that no iteration has."""
+
+
+class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
+    """Three quarters of an image's windows are hidden and reconstructed; its checkpoints start `nnUNetTrainerM4oE`.
+
+    The setting is Swin-MAE's: windows of 16 x 16 pixels, the squared error of hidden pixels, mirrored images. What
+    nnU-Net pads or crops away does not count. References are not looked at.
+    """
+
+    network_class = MaskedAutoencoder
+    forced_settings: ClassVar[dict[str, Any]] = nnUNetTrainerM4oENoGate.forced_settings
+    hidden_ratio: ClassVar[float] = 0.75
+    betas = (0.9, 0.95)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.label_sets = None
+
+    @staticmethod
+    def get_training_transforms(
+        patch_size: Any,
+        rotation_for_DA: Any,  # noqa: N803 - nnU-Net's name
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        *_: Any,
+        **__: Any,
+    ) -> BasicTransform:
+        """Mirroring alone; the reference keeps the -1 by which nnU-Net marks what is outside of the image."""
+        return ComposeTransforms([] if mirror_axes is None else [MirrorTransform(allowed_axes=mirror_axes)])
+
+    @staticmethod
+    def get_validation_transforms(*_: Any, **__: Any) -> BasicTransform:
+        """Nothing."""
+        return ComposeTransforms([])
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, Any, Any, Any]:  # noqa: N802
+        """nnU-Net's; nothing is rotated, so patches are cut as they are."""
+        rotation, dummy, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        return rotation, dummy, self.configuration_manager.patch_size, mirror_axes
+
+    def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate the reconstruction's loss."""
+        with self._autocast():
+            parts = {"L_rec": self._loss_of(data, target, self._seed(iteration))}
+        self._backward(parts)
+        return parts
+
+    def validation_step(self, batch: dict) -> dict:
+        """The reconstruction's loss, with the same windows hidden in every epoch."""
+        self._validation_step += 1
+        data, target = batch["data"].to(self.device), self._to_device(batch["target"])
+        seed = self._seed(OF_VALIDATION, self._validation_step % self.num_val_iterations_per_epoch)
+        with self._autocast():
+            return {"loss": self._loss_of(data, target, seed).cpu().numpy()}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """What nnU-Net calls pseudo Dice, and chooses the best epoch by, is the loss with its sign changed here."""
+        loss = float(np.mean([output["loss"] for output in self._of_all_processes(val_outputs)]))
+        self.logger.log("mean_fg_dice", -loss, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", [-loss], self.current_epoch)
+        self.logger.log("val_losses", loss, self.current_epoch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """There is no segmentation to validate."""
+        self.print_to_log_file("Pre-training is done. Start nnUNetTrainerM4oE with -pretrained_weights CHECKPOINT.")
+
+    def _loss_of(self, data: Tensor, target: Levels, seed: int) -> Tensor:
+        assert isinstance(target, Tensor)  # there is no deep supervision
+        height, width = data.shape[2:]
+        rows, columns = (DIVISOR // HIDDEN_WINDOW * -(-side // DIVISOR) for side in (height, width))
+        generator = torch.Generator().manual_seed(seed)
+        hidden = draw_hidden(len(data), rows, columns, self.hidden_ratio, generator).to(data.device)
+        reconstructed = self.network(data, hidden)
+        image = zero_absent(data, ~data.isnan().flatten(2).any(dim=2)).sum(dim=1, keepdim=True)
+        counted = enlarged(hidden, HIDDEN_WINDOW)[:, None, :height, :width] & (target[:, :1] >= 0)
+        return reconstruction_loss(reconstructed, image, counted)

@@ -1,0 +1,109 @@
+"""Swin U-Net for images of one kind each, such as CT or MRI: the control of M4oE."""
+
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
+from nnunet_moe.codes import Code, channel_names, code_text
+from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.lr_schedule import WarmUpCosineLR
+from nnunet_moe.settings import Settings
+from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+
+WARM_UP = 0.05
+"""The part of all epochs in which the rate rises; one epoch at least."""
+
+
+class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
+    """One view of each batch, nothing dropped; AdamW with warm-up and cosine, no deep supervision.
+
+    Of the optimiser M4oE's paper says AdamW alone; rate and weight decay are those of nnU-Net's own transformers
+    (`nnUNet_Primus_S_Trainer`), and so is the norm to which gradients are clipped.
+    """
+
+    network_class = SwinUNetwork
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
+    max_gradient_norm = 1.0
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 3e-4
+        self.weight_decay = 5e-2
+        self.enable_deep_supervision = False
+
+    @classmethod
+    def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
+        """As every trainer's; the codes to validate are the kinds.
+
+        Raises:
+            ModelError: also if the configuration is not in 2D.
+        """
+        settings, codes = super().checked(plans, configuration, dataset_json)
+        patch_size = PlansManager(plans).get_configuration(configuration).patch_size
+        if len(patch_size) != 2:
+            raise ModelError(
+                f"{cls.__name__} is for 2D; the configuration {configuration} has the patch size "
+                f"{list(patch_size)}. Train it on nnU-Net's configuration 2d."
+            )
+        return settings, [code for code in codes if sum(code) == 1]
+
+    @classmethod
+    def network_of_plans(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool,
+    ) -> nn.Module:
+        """Swin U-Net; of what was planned, the patch size counts."""
+        num_modalities = len(configuration_manager.normalization_schemes)
+        settings = cls.settings_of(configuration_manager)
+        return swin_unet(num_output_channels, configuration_manager.patch_size, num_modalities, settings)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; norms, biases and tables of relative positions do not decay."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        decaying = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.initial_lr, self.betas, weight_decay=self.weight_decay)
+        warm_up = max(1, round(WARM_UP * self.num_epochs))
+        return optimizer, WarmUpCosineLR(optimizer, self.initial_lr, self.num_epochs, warm_up)
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """As every trainer's.
+
+        Raises:
+            ModalityError: also if a case is of more than one kind.
+        """
+        training, validation = super().get_tr_and_val_datasets()
+        names = channel_names(self.dataset_json)
+        for case in sorted({*training.identifiers, *validation.identifiers}):
+            if sum(code := self._available(case)) > 1:
+                raise ModalityError(
+                    f"Case {case} has {code_text(code, names)}; {type(self).__name__} takes cases of one kind, each "
+                    "with one channel. Make each image a case of its own."
+                )
+        return training, validation
+
+    def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate L_seg."""
+        with self._autocast():
+            parts = {"L_seg": self.loss(self.network(data), target)}
+        self._backward(parts)
+        return parts
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """There is none to switch."""
