@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan_and_preprocess(verbs)
 
     upcycle = verbs.add_parser(
-        "upcycle", help="make an ordinary nnU-Net checkpoint a start for training with experts (-pretrained_weights)"
+        "upcycle", help="make a checkpoint a start for training with experts that it has not (-pretrained_weights)"
     )
-    upcycle.add_argument("-i", type=Path, required=True, help="the checkpoint of an ordinary nnU-Net")
+    upcycle.add_argument("-i", type=Path, required=True, help="the checkpoint of an ordinary nnU-Net, or of M4oE")
     upcycle.add_argument("-o", type=Path, required=True, help="the file to write")
     upcycle.add_argument("-tr", required=True, help="the trainer that will start from it, e.g. nnUNetTrainerMoESD")
     upcycle.add_argument("-d", help="dataset to train on, name or id (default: the checkpoint's)")
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.01,
         help="SD of the experts' noise over the SD of the weights (default: %(default)s)",
+    )
+    upcycle.add_argument(
+        "-like", metavar="KIND", help="of M4oE: whose experts new kinds start with (default: the mean of all)"
     )
     upcycle.add_argument("-seed", type=int, default=0, help="of noise and gates (default: %(default)s)")
     upcycle.set_defaults(run=_upcycle)
@@ -327,6 +330,7 @@ def _upcycle(options: argparse.Namespace) -> None:
         configuration=options.c,
         noise=options.noise,
         seed=options.seed,
+        like=options.like,
     )
     model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
     file = shlex.quote(str(options.o))

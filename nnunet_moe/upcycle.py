@@ -1,7 +1,8 @@
-"""Make an ordinary nnU-Net checkpoint a starting point for a trainer whose convolutions depend on the code.
+"""Make a checkpoint a starting point for a trainer with experts that it has not.
 
-Each expert is a copy of the trained convolution plus small noise ("sparse upcycling", Komatsuzaki et al., ICLR 2023).
-Experts that are alike give the ordinary network whatever the gates say; the noise lets them part.
+Of an ordinary nnU-Net each expert is a copy of the trained convolution plus small noise ("sparse upcycling",
+Komatsuzaki et al., ICLR 2023). Experts that are alike give the ordinary network whatever the gates say; the noise lets
+them part. An M4oE gets an expert more in each block for each new kind.
 """
 
 import json
@@ -17,11 +18,13 @@ from torch import Tensor
 from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
+from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.codes import channel_names
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder, written_whole
+from nnunet_moe.new_kinds import HEADS, kinds_of, with_new_kinds
 from nnunet_moe.trained import planned_network, read_checkpoint
 
-HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
 MAX_SEED = 2**63 - 1
 OTHER_PLANS = "Name the plans and configuration that the checkpoint was trained on by -d, -p and -c."
 
@@ -35,8 +38,8 @@ class Target:
     plans: str
     configuration: str
 
-    def network(self) -> ModalityNetwork:
-        """The network that a training would start with.
+    def network(self) -> tuple[ModalityNetwork | SwinUNetwork, tuple[str, ...]]:
+        """The network that a training would start with, and the names of its modalities.
 
         Raises:
             ModelError: no such plans, configuration or trainer, or a trainer whose network knows no modality codes.
@@ -59,12 +62,12 @@ class Target:
         except ValueError as error:
             raise ModelError(f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error}") from error
         network = planned_network(self.trainer, manager, configuration, dataset_json, deep_supervision=True)
-        if not isinstance(network, ModalityNetwork):
+        if not isinstance(network, ModalityNetwork) and not (isinstance(network, SwinUNetwork) and network.mixtures):
             raise ModelError(
-                f"{self.trainer} has no convolutions that experts can take the place of. Name a trainer that has, "
+                f"{self.trainer} has nothing that experts can take the place of. Name a trainer that has, "
                 "nnUNetTrainerMoESD say, by -tr."
             )
-        return network
+        return network, channel_names(dataset_json)
 
 
 def upcycle_checkpoint(
@@ -77,16 +80,19 @@ def upcycle_checkpoint(
     configuration: str | None = None,
     noise: float = 0.01,
     seed: int = 0,
+    like: str | None = None,
 ) -> Target:
     """Write a file for `nnUNetv2_train ... -pretrained_weights`.
 
     Args:
-        source: a checkpoint of an ordinary nnU-Net, or of a trainer of this package without experts.
+        source: a checkpoint of an ordinary nnU-Net, or of a trainer of this package without experts; of M4oE, to be
+            trained on more kinds.
         out: the file to write; it must not exist.
         trainer: what will be trained from it.
         dataset: name or id; `plans` and `configuration` as in `nnUNetv2_train`. By default those of the source.
         noise: SD of the experts' noise, as a fraction of the SD of each tensor of weights; from 0.
         seed: fixes noise and gates; from 0.
+        like: of M4oE, the kind whose experts those of new kinds copy; else they are the mean of all.
 
     Returns:
         The target, defaults filled in.
@@ -100,7 +106,7 @@ def upcycle_checkpoint(
     if out.exists() or not out.parent.is_dir():
         problem = "exists already" if out.exists() else "lies in no folder that there is"
         raise ModelError(f"{out} {problem}. Name another file by -o.")
-    checkpoint = _read_ordinary(source)
+    checkpoint = read_checkpoint(source)
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
         trainer,
@@ -109,7 +115,17 @@ def upcycle_checkpoint(
         configuration or checkpoint["init_args"]["configuration"],
     )
     torch.manual_seed(seed)
-    weights = upcycled_weights(checkpoint["network_weights"], target.network(), noise)
+    network, names = target.network()
+    if isinstance(network, SwinUNetwork):
+        kinds = kinds_of(checkpoint, channel_names(checkpoint["init_args"]["dataset_json"]))
+        weights = with_new_kinds(checkpoint["network_weights"], kinds, network, names, like=like, noise=noise)
+    elif like is not None:
+        raise SettingsError(
+            f"-like {like} is for M4oE, whose experts are of kinds; {trainer} has others. Leave it out."
+        )
+    else:
+        _require_ordinary(source, checkpoint)
+        weights = upcycled_weights(checkpoint["network_weights"], network, noise)
     origin = {"checkpoint": str(source), "noise": noise, "seed": seed, "trainer": checkpoint["trainer_name"]}
     try:
         with written_whole(out) as unfinished:
@@ -167,12 +183,10 @@ def upcycled_weights(source: dict[str, Tensor], network: ModalityNetwork, noise:
     return result
 
 
-def _read_ordinary(file: Path) -> dict[str, Any]:
-    """The checkpoint of a network without code-dependent convolutions."""
-    checkpoint = read_checkpoint(file)
+def _require_ordinary(file: Path, checkpoint: dict[str, Any]) -> None:
+    """Of a network without code-dependent convolutions."""
     if any(".gate." in key or ".scaling." in key for key in checkpoint["network_weights"]):
         raise ModelError(
             f"{file} is of {checkpoint['trainer_name']}, whose convolutions depend on the code already. Give it to "
             "-pretrained_weights of the same trainer, or upcycle an ordinary nnU-Net."
         )
-    return checkpoint

@@ -468,7 +468,7 @@ def test_it_is_exported_as_onnx_and_not_as_an_ordinary_network(elected, tmp_path
 
 def test_an_ordinary_checkpoint_is_no_start_for_it(elected, tmp_path):
     checkpoint, out = f"{elected.output_folder}/checkpoint_final.pth", tmp_path / "up.pth"
-    with pytest.raises(SystemExit, match=r"nnUNetTrainerLCKD has no convolutions that experts can take the place of"):
+    with pytest.raises(SystemExit, match=r"nnUNetTrainerLCKD has nothing that experts can take the place of"):
         main(["upcycle", "-i", checkpoint, "-o", str(out), "-tr", "nnUNetTrainerLCKD"])
     assert not out.exists()
 

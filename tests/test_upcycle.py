@@ -179,7 +179,7 @@ def unchanged(checkpoint):
         (no_plans, MOESD, "is no nnU-Net checkpoint: TypeError"),
         (weights_of_nothing, MOESD, "is no nnU-Net checkpoint: AttributeError"),
         (not_a_number, MOESD, "weights that are NaN or infinite"),
-        (unchanged, "nnUNetTrainer", "nnUNetTrainer has no convolutions that experts can take the place of"),
+        (unchanged, "nnUNetTrainer", "nnUNetTrainer has nothing that experts can take the place of"),
         (unchanged, "nnUNetTrainerMoeSD", "There is no trainer 'nnUNetTrainerMoeSD'"),
     ],
 )

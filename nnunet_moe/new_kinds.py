@@ -1,0 +1,113 @@
+"""Teach a trained M4oE new kinds of images: its network with an expert more in each block for each new kind.
+
+The paper (Jiang, Shen, MICCAI 2024) adds modalities so; it does not say what a new expert begins with. Here it is a
+copy of the expert of the kind that is most like it, or the mean of all ("sparse upcycling", Komatsuzaki et al., ICLR
+2023).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.errors import ModelError
+
+HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
+OF_EXPERTS = ("weight_in", "bias_in", "weight_out", "bias_out")
+OF_GATE = ("gate.weight", "gate.bias")
+
+
+def with_new_kinds(
+    source: dict[str, Tensor],
+    kinds: Sequence[str],
+    network: SwinUNetwork,
+    wanted: Sequence[str],
+    *,
+    like: str | None,
+    noise: float,
+) -> dict[str, Tensor]:
+    """The state of a network for more kinds, with the weights of one for fewer put in.
+
+    Old kinds keep their experts. With `like` and without noise the network computes what the old one does, for images
+    of old kinds and, as that kind, of new ones: of a softmax over the experts the new ones take their share from the
+    one that they copy. Without `like` this holds for old kinds alone, where routing is by kind.
+
+    Args:
+        source: the state of a network with experts for `kinds`.
+        kinds: their names, in the order of the experts.
+        network: of the same routing, for `wanted`; it is not changed.
+        wanted: the names of its kinds, in the order of the channels; all of `kinds` among them.
+        like: the old kind whose expert new ones copy; None for the mean of all.
+        noise: SD of what is added to new experts, as a fraction of the SD of the copied tensor, drawn from torch's
+            global generator; experts that stay alike would learn alike.
+
+    Raises:
+        ModelError: the kinds or networks do not fit, or no kind is new.
+    """
+    if missing := sorted(set(kinds) - set(wanted)):
+        raise ModelError(
+            f"The checkpoint has experts for {', '.join(missing)}, which the dataset to train on does not name "
+            f"({', '.join(wanted)}). Give its channels the checkpoint's names, {', '.join(kinds)}."
+        )
+    if len(kinds) == len(wanted):
+        raise ModelError(
+            f"The checkpoint has experts for all of {', '.join(wanted)}. Give it to -pretrained_weights as it is."
+        )
+    if like is not None and like not in kinds:
+        raise ModelError(f"-like {like}: the checkpoint has experts for {', '.join(kinds)}. Name one of these.")
+    places = [kinds.index(kind) if kind in kinds else None for kind in wanted]
+    mixtures = [name for name, module in network.named_modules() if isinstance(module, MoEMLP)]
+    of_experts = {f"{name}.{part}" for name in mixtures for part in OF_EXPERTS}
+    of_gate = {f"{name}.{part}" for name in mixtures for part in OF_GATE}
+    own, result = network.state_dict(), {}
+    if strangers := sorted(key for key in own.keys() - source.keys() if HEADS not in key):
+        raise ModelError(
+            f"The checkpoint lacks {len(strangers)} weights, first {strangers[0]}. Name its trainer by -tr."
+        )
+    for key, target in own.items():
+        given = source.get(key)
+        if given is not None and key in of_experts:
+            result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=noise)
+        elif given is not None and key in of_gate and given.shape[0] != target.shape[0]:
+            result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=0.0)
+            if key.endswith("bias") and like is not None:  # shared by the one that is copied and its copies
+                share = math.log(1 + places.count(None))
+                alike = [number for number, place in enumerate(places) if place in (None, kinds.index(like))]
+                result[key][alike] -= share
+        else:
+            result[key] = target if given is None or (HEADS in key and given.shape != target.shape) else given
+        if result[key].shape != target.shape:
+            raise ModelError(
+                f"The networks differ: {key} is {tuple(result[key].shape)} with the checkpoint's weights and should be "
+                f"{tuple(target.shape)}. Name plans with the same patch size and 'width' by -p and -c."
+            )
+    return result
+
+
+def kinds_of(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """The kinds of a checkpoint's experts, by the names of its dataset's channels.
+
+    Raises:
+        ModelError: the checkpoint has no experts, or not one for each channel.
+    """
+    numbers = {len(weight) for key, weight in checkpoint["network_weights"].items() if key.endswith(".mlp.weight_in")}
+    if numbers != {len(names)}:
+        found = " and ".join(map(str, numbers)) or "no"
+        raise ModelError(
+            f"The checkpoint, of {checkpoint['trainer_name']}, has {found} experts for {len(names)} kinds. Name one of "
+            "nnUNetTrainerM4oE."
+        )
+    return list(names)
+
+
+def _extended(weights: Tensor, places: Sequence[int | None], *, like: int | None, noise: float) -> Tensor:
+    """Weights `(E, ...)` with those of new experts, which have None among the places, made of the old."""
+    copied = weights.mean(dim=0) if like is None else weights[like]
+    spread = noise * copied.std(correction=0)
+    return torch.stack(
+        [copied + spread * torch.randn_like(copied) if place is None else weights[place] for place in places]
+    )
