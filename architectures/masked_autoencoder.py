@@ -14,6 +14,7 @@ from nnunet_moe.architectures.missing_modality_network import Logits
 from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.architectures.swin_unet import PATCH, PatchExpanding, SwinUNet, blocks, initialize
 from nnunet_moe.codes import zero_absent
+from nnunet_moe.errors import ModelError
 from nnunet_moe.precision import cpu_autocast
 from nnunet_moe.settings import Settings
 
@@ -40,17 +41,20 @@ class MaskedAutoencoder(SwinUNetwork):
         self.hidden_token = nn.Parameter(torch.empty(widths[0]))
         nn.init.trunc_normal_(self.hidden_token, std=0.02)
         self.reconstruction = Reconstruction(widths[:-1], maps[:-1])
+        self.keep_buffers_from_ddp(recurse=True)
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Logits:
         """Reconstruct images of which windows are hidden.
 
         Args:
             x: `(B, K, H, W)`, of each item one channel not NaN.
-            hidden: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, windows of 16 pixels; without it the network
-                segments, with a decoder that is not trained.
+            hidden: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, windows of 16 pixels.
 
         Returns:
             Images `(B, 1, H, W)`, the channel that each item has.
+
+        Raises:
+            ModelError: nothing is hidden, as when somebody wants a segmentation.
         """
         if hidden is None:
             return super().forward(x)
@@ -64,6 +68,12 @@ class MaskedAutoencoder(SwinUNetwork):
             tokens = torch.where(of_tokens, self.hidden_token.to(tokens.dtype), tokens)
             found = self.reconstruction(encoder.encode(tokens)[-1])
         return found[..., : x.shape[2], : x.shape[3]]
+
+    def _logits(self, image: Tensor, available: Tensor) -> Logits:
+        raise ModelError(
+            "This model is a pre-training, which cannot segment: its decoder is not trained. Train nnUNetTrainerM4oE "
+            "with its checkpoint as -pretrained_weights."
+        )
 
 
 class Reconstruction(nn.Module):

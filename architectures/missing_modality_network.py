@@ -60,9 +60,13 @@ class MissingModalityNetwork(nn.Module):
         self.encoder = network.get_submodule("encoder")
         self.decoder = network.get_submodule("decoder")
 
-    def keep_buffers_from_ddp(self) -> None:
-        """DistributedDataParallel would broadcast them at every forward pass, and wait for all processes."""
-        names = [name for name, _ in self.named_buffers(recurse=False)]
+    def keep_buffers_from_ddp(self, *, recurse: bool = False) -> None:
+        """DistributedDataParallel would broadcast them at every forward pass, and wait for all processes.
+
+        Args:
+            recurse: also those of the layers, if they never change.
+        """
+        names = [name for name, _ in self.named_buffers(recurse=recurse)]
         names += [f"_orig_mod.{name}" for name in names]  # nnU-Net compiles the network before it wraps it
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 

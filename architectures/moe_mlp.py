@@ -54,17 +54,18 @@ class MoEMLP(nn.Module):
         return self.weight_in.shape[0]
 
     def gates(self, tokens: Tensor) -> Tensor:
-        """g: tokens `(B, H, W, C)` to weights `(B, H, W, E)` that sum to 1; `(B, 1, 1, E)` where routing is by kind.
+        """g: tokens `(B, ..., C)` to weights `(B, ..., E)` that sum to 1; `(B, 1, ..., E)` where routing is by kind.
 
         Raises:
             RuntimeError: routing is by kind, and no network has set `kind`.
         """
         if self.routing == "kind":
-            return F.one_hot(self._kinds(), self.num_experts).to(tokens.dtype)[:, None, None]
+            of_items = F.one_hot(self._kinds(), self.num_experts).to(tokens.dtype)
+            return of_items.unflatten(0, (-1, *[1] * (tokens.ndim - 2)))
         return self.gate(tokens).softmax(dim=-1).to(tokens.dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, H, W, C)` to `(B, H, W, C)`."""
+        """`(B, ..., C)` to `(B, ..., C)`."""
         if self.routing == "channel_gate":
             experts = self._mixed(tokens, tokens.new_ones(self.num_experts))
             return self.gate(tokens).softmax(dim=-1).to(experts.dtype) * experts

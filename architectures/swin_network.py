@@ -33,6 +33,7 @@ class SwinUNetwork(MissingModalityNetwork):
 
     def __init__(self, network: SwinUNet, *, num_modalities: int, settings: Settings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
+        self.keep_buffers_from_ddp(recurse=True)
         self.mixtures = tuple(module for module in self.modules() if isinstance(module, MoEMLP))
 
     def forward(self, x: Tensor) -> Logits:

@@ -7,6 +7,7 @@ form of M4oE (Jiang, Shen, MICCAI 2024): patches of 4, two blocks a stage, windo
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
@@ -59,21 +60,22 @@ class SwinEncoder(nn.Module):
             blocks(width, size, number, of_stage, make_mlp)
             for number, (width, size, of_stage) in enumerate(zip(widths, maps, rates, strict=True))
         )
+        self.last_norm = nn.LayerNorm(widths[-1])
         self.apply(initialize)
 
     def embed(self, image: Tensor) -> Tensor:
         """`(B, 1, H, W)` to tokens `(B, H / 4, W / 4, C)`."""
-        return self.norm(self.patches(image).permute(0, 2, 3, 1))
+        return self.norm(_in_full(self.patches(image).permute(0, 2, 3, 1), self.norm))
 
     def encode(self, tokens: Tensor) -> list[Tensor]:
-        """What each stage begins with, but of the last one what it ends with: `(B, H / s, W / s, C_stage)`."""
+        """`(B, H / s, W / s, C_stage)` that each stage begins with; of the last one what it ends with, normalised."""
         skips = []
         for stage, merging in zip(self.stages, [*self.merging, None], strict=True):
             skips.append(tokens)
             tokens = stage(tokens)
             if merging is not None:
-                tokens = merging(tokens)
-        return [*skips[:-1], tokens]
+                tokens = _in_full(merging(tokens), self.norm)
+        return [*skips[:-1], self.last_norm(tokens)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.encode(self.embed(image))
@@ -108,7 +110,7 @@ class SwinDecoder(nn.Module):
         *skips, tokens = skips
         for stage in reversed(range(len(self.stages))):
             tokens = torch.cat((skips[stage], self.expanding[stage](tokens)), dim=-1)
-            tokens = self.stages[stage](self.joining[stage](tokens))
+            tokens = self.stages[stage](_in_full(self.joining[stage](tokens), self.norm))
         return self.seg_layers[0](self.to_pixels(self.norm(tokens)).permute(0, 3, 1, 2))
 
 
@@ -127,6 +129,19 @@ class PatchExpanding(nn.Module):
         return self.norm(squares.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3))
 
 
+class SwinBlock(SwinTransformerBlock):
+    """timm's, on maps of any size: it pads after the shift, where the mask is that of a map that was padded before.
+
+    So windows at the end of an axis would see its beginning.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        rows, columns = self.window_size
+        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        return super()._attn(padded)[:, :height, :width]
+
+
 def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float], make_mlp: MakeMLP) -> nn.Sequential:
     """A stage's blocks, every second one with shifted windows; a map smaller than a window is one window.
 
@@ -139,13 +154,12 @@ def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float]
     """
     made = []
     for number, rate in enumerate(rates):
-        block = SwinTransformerBlock(
+        block = SwinBlock(
             width,
             size,
             HEADS[stage],
             window_size=WINDOW,
             shift_size=WINDOW // 2 * (number % 2),
-            dynamic_mask=True,  # images of other sizes than planned
             mlp_ratio=MLP_RATIO,
             drop_path=rate,
         )
@@ -153,6 +167,11 @@ def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float]
             block.register_module("mlp", mlp)
         made.append(block)
     return nn.Sequential(*made)
+
+
+def _in_full(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """In the weights' precision, which under autocast a stage's sum of residuals should have."""
+    return tokens.to(norm.weight.dtype)
 
 
 def initialize(module: nn.Module) -> None:

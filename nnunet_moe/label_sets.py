@@ -19,9 +19,9 @@ from nnunet_moe.labels import has_regions, labels_of
 
 BY_MODALITY, BY_CASE = "label_sets", "label_sets_of_cases"
 
-OUTSIDE = -200.0
+OUTSIDE = -100.0
 """The logit of a label outside the set: no softmax or sigmoid in half precision makes anything of it, and nnU-Net's sum
-over overlapping windows, whose weights reach 10, stays within half precision."""
+over overlapping windows, whose weights reach 10, stays within half precision for steps down to a tenth of a patch."""
 
 Levels = Any
 """A tensor, or one per resolution under deep supervision; what comes in is what comes out."""

@@ -34,7 +34,8 @@ def with_new_kinds(
 
     Old kinds keep their experts. With `like` and without noise the network computes what the old one does, for images
     of old kinds and, as that kind, of new ones: of a softmax over the experts the new ones take their share from the
-    one that they copy. Without `like` this holds for old kinds alone, where routing is by kind.
+    one that they copy. Without `like` this holds for old kinds alone, where routing is by kind. It does not hold for
+    the channel gate, which multiplies the sum of all experts.
 
     Args:
         source: the state of a network with experts for `kinds`.
@@ -53,7 +54,7 @@ def with_new_kinds(
             f"The checkpoint has experts for {', '.join(missing)}, which the dataset to train on does not name "
             f"({', '.join(wanted)}). Give its channels the checkpoint's names, {', '.join(kinds)}."
         )
-    if len(kinds) == len(wanted):
+    if list(kinds) == list(wanted):
         raise ModelError(
             f"The checkpoint has experts for all of {', '.join(wanted)}. Give it to -pretrained_weights as it is."
         )
@@ -72,7 +73,7 @@ def with_new_kinds(
         given = source.get(key)
         if given is not None and key in of_experts:
             result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=noise)
-        elif given is not None and key in of_gate and given.shape[0] != target.shape[0]:
+        elif given is not None and key in of_gate and given.shape[0] == len(kinds) and len(target) == len(wanted):
             result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=0.0)
             if key.endswith("bias") and like is not None:  # shared by the one that is copied and its copies
                 share = math.log(1 + places.count(None))

@@ -34,7 +34,7 @@ class MissingModalityPredictor(nnUNetPredictor):
         """
         with trainers_known():
             super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
-        self._require_modality_network()
+        self._modality_network()
 
     def manual_initialization(
         self,
@@ -60,10 +60,10 @@ class MissingModalityPredictor(nnUNetPredictor):
             trainer_name,
             inference_allowed_mirroring_axes,
         )
-        self._require_modality_network()
-        use_missing_modality_preprocessor(configuration_manager)
+        one_kind = self._modality_network().takes_one_kind
+        use_missing_modality_preprocessor(configuration_manager, one_kind=one_kind)
 
-    def _require_modality_network(self) -> None:
+    def _modality_network(self) -> MissingModalityNetwork:
         assert isinstance(self.network, nn.Module)
         network = unwrapped(self.network)
         if not isinstance(network, MissingModalityNetwork):
@@ -71,6 +71,7 @@ class MissingModalityPredictor(nnUNetPredictor):
                 f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
                 "of this package's trainers, or predict complete cases with nnUNetPredictor."
             )
+        return network
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ from nnunet_in_process import CPU, command, train
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.cli import main
+from nnunet_moe.election import Content
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.files import nnunet_folder
@@ -313,6 +314,22 @@ def test_an_exported_model_gives_the_same_and_its_card_says_what_it_never_gives(
         )
 
 
+def test_the_log_tells_what_was_annotated(two_kinds_dataset):
+    (file,) = nnunet_folder(nnUNet_results).glob("*904*/*/fold_0/training_log*")
+    log = file.read_text()
+    assert "Annotated in CT: first" in log and "Annotated in MR: second" in log
+
+
+def test_predict_tells_no_volume_of_what_cannot_appear(two_kinds_dataset, tmp_path):
+    main(["predict", *MODEL, "-device", "cpu", "-i", str(two_kinds_dataset / "imagesTs"), "-o", str(tmp_path / "out")])
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "out" / "manifest.csv").open())}
+    for case, appears, never in (("ct4", "first", "second"), ("mr4", "second", "first")):
+        assert float(rows[case][f"volume_mm3_{appears}"]) > 0 and rows[case][f"volume_mm3_{never}"] == ""
+    again = ["-i", str(two_kinds_dataset / "imagesTs"), "-o", str(tmp_path / "out"), "--continue_prediction"]
+    main(["predict", *MODEL, "-device", "cpu", *again])
+    assert {row["case"]: row for row in csv.DictReader((tmp_path / "out" / "manifest.csv").open())} == rows
+
+
 def test_evaluate_scores_what_was_annotated_in_a_case(two_kinds_dataset, tmp_path):
     images, labels = (str(two_kinds_dataset / folder) for folder in ("imagesTs", "labelsTs"))
     main(
@@ -355,6 +372,24 @@ def test_all_labels_can_be_allowed_in_the_models_plans(two_kinds_dataset, tmp_pa
     assert (restricted_to_ct[2] < OUTSIDE + 1).all() and free[2].std() > 0.1
 
 
+def test_what_is_scored_depends_on_the_case_alone(two_kinds_dataset, tmp_path):
+    """A case with both kinds was annotated with the labels of both: without MR the second cannot be found."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder in (images, labels):
+        folder.mkdir()
+    for number, kind in enumerate(("ct", "mr")):
+        shutil.copy(two_kinds_dataset / "imagesTs" / f"{kind}4_{number:04d}.nii.gz", images / f"x_{number:04d}.nii.gz")
+    both = sum(sitk.ReadImage(str(two_kinds_dataset / "labelsTs" / f"{kind}4.nii.gz")) for kind in ("ct", "mr"))
+    sitk.WriteImage(both, str(labels / "x.nii.gz"))
+    options = ("-device", "cpu", "-i", str(images), "-l", str(labels), "-o", str(tmp_path / "scores"), "--disable_tta")
+    main(["evaluate", *MODEL, *options])
+    rows = csv.DictReader((tmp_path / "scores" / "results.csv").open())
+    scored = {(row["code"], row["label"]): float(row["dsc"]) for row in rows}
+    assert scored["CT", "first"] > 0.7 and scored["MR", "second"] > 0.7
+    assert scored["CT", "second"] == scored["MR", "first"] == 0
+    assert scored["CT+MR", "first"] > 0 and scored["CT+MR", "second"] > 0
+
+
 def test_voxels_that_nobody_annotated_are_an_error_that_names_the_case(
     two_kinds_dataset, dataset, monkeypatch, tmp_path
 ):
@@ -370,6 +405,57 @@ def test_voxels_that_nobody_annotated_are_an_error_that_names_the_case(
     assert str(error.value).startswith(
         "Case ct2 has voxels of first. By dataset.json, what is annotated in it, which has CT, is second."
     )
+
+
+def test_a_name_that_no_case_has_is_an_error_in_training(two_kinds_dataset, dataset, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    file = dataset.workspace.preprocessed / two_kinds_dataset.name / "dataset.json"
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps({**json.loads(before), "label_sets_of_cases": {"ct9": ["first"]}}))
+        with pytest.raises(ModalityError, match="names ct9, which is no training case"):
+            train(904, "tiny", "nnUNetTrainerLCKD")
+    finally:
+        file.write_text(before)
+
+
+NESTED = {
+    "labels": {"background": 0, "whole": [1, 2], "core": [2], "other": [3, 4]},
+    "regions_class_order": [1, 2, 3],
+    "label_sets": {"m0": ["core"], "m1": ["whole"]},
+}
+
+
+def test_a_region_may_show_that_shares_labels_with_one_that_was_annotated(make_trainer, monkeypatch):
+    trainer = make_trainer(labels=NESTED)
+    strange = "has voxels of other. By dataset.json, what is annotated in it, which has m0, is core"
+    for code, labels, message in (
+        ((True, False, False), {0, 1}, None),  # voxels of 2: core, and whole with it
+        ((False, True, False), {0, 1}, None),
+        ((True, False, False), {2}, strange),
+        ((True, True, True), {0, 1, 2}, None),
+    ):
+        monkeypatch.setattr(trainer, "_content", lambda _, code=code, labels=labels: Content(code, frozenset(labels)))
+        if message is None:
+            trainer._require_annotated(["phantomTr000"])
+        else:
+            with pytest.raises(ModalityError) as error:
+                trainer._require_annotated(["phantomTr000"])
+            assert message in str(error.value)
+
+
+def test_settings_that_an_inheriting_configuration_has_stay_with_the_label_sets(make_trainer):
+    """The plans' entry of a configuration replaces the whole entry that it inherits."""
+    trainer = make_trainer(labels=TWO_KINDS, num_experts=3)
+    plans = json.loads(json.dumps(trainer.plans_manager.plans))
+    plans["configurations"]["heir"] = {"inherits_from": "3d_tiny", "batch_size": 2}
+    del plans["configurations"]["3d_tiny"]["nnunet_moe"]["label_sets"]
+    plans["continue_training"] = False
+    heir = type(trainer)(plans, "heir", 0, trainer.dataset_json, CPU)
+    settings = heir.configuration_manager.configuration["nnunet_moe"]
+    assert settings["num_experts"] == 3 and settings["label_sets"] == ((1, 1, 0), (1, 0, 1), (1, 1, 1))
+    again = json.loads(json.dumps({**heir.plans_manager.plans, "continue_training": False}))
+    assert type(trainer)(again, "heir", 0, trainer.dataset_json, CPU).settings.num_experts == 3  # the same sets: fine
 
 
 def test_planning_names_a_case_that_there_is_not(two_kinds_dataset, dataset):

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunet_moe.lr_schedule import TwoPhasePolyLR
+from nnunet_moe.lr_schedule import TwoPhasePolyLR, WarmUpCosineLR
 
 
 def rates(schedule, optimizer, num_epochs):
@@ -40,3 +42,15 @@ def test_it_is_a_function_of_the_epoch_so_that_a_resumed_training_goes_on(optimi
     for epoch in (7, 2, 9):
         resumed.step(epoch)
         assert optimizer.param_groups[0]["lr"] == through[epoch]
+
+
+def test_it_rises_in_a_line_and_falls_as_half_a_cosine(optimizer):
+    found = rates(WarmUpCosineLR(optimizer, 0.01, 20, 4), optimizer, 20)
+    assert found[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert found[4] == 0.01 and found[12] == pytest.approx(0.005) and found[8] == pytest.approx(0.01 * 0.8535534)
+    assert found[19] == pytest.approx(0.01 * (1 + math.cos(math.pi * 15 / 16)) / 2)
+    assert found[4:] == sorted(found[4:], reverse=True)
+
+
+def test_a_training_of_one_epoch_has_the_highest_rate(optimizer):
+    assert rates(WarmUpCosineLR(optimizer, 0.01, 1, 1), optimizer, 1) == [0.01]

@@ -52,16 +52,58 @@ def predict(trainer, images: Path, out: Path, *more) -> dict[str, np.ndarray]:
 def test_every_trainer_trains_and_predicts_by_stock_commands(raw, tmp_path, trainer):
     made = train(906, "tiny", trainer)
     log = Path(made.log_file).read_text()
-    assert re.search(r"CT only|Pseudo dice CT|CT", log) and "nan" not in re.findall(r"train_loss (\S+)", log)
+    assert len(re.findall(r"Pseudo dice (?:CT|MR): ", log)) >= 2 and len(re.findall(r"train_loss -?\d", log)) == 2
     predicted = predict(trainer, raw / "imagesTs", tmp_path / "out")
     for kind, channel in CHANNELS.items():
         assert set(np.unique(predicted[f"{kind}4"])) <= {0, channel + 1}
-    # AdamW has moved every weight that can learn
-    assert (
-        made.optimizer.param_groups[0]["weight_decay"] == 0.05 and made.optimizer.param_groups[1]["weight_decay"] == 0
+
+
+def test_biases_norms_and_positions_do_not_decay(raw):
+    made = make_trainer(906, "tiny", M4OE)
+    names = {id(parameter): name for name, parameter in made.network.named_parameters()}
+    decaying, others = (
+        {names.pop(id(parameter)).rpartition(".")[2] for parameter in group["params"]}
+        for group in made.optimizer.param_groups
     )
-    learning = [p for p in made.network.parameters() if p.requires_grad]
-    assert {id(p) for group in made.optimizer.param_groups for p in group["params"]} == {id(p) for p in learning}
+    assert decaying == {"weight", "weight_in", "weight_out"} and not names
+    assert others == {"weight", "bias", "bias_in", "bias_out", "relative_position_bias_table"}
+    assert [group["weight_decay"] for group in made.optimizer.param_groups] == [0.05, 0.0]
+    assert all(parameter.ndim > 1 for parameter in made.optimizer.param_groups[0]["params"])
+    one_dimensional = [parameter.ndim == 1 for parameter in made.optimizer.param_groups[1]["params"]]
+    assert sum(one_dimensional) == sum(parameter.ndim == 1 for parameter in made.network.parameters())
+
+
+def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(raw):
+    made = make_trainer(906, "tiny", M4OE)
+    made.network.eval()
+    data = torch.full((4, 2, 20, 18), torch.nan)
+    for item, kind in enumerate((0, 1, 1, 0)):
+        data[item, kind] = torch.randn(20, 18)
+    target = torch.ones(4, 1, 20, 18, dtype=torch.int16)
+    target[1:3] = 2
+    batch = {"data": data, "target": target, "keys": ["ct0", "mr0", "mr1", "ct1"]}
+    made.on_validation_epoch_start()
+    with torch.no_grad():
+        found = [made.validation_step({**batch, "target": target.clone()}) for _ in range(2)]
+        for kind, items in ((0, [0, 3]), (1, [1, 2])):
+            assert found[kind]["code"] == kind
+            predicted = made.network(data[items]).argmax(dim=1)
+            assert found[kind]["tp_hard"].tolist()[kind] == (predicted == kind + 1).sum().item()
+            assert found[kind]["fn_hard"].tolist()[1 - kind] == 0
+
+
+def test_a_resumed_training_goes_on_exactly(raw, tmp_path, monkeypatch):
+    whole = train(906, "tiny", M4OE)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    stopped = make_trainer(906, "tiny", M4OE)
+    stopped.num_epochs = 1
+    stopped.lr_scheduler = type(stopped.lr_scheduler)(stopped.optimizer, stopped.initial_lr, 2, 1)
+    stopped.on_train_end = lambda: stopped.save_checkpoint(str(Path(stopped.output_folder) / "checkpoint_latest.pth"))
+    stopped.run_training()
+    resumed = train(906, "tiny", M4OE, go_on=True)
+    assert resumed.current_epoch == whole.current_epoch == 2
+    for name, weights in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], weights), name
 
 
 def test_a_fresh_process_predicts_the_same(raw, dataset, tmp_path):

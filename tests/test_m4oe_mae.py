@@ -13,6 +13,7 @@ from nnunet_in_process import make_trainer, train
 from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_network import swin_unet
 from nnunet_moe.architectures.swin_unet import PatchExpanding
+from nnunet_moe.errors import ModelError
 from nnunet_moe.losses import reconstruction_loss
 from nnunet_moe.settings import Settings
 from nnunet_moe.workspace import add_small_configuration
@@ -88,6 +89,22 @@ def test_only_the_encoder_with_the_experts_of_the_batchs_kinds_is_trained():
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_it_does_not_segment():
+    made = autoencoder()
+    with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
+        made(of_kinds([0], (50, 38)))
+
+
+def test_a_compiled_autoencoder_is_one_graph_and_the_same_function():
+    made = autoencoder()
+    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
+    hidden[:, :3] = True
+    for kinds in ([0, 2], [1, 1]):
+        x = of_kinds(kinds, (50, 38))
+        torch.testing.assert_close(compiled(x, hidden), made(x, hidden), rtol=0, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def pretrained(dataset, tmp_path_factory):
     """The trainer after a pre-training, and what its network was before."""
@@ -115,6 +132,18 @@ def test_pretraining_trains_the_encoder_and_leaves_decoder_and_gates_as_they_wer
         is_left = name.startswith("decoder.") or ".gate." in name
         assert torch.equal(weights, before[name]) == is_left, name
     assert trainer._best_ema < 0  # by what nnU-Net chooses the best epoch: the loss with its sign changed
+
+
+def test_the_setting_is_swin_maes(pretrained):
+    trainer, _ = pretrained
+    assert (trainer.hidden_ratio, HIDDEN_WINDOW, trainer.oversample_foreground_percent) == (0.75, 16, 0.0)
+    assert all(group["betas"] == (0.9, 0.95) for group in trainer.optimizer.param_groups)
+    transforms = trainer.get_training_transforms(None, None, None, (0, 1), False)
+    assert [(type(each).__name__, each.allowed_axes) for each in transforms.transforms] == [("MirrorTransform", (0, 1))]
+    batch = {"data": of_kinds([0, 1], (36, 40), 2), "target": torch.zeros(2, 1, 36, 40, dtype=torch.int16)}
+    with torch.no_grad():
+        losses = [trainer.validation_step(batch)["loss"].item() for _ in range(4)]
+    assert losses[0] == losses[2] != losses[1] == losses[3]  # two iterations an epoch, each with windows of its own
 
 
 def test_what_is_padded_does_not_count(pretrained):

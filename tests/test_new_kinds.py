@@ -50,6 +50,22 @@ def test_a_copy_of_the_nearest_kind_changes_no_output(routing, like, wanted):
         torch.testing.assert_close(output(large, image, kind, len(wanted)), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("routing", ["gate", "kind"])
+def test_the_same_kinds_in_another_order_change_no_output(routing):
+    small, large = pair(routing, wanted=("MRI", "CT"))
+    extended(small, large, wanted=("MRI", "CT"))
+    image = torch.randn(50, 38, dtype=torch.float64)
+    for kind in (0, 1):
+        torch.testing.assert_close(output(large, image, kind, 2), output(small, image, 1 - kind, 2), rtol=0, atol=1e-10)
+
+
+def test_a_channel_gate_does_not_become_a_gate_over_experts():
+    small, _ = pair("channel_gate")
+    _, large = pair("gate")
+    with pytest.raises(ModelError, match=r"The networks differ: \S*gate.weight is"):
+        extended(small, large)
+
+
 @pytest.mark.parametrize("like", [None, "MRI"])
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_old_experts_stay_and_new_ones_are_made_of_them(like, noise):

@@ -147,6 +147,21 @@ def test_a_comparison_over_codes_is_over_the_cases_of_the_tables_mean_over_codes
     assert compared.loc[("cscore_without_corr", EACH_CASE), "mean_difference"] == pytest.approx(difference / 8)
 
 
+def test_a_case_without_annotation_of_a_label_takes_the_cscore_from_no_other():
+    volumes = [(1.0, 2.0), (2.0, 3.0), (3.0, 5.0), (4.0, 4.0)]
+    rows = [
+        row(OURS, case, BOTH, 0.8, volume_mm3=volume, reference_volume_mm3=reference)
+        for case, (volume, reference) in zip("abcd", volumes, strict=True)
+    ]
+    unannotated = {**row(OURS, "e", BOTH, 0.8), **dict.fromkeys(METRICS, math.nan)}
+    without, with_it = made(rows), made([*rows, unannotated])
+    expected = float(np.corrcoef(*zip(*volumes, strict=True))[0, 1])
+    for results in (without, with_it):
+        assert results.correlation(OURS, BOTH, LABEL) == pytest.approx(expected)
+        assert results.mean(OURS, BOTH, LABEL, "dsc").cases == results.mean(OURS, BOTH, LABEL, CSCORE).cases == 4
+    assert with_it.mean(OURS, BOTH, LABEL, CSCORE) == without.mean(OURS, BOTH, LABEL, CSCORE)
+
+
 def test_the_volume_correlation_alone_makes_no_difference_significant():
     rows = [row(trainer, case, code, 0.5, volume_mm3=volume, reference_volume_mm3=true)
             for trainer in (OURS, BASELINE) for code in all_codes(2)

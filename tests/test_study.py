@@ -257,6 +257,30 @@ def test_two_methods_are_the_same_by_what_the_plans_and_the_trainer_make_of_them
         dataset.plans_file.write_text(before)
 
 
+def test_label_sets_that_a_trainer_took_from_dataset_json_are_no_other_settings(
+    dataset, own_plans, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    study = Study("tiny", dataset.raw.name, "3d_tiny", (Method(MOESD, MOESD),))
+    plans = json.loads(write_plans(study, trained_methods(study, all_codes(3))).read_text())
+    folder = tmp_path / dataset.raw.name / f"{MOESD}__nnUNetPlans_tiny__3d_tiny_seed0"
+    folder.mkdir(parents=True)
+    file = dataset.plans_file.with_name("dataset.json")
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps({**json.loads(before), "label_sets": {"FLAIR": ["lesion"]}}))
+        for rows, is_same in (([[1, 1]] * 3, True), ([[1, 0], [1, 1], [1, 1]], False)):
+            plans["configurations"]["3d_tiny_seed0"]["nnunet_moe"]["label_sets"] = rows
+            (folder / "plans.json").write_text(json.dumps(plans))
+            if is_same:
+                assert write_plans(study, trained_methods(study, all_codes(3))).exists()
+            else:
+                with pytest.raises(SettingsError, match="was trained with other settings"):
+                    write_plans(study, trained_methods(study, all_codes(3)))
+    finally:
+        file.write_text(before)
+
+
 def test_a_model_that_was_trained_otherwise_is_not_taken(dataset, own_plans, tmp_path, monkeypatch):
     """Also where the study's plans are gone, which would tell."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))

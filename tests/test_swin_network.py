@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch.nn import functional
 
 from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
+from nnunet_moe.architectures.swin_unet import blocks
 from nnunet_moe.settings import Settings
 
 EVERYWHERE = ("encoder", "decoder")
@@ -46,8 +48,9 @@ def test_routing_by_kind_is_each_items_own_expert():
     made, tokens = mixture("kind")
     expected = torch.stack([expert(made, 2, tokens[0]), expert(made, 0, tokens[1])])
     torch.testing.assert_close(made(tokens), expected, rtol=0, atol=1e-12)
-    # as a compiled graph computes it, with all experts
-    torch.testing.assert_close(made._mixed(tokens, made.gates(tokens)), expected, rtol=0, atol=1e-12)
+    for shaped in (tokens, tokens.flatten(1, 2)):  # as a compiled graph computes it, with all experts
+        found = made._mixed(shaped, made.gates(shaped))
+        torch.testing.assert_close(found, expected.reshape(shaped.shape), rtol=0, atol=1e-12)
     made(tokens).sum().backward()
     assert made.weight_in.grad[[0, 2]].any() and not made.weight_in.grad[1].any()
     assert all(parameter.grad is None for parameter in made.gate.parameters())
@@ -108,13 +111,13 @@ def of_kinds(kinds, size, num_modalities=3):
 
 
 @pytest.mark.parametrize(
-    ("placement", "routing", "millions"),
-    [((), "gate", 27.16), (EVERYWHERE, "gate", 58.48), (EVERYWHERE, "channel_gate", 60.43)],
+    ("placement", "routing", "number"),
+    [((), "gate", 27_166_322), (EVERYWHERE, "gate", 58_481_948), (EVERYWHERE, "channel_gate", 60_427_250)],
 )
-def test_it_has_the_parameters_of_the_published_network(placement, routing, millions):
-    """Counted of the authors' code with three experts; ours has one input channel and one head of 14 outputs."""
+def test_it_has_the_parameters_of_the_published_network(placement, routing, number):
+    """The authors' code has 27.17, 58.49 and 60.43 million; ours has one input channel and one head."""
     made = network(routing, placement=placement, patch_size=(224, 224), outputs=14, width=96)
-    assert sum(parameter.numel() for parameter in made.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+    assert sum(parameter.numel() for parameter in made.parameters()) == number
     assert len(made.mixtures) == (14 if placement else 0)
 
 
@@ -137,6 +140,85 @@ def test_any_patch_size_is_padded_inside(size):
         padded[:, :, : size[0], : size[1]] = x
         padded[:, 1:] = torch.nan
         torch.testing.assert_close(made(padded)[..., : size[0], : size[1]], found, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_compiled_network_is_one_graph_and_the_same_function(routing, training):
+    """nnU-Net compiles on GPUs."""
+    made = network(routing).train(training)
+    for module in made.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    for kinds in ([0, 2], [1, 1], [2, 0]):
+        x = of_kinds(kinds, (50, 38))
+        torch.testing.assert_close(compiled(x), made(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+def test_windows_at_the_end_of_an_axis_do_not_see_its_beginning(size):
+    """Shifted windows wrap around; where the map is no multiple of the window, timm's mask is of another map."""
+    torch.manual_seed(0)
+    (block,) = blocks(12, size, 0, [0.0, 0.0], lambda _: None)[1:]
+    x = torch.randn(1, *size, 12)
+    changed = x.clone()
+    changed[:, 0] += 1
+    with torch.inference_mode():
+        differs = (block.eval()(x) != block(changed)).any(dim=-1)[0]
+    rows = differs.any(dim=1).nonzero().flatten().tolist()
+    assert rows == [0, 1, 2]  # what the shift by 3 has moved to the end
+
+
+def test_the_network_is_the_one_that_is_written_out_here():
+    """Stages, skips and joints of Swin U-Net, with this network's own layers."""
+    made = network(placement=(), patch_size=(64, 64))
+    encoder, decoder = made.encoder, made.decoder
+    image = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        tokens = encoder.norm(encoder.patches(image).permute(0, 2, 3, 1))
+        skips = []
+        for stage in range(3):
+            skips.append(tokens)
+            tokens = encoder.merging[stage](encoder.stages[stage](tokens))
+        tokens = encoder.last_norm(encoder.stages[3](tokens))
+        assert tokens.shape == (2, 2, 2, 96)
+        for stage in (2, 1, 0):
+            joined = torch.cat((skips[stage], decoder.expanding[stage](tokens)), dim=-1)
+            tokens = decoder.stages[stage](decoder.joining[stage](joined))
+        expected = decoder.seg_layers[0](decoder.to_pixels(decoder.norm(tokens)).permute(0, 3, 1, 2))
+        x = torch.full((2, 3, 64, 64), torch.nan)
+        x[:, 1] = image[:, 0]
+        torch.testing.assert_close(made(x), expected, rtol=0, atol=0)
+    shifts = [[block.shift_size for block in stage] for stage in (*encoder.stages, *decoder.stages)]
+    # the maps have 16, 8, 4 and 2 tokens a side; the last two are one window
+    of_large, of_small = [(0, 0), (3, 3)], [(0, 0), (0, 0)]
+    assert shifts == [of_large, of_large, of_small, of_small, of_large, of_large, of_small]
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for stage in encoder.stages for block in stage]
+    assert rates == pytest.approx([0.2 * number / 7 for number in range(8)])
+    of_decoder = [getattr(block.drop_path1, "drop_prob", 0.0) for stage in decoder.stages for block in stage]
+    assert of_decoder == rates[:6]
+
+
+def test_in_bfloat16_it_is_close_to_single_precision(monkeypatch):
+    """The sums of residuals stay in single precision."""
+    made, x = network(), of_kinds([0, 1], (50, 38))
+    with torch.inference_mode():
+        expected = made(x)
+        monkeypatch.setenv("nnunet_moe_bf16", "1")
+        monkeypatch.setattr("nnunet_moe.precision._cpu_has_bfloat16_units", lambda: True)
+        tokens = []
+        made.encoder.stages[2].register_forward_hook(lambda _, __, output: tokens.append(output.dtype))
+        found = made(x)
+    assert tokens == [torch.float32]
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max() and not torch.equal(found, expected)
+
+
+def test_no_process_waits_for_buffers():
+    made = network()
+    names = {name for name, _ in made.named_buffers()}
+    assert any("relative_position_index" in name for name in names)
+    assert names <= set(made._ddp_params_and_buffers_to_ignore)
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)

@@ -185,6 +185,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             ModalityError: a case shows labels that its label set does not have.
         """
         training, validation = super().get_tr_and_val_datasets()
+        self._log_label_sets()
         self._require_annotated({*training.identifiers, *validation.identifiers})
         self._log_availability(training.identifiers)
         return training, validation
@@ -317,19 +318,43 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         return {names[tuple(np.atleast_1d(value))]: value for value in scored}
 
-    def _require_annotated(self, cases: Iterable[str]) -> None:
+    def _log_label_sets(self) -> None:
         if self.label_sets is None:
             return
-        names = list(self._foreground())
+        labels = list(self._foreground())
+        of_modalities = zip(channel_names(self.dataset_json), self.label_sets.by_modality, strict=True)
+        for name, of_name in (*of_modalities, *self.label_sets.by_case.items()):
+            # the background comes before the labels, if it is an output
+            text = ", ".join(labels[number] for number in of_name[-len(labels) :].nonzero().flatten().tolist())
+            self.print_to_log_file(f"Annotated in {name}: {text}")
+
+    def _require_annotated(self, cases: Iterable[str]) -> None:
+        """Make sure that references show no labels but those of their cases' sets.
+
+        A region that shares labels with one of the set may show: its other labels cannot be told from here.
+
+        Raises:
+            ModalityError: they do, or there is no such case.
+        """
+        if self.label_sets is None:
+            return
+        dataset_class: Any = self.dataset_class
+        there = dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        if unknown := sorted(self.label_sets.by_case.keys() - set(there)):
+            raise ModalityError(
+                f"{BY_CASE!r} in dataset.json names {', '.join(unknown)}, which is no training case. Correct the name."
+            )
+        labels = list(self._foreground())
+        values = [set(np.atleast_1d(value).tolist()) for value in self._foreground().values()]
         for case in sorted(cases):
             content = self._content(case)
-            outputs = self.label_sets.of_items(torch.tensor([content.code]), [case])[0]
-            annotated = outputs[-len(names) :].tolist()  # the background comes before, if there is one
-            if strange := [names[number] for number in sorted(content.labels) if not annotated[number]]:
+            inside = self.label_sets.of_items(torch.tensor([content.code]), [case])[0][-len(labels) :].tolist()
+            known = set().union(*(value for value, is_in in zip(values, inside, strict=True) if is_in))
+            if strange := [labels[n] for n in sorted(content.labels) if not inside[n] and not values[n] & known]:
                 raise ModalityError(
                     f"Case {case} has voxels of {', '.join(strange)}. By dataset.json, what is annotated in it, which "
                     f"has {code_text(content.code, channel_names(self.dataset_json))}, is "
-                    f"{', '.join(name for name, is_in in zip(names, annotated, strict=True) if is_in)}. Correct "
+                    f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)}. Correct "
                     f"{BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
                 )
 
@@ -362,9 +387,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         loss: Any = super()._build_loss()
         if self.label_sets is None:
             return loss
+        of_level = loss.loss if self.enable_deep_supervision else loss
+        # each group of items has a shape of its own, for all of which nnU-Net's compiled Dice would be compiled
+        of_level.dc = getattr(of_level.dc, "_orig_mod", of_level.dc)
         # the processes of a distributed training have items of other sets: what they sum over batches cannot be added
-        dice = (loss.loss if self.enable_deep_supervision else loss).dc
-        getattr(dice, "_orig_mod", dice).ddp = False
+        of_level.dc.ddp = False
         return LabelSetLoss(loss)
 
     def _num_modalities(self) -> int:

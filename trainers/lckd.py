@@ -69,6 +69,12 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
             self._elected_from = training, validation
         return [case for case in training if case not in self.election_cases], validation
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """As every trainer's; what elections are held on is checked, too."""
+        datasets = super().get_tr_and_val_datasets()
+        self._require_annotated(self.election_cases)
+        return datasets
+
     def on_train_start(self) -> None:
         """nnU-Net's; then teachers are known: those of the checkpoint that is gone on from, or the fixed one."""
         super().on_train_start()

@@ -26,7 +26,8 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     """Three quarters of an image's windows are hidden and reconstructed; its checkpoints start `nnUNetTrainerM4oE`.
 
     The setting is Swin-MAE's: windows of 16 x 16 pixels, the squared error of hidden pixels, mirrored images. What
-    nnU-Net pads or crops away does not count. References are not looked at.
+    nnU-Net pads or crops away does not count. References are not looked at, but for an ignore label: nnU-Net draws
+    patches by the voxels that have another one.
     """
 
     network_class = MaskedAutoencoder
@@ -44,6 +45,7 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.label_sets = None
+        self.oversample_foreground_percent = 0.0
 
     @staticmethod
     def get_training_transforms(

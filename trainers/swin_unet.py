@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
-from nnunet_moe.codes import Code, channel_names, code_text
+from nnunet_moe.codes import Code, available_modalities, channel_names, code_text
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.lr_schedule import WarmUpCosineLR
 from nnunet_moe.settings import Settings
@@ -74,9 +74,11 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
 
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases and tables of relative positions do not decay."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        decaying = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
+        decaying, others = [], []
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                is_bias = parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
+                (others if is_bias else decaying).append(parameter)
         groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, self.initial_lr, self.betas, weight_decay=self.weight_decay)
         warm_up = max(1, round(WARM_UP * self.num_epochs))
@@ -97,6 +99,17 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
                     "with one channel. Make each image a case of its own."
                 )
         return training, validation
+
+    def validation_step(self, batch: dict) -> dict:
+        """As every trainer's, on those items of the batch that are of the kind whose turn it is, if there are any.
+
+        Processes that train together sum over batches of one size; there all items stay.
+        """
+        of_kind = available_modalities(batch["data"])[:, self._validation_step % len(self.validation_codes)]
+        if of_kind.any() and not self.is_ddp:
+            keys = [key for key, is_chosen in zip(batch["keys"], of_kind.tolist(), strict=True) if is_chosen]
+            batch = {"data": batch["data"][of_kind], "target": batch["target"][of_kind], "keys": keys}
+        return super().validation_step(batch)
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate L_seg."""

@@ -1,6 +1,7 @@
 """What happens to one case before and after the network, in whichever process."""
 
 import io
+import itertools
 import os
 import shutil
 import time
@@ -18,8 +19,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_moe.cases import files_by_channel
 from nnunet_moe.codes import Code, channel_names
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.label_sets import output_names
 from nnunet_moe.labels import axes_in_space, labels_of
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
+from nnunet_moe.settings import Settings
 
 PROBABILITIES = (".npz", ".pkl")
 """What nnU-Net writes beside a segmentation under `--save_probabilities`."""
@@ -36,6 +39,16 @@ class Plan:
     @property
     def modalities(self) -> tuple[str, ...]:
         return channel_names(self.dataset_json)
+
+    def labels_under(self, code: Code) -> dict[str, int | tuple[int, ...]]:
+        """The labels or regions that may appear in a case with these modalities: all, or those of their label sets."""
+        labels = labels_of(self.dataset_json)
+        settings = Settings.from_plans(self.configuration.configuration)
+        if settings.label_sets is None or settings.predict_all_labels:
+            return labels
+        inside = [any(row) for row in zip(*itertools.compress(settings.label_sets, code), strict=True)]
+        names = output_names(self.dataset_json)
+        return {name: labels[name] for name, is_in in zip(names, inside, strict=True) if name and is_in}
 
 
 @dataclass(frozen=True)
@@ -113,23 +126,24 @@ def prepare(case: Case, plan: Plan, requirement: Requirement) -> PreparedCase:
 
 
 def write(
-    logits_file: Path, properties: dict[str, Any], plan: Plan, target: Path, save_probabilities: bool
+    logits_file: Path, properties: dict[str, Any], code: Code, plan: Plan, target: Path, save_probabilities: bool
 ) -> tuple[dict[str, float], float]:
     """Write what nnU-Net writes of a prediction beside its logits, and move it when it is whole, the segmentation last.
 
     Args:
         logits_file: of the preprocessed image, `.npy` in a folder of its own, which is removed.
+        code: what the case has.
         target: path of the segmentation without its ending.
 
     Returns:
-        The volume of each label or region (mm3; mm2 in 2D), and the seconds that it took.
+        The volume of each label or region that may appear (mm3; mm2 in 2D), and the seconds that it took.
     """
     start, unfinished, ending = time.perf_counter(), logits_file.parent, plan.dataset_json["file_ending"]
     truncated, segmentation_file = str(unfinished / target.name), unfinished / f"{target.name}{ending}"
     of_model = (plan.configuration, plan.plans, plan.dataset_json)
     export_prediction_from_logits(np.load(logits_file), properties, *of_model, truncated, save_probabilities)
     segmentation, _ = plan.plans.image_reader_writer_class().read_seg(str(segmentation_file))
-    volumes = volumes_of(segmentation[0], properties["spacing"], labels_of(plan.dataset_json))
+    volumes = volumes_of(segmentation[0], properties["spacing"], plan.labels_under(code))
     for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)

@@ -245,7 +245,7 @@ class _Run:
                 {},
                 prepared.notes,
             )
-            to_write = (folder / "logits.npy", prepared.properties, self._plan, self._target(case.name))
+            to_write = (folder / "logits.npy", prepared.properties, prepared.code, self._plan, self._target(case.name))
             return writing.submit(write, *to_write, self._request.save_probabilities)
         except Exception as error:  # whatever it is, it is this case's
             self._fail(case, error)
@@ -324,6 +324,7 @@ def _settings(request: Request, model: Model) -> dict[str, Any]:
     """What the outputs depend on, besides the images."""
     return {
         "model": f"{model.folder.parent.name}/{model.folder.name}",
+        "plans": digest(model.folder / "plans.json"),
         "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.folds},
         "checkpoint": request.checkpoint,
         "step_size": request.step_size,

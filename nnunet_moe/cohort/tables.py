@@ -108,7 +108,7 @@ class Manifest:
             row["modalities"],
             {name: file for name in self.modalities if (file := row[FILE.format(name)])},
             float(row["seconds"]),
-            {name: float(row[VOLUME.format(name)]) for name in self.labels},
+            {name: float(volume) for name in self.labels if (volume := row[VOLUME.format(name)])},
             row["notes"],
         )
 

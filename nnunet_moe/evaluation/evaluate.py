@@ -19,6 +19,7 @@ from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 from nnunet_moe.evaluation.tables import short_name
 from nnunet_moe.files import dataset_name, require_own_files
+from nnunet_moe.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels import labels_of
 from nnunet_moe.trained import Fold, Model
 
@@ -90,6 +91,7 @@ def score_models(request: Request) -> Evaluation:
     parts = _parts(request, dataset, dataset_json["file_ending"])
     scorer = Scorer(
         tuple(codes),
+        LabelSets.of(dataset_json),
         request.metrics,
         request.prediction,
         Records(request.out / RECORDS),
@@ -243,12 +245,19 @@ def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
 
 
 def _dataset_json(models: Sequence[Model]) -> dict:
-    """That of all models.
+    """That of all models, with label sets if one of them has some.
 
     Raises:
-        ModelError: they were trained on other channels or labels.
+        ModelError: they were trained on other channels, labels or label sets.
     """
     contents = [json.loads((model.folder / "dataset.json").read_text()) for model in models]
+    with_sets = [model for model, content in zip(models, contents, strict=True) if LabelSets.of(content) is not None]
+    if len({_text_of_sets(model) for model in with_sets}) > 1:
+        folders = " and ".join(str(model.folder) for model in with_sets)
+        raise ModelError(
+            f"{folders} have different label sets (dataset.json), but what is scored must not depend on the model. "
+            "Give all the same, or score them in runs of their own."
+        )
     for model, content in zip(models, contents, strict=True):
         same = channel_names(content) == channel_names(contents[0]) and labels_of(content) == labels_of(contents[0])
         if not same or content["file_ending"] != contents[0]["file_ending"]:
@@ -256,7 +265,12 @@ def _dataset_json(models: Sequence[Model]) -> dict:
                 f"{model.folder} and {models[0].folder} were trained on other channels, labels or files "
                 "(dataset.json). Score them in runs of their own."
             )
-    return contents[0]
+    return contents[models.index(with_sets[0])] if with_sets else contents[0]
+
+
+def _text_of_sets(model: Model) -> str:
+    content = json.loads((model.folder / "dataset.json").read_text())
+    return json.dumps([content.get(BY_MODALITY), content.get(BY_CASE)], sort_keys=True)
 
 
 def _require_single(first: Model, second: Model) -> None:

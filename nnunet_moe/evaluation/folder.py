@@ -70,12 +70,11 @@ class EvaluationFolder:
             )
         self._folds, self._is_half = scored_folds, any(state["bfloat16"] for state in own)
         scored = {file: sha256 for state in own for file, sha256 in state["files"].items()}
-        for fold in scored_folds:
-            file = model.checkpoint_file(fold)
+        for file in (model.folder / "plans.json", *map(model.checkpoint_file, scored_folds)):
             if scored.get(str(file.relative_to(model.folder.parent))) != digest(file):
                 raise ModelError(
-                    f"{folder} has scores of another {file}: it was trained again since, or another checkpoint was "
-                    "scored. Evaluate it again, or leave -scores out."
+                    f"{folder} has scores of another {file}: it was trained or changed since, or another checkpoint "
+                    "was scored. Evaluate it again, or leave -scores out."
                 )
 
     def differences(self, *, step_size: float, mirroring: bool) -> list[str]:

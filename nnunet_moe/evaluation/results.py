@@ -124,7 +124,8 @@ class Results:
             return None
         if metric not in CORRELATION_WEIGHTS:
             return rows[metric]
-        correlation = volume_correlation(rows["volume_mm3"], rows["reference_volume_mm3"])
+        volumes = rows[["volume_mm3", "reference_volume_mm3"]].dropna()  # a case may be without annotation
+        correlation = volume_correlation(volumes["volume_mm3"], volumes["reference_volume_mm3"])
         return rows[WITHOUT_CORRELATION] + correlation * CORRELATION_WEIGHTS[metric]
 
     def correlation(self, trainer: str, code: Code, label: str) -> float:
@@ -135,7 +136,10 @@ class Results:
         if label == MEAN_OVER_LABELS:
             return float(pd.Series([self.correlation(trainer, code, each) for each in self.labels]).mean())
         volumes = [self.values(trainer, code, label, name) for name in ("volume_mm3", "reference_volume_mm3")]
-        return math.nan if volumes[0] is None or volumes[1] is None else volume_correlation(volumes[0], volumes[1])
+        if volumes[0] is None or volumes[1] is None:
+            return math.nan
+        defined = pd.concat(volumes, axis=1).dropna()
+        return volume_correlation(defined.iloc[:, 0], defined.iloc[:, 1])
 
     def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
         """Over all cases that have the code's modalities, or over some of them."""

@@ -23,7 +23,7 @@ from nnunet_moe.evaluation.models import Case
 from nnunet_moe.evaluation.records import Record, Records, file_state, key_of
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
 from nnunet_moe.files import digest, folder_name, written_whole
-from nnunet_moe.label_sets import LabelSets, covered, output_names
+from nnunet_moe.label_sets import LabelSets, output_names
 from nnunet_moe.labels import axes_in_space, labels_of
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
@@ -55,6 +55,8 @@ class Scorer:
     """How segmentations are made, measured and kept."""
 
     codes: tuple[Code, ...]
+    label_sets: LabelSets | None
+    """What was annotated, if dataset.json tells."""
     metrics: MetricSettings
     prediction: PredictionSettings
     records: Records
@@ -84,7 +86,6 @@ class ModelRun:
         self.scorer, self.model, self.part = scorer, model, part
         self.segmenter = Segmenter(model, part.folds, scorer.prediction)
         self.labels = labels_of(self.segmenter.dataset_json)
-        self.label_sets = LabelSets.of(self.segmenter.dataset_json)
         self.modalities = channel_names(self.segmenter.dataset_json)
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
         self.model_state = {
@@ -116,7 +117,8 @@ class ModelRun:
 
     def _case_rows(self, case: Case, progress: tqdm) -> Iterator[dict]:
         files = sorted(os.path.abspath(file) for file in (*case.images, case.label))
-        key = key_of([self.model_state, [(file, file_state(file)) for file in files]])
+        annotation = list(self._annotated_labels(case, self._named(case)))
+        key = key_of([self.model_state, [(file, file_state(file)) for file in files], annotation])
         records = {code: self._stored(key, case, code) for code in self.codes}
         known = next((_code_of(record.available) for record in records.values() if record is not None), None)
         pending = [
@@ -169,7 +171,7 @@ class ModelRun:
     def _make(self, case: Case, opened: OpenedCase, code: Code, key: str) -> Record:
         segmentation = self.segmenter.segment(opened.loaded, code)
         ignore_label, settings = self.segmenter.label_manager.ignore_label, self.scorer.metrics
-        scored = self._scored_labels(case, opened.loaded.available, code)
+        scored = self._annotated_labels(case, opened.loaded.available)
         scores = score_labels(segmentation, opened.reference, opened.spacing, scored, ignore_label, settings)
         scores |= {name: dict.fromkeys(METRICS) for name in self.labels if name not in scored}
         file = self._prediction_file(case, code)
@@ -180,13 +182,11 @@ class ModelRun:
         self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
         return record
 
-    def _scored_labels(self, case: Case, available: Code, code: Code) -> dict[str, int | tuple[int, ...]]:
-        """Those that were annotated in the case, and that the model gives under the code."""
-        if self.label_sets is None:
+    def _annotated_labels(self, case: Case, available: Code) -> dict[str, int | tuple[int, ...]]:
+        """Those that are scored, under whatever code: what was annotated in the case."""
+        if self.scorer.label_sets is None:
             return self.labels
-        is_scored = self.label_sets.of_items(torch.tensor([available]), [case.name])[0]
-        if self.segmenter.restricts_labels:
-            is_scored &= covered(torch.tensor([code]), self.label_sets.by_modality)[0]
+        is_scored = self.scorer.label_sets.of_items(torch.tensor([available]), [case.name])[0]
         names = output_names(self.segmenter.dataset_json)
         return {name: self.labels[name] for name, is_in in zip(names, is_scored, strict=True) if name and is_in}
 

@@ -81,11 +81,6 @@ class Segmenter:
         return self._dedicated_code is not None
 
     @property
-    def restricts_labels(self) -> bool:
-        """Whether it gives no labels but those of the modalities' label sets."""
-        return isinstance(self.network, MissingModalityNetwork) and self.network.label_sets is not None
-
-    @property
     def _dedicated_code(self) -> Code | None:
         dedicated = self.network.dedicated_code if isinstance(self.network, MissingModalityNetwork) else None
         return None if dedicated is None else tuple(dedicated.tolist())

@@ -54,8 +54,8 @@ def export_models(request: Request) -> list[Path]:
     source = Source(model)
     if not source.becomes_ordinary and not request.onnx:
         raise ModelError(
-            f"The network of {request.trainer} shows its encoder one modality at a time, which none that nnU-Net plans "
-            "does: it cannot be exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
+            f"The network of {request.trainer} is none that nnU-Net plans, with whatever modalities: it cannot be "
+            "exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
         )
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]

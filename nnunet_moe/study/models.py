@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.codes import Code, code_digits
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.files import nnunet_folder, written_whole
+from nnunet_moe.label_sets import LabelSets
 from nnunet_moe.settings import PLANS_KEY, Settings
 from nnunet_moe.study.definition import Method, Study
 from nnunet_moe.trained import find_trainer
@@ -181,6 +182,8 @@ def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict
 
 def _require_models_of(study: Study, trained: list[Trained], plans: dict[str, Any]) -> None:
     """Make sure that models that have been trained, or begun to, have been so by these plans."""
+    sets = LabelSets.of(json.loads((nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json").read_text()))
+    label_sets_now = None if sets is None else [list(row) for row in sets.setting]
     for model in trained:
         for name in model.configurations.values():
             folder = model_folder(study, model, name)
@@ -189,8 +192,11 @@ def _require_models_of(study: Study, trained: list[Trained], plans: dict[str, An
             try:
                 begun = PlansManager(str(folder / "plans.json")).get_configuration(name).configuration
             except ValueError:
-                begun = None
-            if begun != PlansManager(plans).get_configuration(name).configuration:
+                begun = {}
+            now = PlansManager(plans).get_configuration(name).configuration
+            settings = dict(begun.get(PLANS_KEY, {}))
+            label_sets = settings.pop("label_sets", None)  # which the trainer has from dataset.json
+            if {**begun, PLANS_KEY: settings} != {PLANS_KEY: {}, **now} or label_sets not in (None, label_sets_now):
                 raise SettingsError(
                     f"{folder} was trained with other settings than the study has now. Give the study's file another "
                     "name to begin anew, take the change back, or remove the folder."
