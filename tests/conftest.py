@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from made_batches import LABELS
+from two_kinds import write_two_kinds
 from xdist.scheduler import LoadFileScheduling
 
+from incomplete import plan_and_preprocess
 from nnunet_moe.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
 from nnunet_moe.workspace import Workspace, add_small_configuration
@@ -31,12 +33,19 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 torch.set_num_threads(1)
 
 
+TOGETHER = {
+    "trained": ("test_cohort", "test_commands", "test_evaluate", "test_export"),
+    "two_kinds": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
+}
+"""Which files need the same session fixture."""
+
+
 class OneTrainedModel(LoadFileScheduling):
-    """One process runs all files that use the trained model, so that it is trained once; the others go file by file."""
+    """One process runs all files that use a model or dataset, so that it is made once; the others go file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.split("::")[0]).stem
-        return "trained" if file in ("test_cohort", "test_commands", "test_evaluate", "test_export") else file
+        return next((name for name, files in TOGETHER.items() if file in files), file)
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -109,6 +118,15 @@ def trained(dataset) -> Dataset:
     for fold in (0, 1):
         dataset.train(fold=fold, more=("--npz",))
     return dataset
+
+
+@pytest.fixture(scope="session")
+def two_kinds(dataset) -> Path:
+    """A raw dataset of CT and of MR cases with a label each, 904, preprocessed in 2D and 3D."""
+    raw = dataset.workspace.raw / "Dataset904_TwoKinds"
+    write_two_kinds(raw)
+    plan_and_preprocess("-d", 904, "-c", "2d", "3d_fullres")
+    return raw
 
 
 @pytest.fixture(scope="session")

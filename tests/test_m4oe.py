@@ -9,48 +9,63 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.paths import nnUNet_results
-from two_kinds import CHANNELS, phantom, write_two_kinds
+from two_kinds import CHANNELS, phantom
 
-from incomplete import plan_and_preprocess, write
+from incomplete import write
 from nnunet_in_process import command, make_trainer, train
 from nnunet_moe.cli import main
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.files import nnunet_folder
 from nnunet_moe.prediction import MissingModalityPredictor
+from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oE
+from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 from nnunet_moe.workspace import add_small_configuration
 
 M4OE = "nnUNetTrainerM4oE"
-TRAINERS = [
-    "nnUNetTrainerSwinUNet",
-    *(M4OE + ablation for ablation in ("", "Encoder", "Decoder", "NoGate", "ChannelGate")),
-]
+ABLATIONS = ("Encoder", "Decoder", "NoGate", "ChannelGate")
 LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 2}
-NAME = "Dataset906_TwoKinds2D"
+NAME = "Dataset904_TwoKinds"
 
 
 @pytest.fixture(scope="module")
-def raw(dataset, tmp_path_factory):
-    write_two_kinds(dataset.workspace.raw / NAME)
+def raw(two_kinds, dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
-        plan_and_preprocess("-d", 906, "-c", "2d", "3d_fullres")
         plans = dataset.workspace.preprocessed / NAME / "nnUNetPlans.json"
         # no multiple of 32; the features are those of a U-Net that nobody builds
         small = {"patch_size": [20, 18], "features_per_stage": [4, 6], "batch_size": 6}
-        add_small_configuration(plans, "tiny", **small, settings={**LENGTH, "width": 12})
-        yield dataset.workspace.raw / NAME
+        add_small_configuration(plans, "flat", **small, settings={**LENGTH, "width": 12})
+        yield two_kinds
+
+
+@pytest.fixture(scope="module")
+def trained_m4oe(raw):
+    return train(904, "flat", M4OE)
 
 
 def predict(trainer, images: Path, out: Path, *more) -> dict[str, np.ndarray]:
     options = ("-f", 0, "-device", "cpu", "-npp", 0, "-nps", 0, "--disable_tta")
-    command("nnUNetv2_predict", "-d", 906, "-c", "tiny", "-tr", trainer, "-i", images, "-o", out, *options, *more)
+    command("nnUNetv2_predict", "-d", 904, "-c", "flat", "-tr", trainer, "-i", images, "-o", out, *options, *more)
     return {file.name[:-7]: sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in out.glob("*.nii.gz")}
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_every_trainer_trains_and_predicts_by_stock_commands(raw, tmp_path, trainer):
-    made = train(906, "tiny", trainer)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_each_ablation_is_what_its_name_says(raw, ablation):
+    made = make_trainer(904, "flat", M4OE + ablation)
+    made.initialize()
+    places = {
+        name.partition(".")[0] for name, module in made.network.named_modules() if module in made.network.mixtures
+    }
+    assert places == {"Encoder": {"encoder"}, "Decoder": {"decoder"}}.get(ablation, {"encoder", "decoder"})
+    routing = {"NoGate": "kind", "ChannelGate": "channel_gate"}.get(ablation, "gate")
+    assert {mixture.routing for mixture in made.network.mixtures} == {routing}
+    assert {mixture.num_experts for mixture in made.network.mixtures} == {2}
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerSwinUNet", M4OE, M4OE + "NoGate"])
+def test_they_train_and_predict_by_stock_commands(raw, tmp_path, trainer):
+    made = train(904, "flat", trainer)
     log = Path(made.log_file).read_text()
     assert len(re.findall(r"Pseudo dice (?:CT|MR): ", log)) >= 2 and len(re.findall(r"train_loss -?\d", log)) == 2
     predicted = predict(trainer, raw / "imagesTs", tmp_path / "out")
@@ -58,8 +73,8 @@ def test_every_trainer_trains_and_predicts_by_stock_commands(raw, tmp_path, trai
         assert set(np.unique(predicted[f"{kind}4"])) <= {0, channel + 1}
 
 
-def test_biases_norms_and_positions_do_not_decay(raw):
-    made = make_trainer(906, "tiny", M4OE)
+def test_biases_norms_and_positions_do_not_decay(trained_m4oe):
+    made = trained_m4oe
     names = {id(parameter): name for name, parameter in made.network.named_parameters()}
     decaying, others = (
         {names.pop(id(parameter)).rpartition(".")[2] for parameter in group["params"]}
@@ -73,8 +88,8 @@ def test_biases_norms_and_positions_do_not_decay(raw):
     assert sum(one_dimensional) == sum(parameter.ndim == 1 for parameter in made.network.parameters())
 
 
-def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(raw):
-    made = make_trainer(906, "tiny", M4OE)
+def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
+    made = trained_m4oe
     made.network.eval()
     data = torch.full((4, 2, 20, 18), torch.nan)
     for item, kind in enumerate((0, 1, 1, 0)):
@@ -83,6 +98,7 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(raw):
     target[1:3] = 2
     batch = {"data": data, "target": target, "keys": ["ct0", "mr0", "mr1", "ct1"]}
     made.on_validation_epoch_start()
+    assert made._validation_step % 2 == 0
     with torch.no_grad():
         found = [made.validation_step({**batch, "target": target.clone()}) for _ in range(2)]
         for kind, items in ((0, [0, 3]), (1, [1, 2])):
@@ -92,24 +108,25 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(raw):
             assert found[kind]["fn_hard"].tolist()[1 - kind] == 0
 
 
-def test_a_resumed_training_goes_on_exactly(raw, tmp_path, monkeypatch):
-    whole = train(906, "tiny", M4OE)
+def test_a_training_that_is_stopped_goes_on_exactly(trained_m4oe, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    stopped = make_trainer(906, "tiny", M4OE)
-    stopped.num_epochs = 1
-    stopped.lr_scheduler = type(stopped.lr_scheduler)(stopped.optimizer, stopped.initial_lr, 2, 1)
-    stopped.on_train_end = lambda: stopped.save_checkpoint(str(Path(stopped.output_folder) / "checkpoint_latest.pth"))
-    stopped.run_training()
-    resumed = train(906, "tiny", M4OE, go_on=True)
-    assert resumed.current_epoch == whole.current_epoch == 2
-    for name, weights in whole.network.state_dict().items():
-        assert torch.equal(resumed.network.state_dict()[name], weights), name
+
+    def stopped(trainer):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+        nnUNetTrainerSwinUNet.on_epoch_start(trainer)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(nnUNetTrainerM4oE, "on_epoch_start", stopped)
+        train(904, "flat", M4OE)
+    resumed = train(904, "flat", M4OE, go_on=True).network.state_dict()
+    for name, weights in trained_m4oe.network.state_dict().items():
+        assert torch.equal(resumed[name], weights), name
 
 
-def test_a_fresh_process_predicts_the_same(raw, dataset, tmp_path):
-    train(906, "tiny", M4OE)
+def test_a_fresh_process_predicts_the_same(raw, trained_m4oe, dataset, tmp_path):
     here = predict(M4OE, raw / "imagesTs", tmp_path / "here")
-    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")
     where = ("-i", str(raw / "imagesTs"), "-o", str(tmp_path / "there"), "-m", str(folder))
     options = ("-f", "0", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1")
     dataset.workspace.run("nnUNetv2_predict_from_modelfolder", *where, *options)
@@ -118,8 +135,7 @@ def test_a_fresh_process_predicts_the_same(raw, dataset, tmp_path):
         assert np.array_equal(segmentation, other)
 
 
-def test_a_case_of_two_kinds_is_an_error_in_prediction(raw, tmp_path):
-    train(906, "tiny", M4OE)
+def test_a_case_of_two_kinds_is_an_error_in_prediction(raw, trained_m4oe, tmp_path):
     for channel in (0, 1):
         write(tmp_path / "in" / f"both_{channel:04d}.nii.gz", phantom(0, "ct")[0])
     with pytest.raises(
@@ -127,14 +143,13 @@ def test_a_case_of_two_kinds_is_an_error_in_prediction(raw, tmp_path):
     ):
         predict(M4OE, tmp_path / "in", tmp_path / "out")
     predictor = MissingModalityPredictor(device=torch.device("cpu"))
-    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")
     predictor.initialize_from_trained_model_folder(str(folder), (0,))
     with pytest.raises(ModalityError, match=r"the case has CT\+MR"):
         predictor.predict_single_npy_array(np.ones((2, 20, 22, 20), np.float32), {"spacing": [1, 1, 1]})
 
 
-def test_a_case_of_a_kind_that_there_is_not_is_an_error(raw, tmp_path):
-    train(906, "tiny", M4OE)
+def test_a_case_of_a_kind_that_there_is_not_is_an_error(raw, trained_m4oe, tmp_path):
     write(tmp_path / "in" / "pet_0002.nii.gz", phantom(0, "ct")[0])
     with pytest.raises(ModalityError, match=r"pet_0002"):
         predict(M4OE, tmp_path / "in", tmp_path / "out")
@@ -153,17 +168,16 @@ def test_a_training_case_of_two_kinds_is_an_error(dataset, tmp_path, monkeypatch
 def test_three_dimensions_are_refused_before_anything_is_written(raw, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "none"))
     with pytest.raises(ModelError, match="Train it on nnU-Net's configuration 2d"):
-        make_trainer(906, "3d_fullres", M4OE)
+        make_trainer(904, "3d_fullres", M4OE)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_kind_is_exported_as_onnx(raw, tmp_path):
-    train(906, "tiny", M4OE)
-    model = ("-d", "906", "-c", "tiny", "-tr", M4OE, "-f", "0")
+def test_a_kind_is_exported_as_onnx(raw, trained_m4oe, tmp_path):
+    model = ("-d", "904", "-c", "flat", "-tr", M4OE, "-f", "0")
     main(["export", *model, "-m", "MR", "--onnx", "-o", str(tmp_path / "mr")])
     session = onnxruntime.InferenceSession(str(tmp_path / "mr" / "fold_0" / "model.onnx"))
     predictor = MissingModalityPredictor(device=torch.device("cpu"))
-    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__tiny")
+    (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")
     predictor.initialize_from_trained_model_folder(str(folder), (0,))
     x = torch.randn(3, 1, 20, 18)
     (found,) = session.run(None, {"image": x.numpy()})
@@ -175,9 +189,8 @@ def test_a_kind_is_exported_as_onnx(raw, tmp_path):
     assert not (tmp_path / "both").exists()
 
 
-def test_evaluate_scores_each_kind(raw, tmp_path):
-    train(906, "tiny", M4OE)
-    model = ("-d", "906", "-c", "tiny", "-tr", M4OE, "-f", "0", "-device", "cpu", "--disable_tta")
+def test_evaluate_scores_each_kind(raw, trained_m4oe, tmp_path):
+    model = ("-d", "904", "-c", "flat", "-tr", M4OE, "-f", "0", "-device", "cpu", "--disable_tta")
     images = ("-i", str(raw / "imagesTs"), "-l", str(raw / "labelsTs"))
     main(["evaluate", *model, *images, "-o", str(tmp_path / "scores")])
     rows = (tmp_path / "scores" / "results.csv").read_text().splitlines()[1:]

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_swin_network import of_kinds
-from two_kinds import write_two_kinds
 
-from incomplete import plan_and_preprocess
 from nnunet_in_process import make_trainer, train
 from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_network import swin_unet
@@ -19,7 +17,6 @@ from nnunet_moe.settings import Settings
 from nnunet_moe.workspace import add_small_configuration
 
 MAE, M4OE = "nnUNetTrainerM4oEMAE", "nnUNetTrainerM4oE"
-NAME = "Dataset907_TwoKindsMAE"
 
 
 @pytest.fixture(autouse=True)
@@ -106,21 +103,19 @@ def test_a_compiled_autoencoder_is_one_graph_and_the_same_function():
 
 
 @pytest.fixture(scope="module")
-def pretrained(dataset, tmp_path_factory):
+def pretrained(two_kinds, dataset, tmp_path_factory):
     """The trainer after a pre-training, and what its network was before."""
-    write_two_kinds(dataset.workspace.raw / NAME)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
-        plan_and_preprocess("-d", 907, "-c", "2d")
-        plans = dataset.workspace.preprocessed / NAME / "nnUNetPlans.json"
+        plans = dataset.workspace.preprocessed / two_kinds.name / "nnUNetPlans.json"
         length = {"num_epochs": 3, "num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 2}
         small = {"patch_size": [36, 40], "features_per_stage": [4, 6], "batch_size": 6}
-        add_small_configuration(plans, "tiny", **small, settings={**length, "width": 12})
-        before = make_trainer(907, "tiny", MAE)
+        add_small_configuration(plans, "large", **small, settings={**length, "width": 12})
+        before = make_trainer(904, "large", MAE)
         before.initialize()
         first = {name: weights.clone() for name, weights in before.network.state_dict().items()}
-        yield train(907, "tiny", MAE), first
+        yield train(904, "large", MAE), first
 
 
 def test_pretraining_trains_the_encoder_and_leaves_decoder_and_gates_as_they_were_drawn(pretrained):
@@ -170,7 +165,7 @@ def test_phase_two_starts_with_the_trained_encoder_by_nnunets_own_option(pretrai
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
     weights = torch.load(file, weights_only=True)["network_weights"]
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    made = make_trainer(907, "tiny", M4OE, pretrained=str(file))
+    made = make_trainer(904, "large", M4OE, pretrained=str(file))
     own = made.network.state_dict()
     assert {name for name in own if ".seg_layers." not in name} <= weights.keys()
     for name, mine in own.items():
@@ -186,11 +181,11 @@ def test_the_channel_gate_has_other_gates_and_nnunet_says_so(pretrained, tmp_pat
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     with pytest.raises(AssertionError, match=r"mlp\.gate\.weight is not the same"):
         make_trainer(
-            907, "tiny", M4OE + "ChannelGate", pretrained=str(Path(trainer.output_folder) / "checkpoint_final.pth")
+            904, "large", M4OE + "ChannelGate", pretrained=str(Path(trainer.output_folder) / "checkpoint_final.pth")
         )
 
 
 def test_the_plans_tell_the_length_of_pretraining(pretrained):
     trainer, _ = pretrained
     plans = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())
-    assert plans["configurations"]["tiny"]["nnunet_moe"]["num_epochs"] == 3 == trainer.current_epoch
+    assert plans["configurations"]["large"]["nnunet_moe"]["num_epochs"] == 3 == trainer.current_epoch
