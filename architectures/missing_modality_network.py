@@ -98,11 +98,9 @@ class MissingModalityNetwork(nn.Module):
             `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
         """
         logits = self.decoder(skips)
-        return (
-            [self._output(level, x, available) for level in logits]
-            if isinstance(logits, list)
-            else (self._output(logits, x, available))
-        )
+        if isinstance(logits, list):
+            return [self._output(level, x, available) for level in logits]
+        return self._output(logits, x, available)
 
     def _output(self, logits: Tensor, x: Tensor, available: Tensor) -> Tensor:
         if self.label_sets is not None and not self.training:

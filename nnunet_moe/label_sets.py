@@ -180,6 +180,12 @@ def output_names(dataset_json: dict[str, Any]) -> list[str]:
     return ["", *sorted(labels, key=lambda name: np.atleast_1d(labels[name])[0])]
 
 
+def labels_in(dataset_json: dict[str, Any], outputs: Tensor) -> dict[str, int | tuple[int, ...]]:
+    """The labels or regions, name -> value, of the outputs `(C,)` bool that are true."""
+    labels, names = labels_of(dataset_json), output_names(dataset_json)
+    return {name: labels[name] for name, is_in in zip(names, outputs.tolist(), strict=True) if name and is_in}
+
+
 def _sets(dataset_json: dict[str, Any], key: str) -> dict[str, Tensor]:
     """Name -> `(C,)` bool."""
     given, outputs = dataset_json.get(key, {}), output_names(dataset_json)

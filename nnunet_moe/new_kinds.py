@@ -60,6 +60,7 @@ def with_new_kinds(
         )
     if like is not None and like not in kinds:
         raise ModelError(f"-like {like}: the checkpoint has experts for {', '.join(kinds)}. Name one of these.")
+    nearest = None if like is None else kinds.index(like)
     places = [kinds.index(kind) if kind in kinds else None for kind in wanted]
     mixtures = [name for name, module in network.named_modules() if isinstance(module, MoEMLP)]
     of_experts = {f"{name}.{part}" for name in mixtures for part in OF_EXPERTS}
@@ -72,12 +73,12 @@ def with_new_kinds(
     for key, target in own.items():
         given = source.get(key)
         if given is not None and key in of_experts:
-            result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=noise)
+            result[key] = _extended(given, places, like=nearest, noise=noise)
         elif given is not None and key in of_gate and given.shape[0] == len(kinds) and len(target) == len(wanted):
-            result[key] = _extended(given, places, like=None if like is None else kinds.index(like), noise=0.0)
-            if key.endswith("bias") and like is not None:  # shared by the one that is copied and its copies
+            result[key] = _extended(given, places, like=nearest, noise=0.0)
+            if key.endswith("bias") and nearest is not None:  # shared by the one that is copied and its copies
                 share = math.log(1 + places.count(None))
-                alike = [number for number, place in enumerate(places) if place in (None, kinds.index(like))]
+                alike = [number for number, place in enumerate(places) if place in (None, nearest)]
                 result[key][alike] -= share
         else:
             result[key] = target if given is None or (HEADS in key and given.shape != target.shape) else given

@@ -1,5 +1,6 @@
 """Swin U-Net and M4oE by nnU-Net's own commands, on cases of two kinds with a label each."""
 
+import json
 import re
 from pathlib import Path
 
@@ -187,6 +188,33 @@ def test_a_kind_is_exported_as_onnx(raw, trained_m4oe, tmp_path):
     with pytest.raises(SystemExit, match=r"-m CT\+MR: the model is for cases of one kind, CT or MR, and can be"):
         main(["export", *model, "-m", "CT+MR", "--onnx", "-o", str(tmp_path / "both")])
     assert not (tmp_path / "both").exists()
+
+
+def test_a_trained_model_is_upcycled_to_a_kind_more_and_nnunet_starts_from_it(raw, trained_m4oe, dataset, tmp_path):
+    """The dataset with three kinds has plans and dataset.json of its own, which is what a network is made of."""
+    known, target = (dataset.workspace.preprocessed / name for name in (NAME, "Dataset908_ThreeKinds"))
+    target.mkdir()
+    (target / "nnUNetPlans_2d").symlink_to(known / "nnUNetPlans_2d")
+    plans, description = (json.loads((known / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
+    for configuration in plans["configurations"].values():
+        for key in ("normalization_schemes", "use_mask_for_norm"):
+            if key in configuration:
+                configuration[key] = [*configuration[key], configuration[key][1]]
+    plans["dataset_name"] = target.name
+    names = {"0": "CT", "1": "PET", "2": "MR"}
+    contents = {"nnUNetPlans": plans, "dataset": {**description, "channel_names": names}}
+    for name, content in contents.items():
+        (target / f"{name}.json").write_text(json.dumps(content))
+    source, out = Path(trained_m4oe.output_folder) / "checkpoint_final.pth", tmp_path / "up.pth"
+    options = ("-tr", M4OE, "-d", target.name, "-c", "flat", "-like", "MR", "-noise", "0")
+    main(["upcycle", "-i", str(source), "-o", str(out), *options])
+    made = make_trainer(target.name, "flat", M4OE, pretrained=str(out))
+    before, after = trained_m4oe.network.state_dict(), made.network.state_dict()
+    expert = "encoder.stages.0.0.mlp.weight_in"
+    assert torch.equal(after[expert], before[expert][[0, 1, 1]])
+    assert all(torch.equal(after[name], before[name]) for name in after if name.endswith("qkv.weight"))
+    with pytest.raises(SystemExit, match=r"has experts for CT, MR\. Name one of these"):
+        main(["upcycle", "-i", str(source), "-o", str(tmp_path / "x.pth"), *options[:-3], "US"])
 
 
 def test_evaluate_scores_each_kind(raw, trained_m4oe, tmp_path):

@@ -1,7 +1,6 @@
 """What happens to one case before and after the network, in whichever process."""
 
 import io
-import itertools
 import os
 import shutil
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_moe.cases import files_by_channel
 from nnunet_moe.codes import Code, channel_names
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.label_sets import output_names
+from nnunet_moe.label_sets import covered, labels_in
 from nnunet_moe.labels import axes_in_space, labels_of
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
 from nnunet_moe.settings import Settings
@@ -42,13 +42,11 @@ class Plan:
 
     def labels_under(self, code: Code) -> dict[str, int | tuple[int, ...]]:
         """The labels or regions that may appear in a case with these modalities: all, or those of their label sets."""
-        labels = labels_of(self.dataset_json)
         settings = Settings.from_plans(self.configuration.configuration)
         if settings.label_sets is None or settings.predict_all_labels:
-            return labels
-        inside = [any(row) for row in zip(*itertools.compress(settings.label_sets, code), strict=True)]
-        names = output_names(self.dataset_json)
-        return {name: labels[name] for name, is_in in zip(names, inside, strict=True) if name and is_in}
+            return labels_of(self.dataset_json)
+        by_modality = torch.tensor(settings.label_sets, dtype=torch.bool)
+        return labels_in(self.dataset_json, covered(torch.tensor([code]), by_modality)[0])
 
 
 @dataclass(frozen=True)

@@ -251,12 +251,12 @@ def _dataset_json(models: Sequence[Model]) -> dict:
         ModelError: they were trained on other channels, labels or label sets.
     """
     contents = [json.loads((model.folder / "dataset.json").read_text()) for model in models]
-    with_sets = [model for model, content in zip(models, contents, strict=True) if LabelSets.of(content) is not None]
-    if len({_text_of_sets(model) for model in with_sets}) > 1:
-        folders = " and ".join(str(model.folder) for model in with_sets)
+    with_sets = [content for content in contents if LabelSets.of(content) is not None]
+    sets = [[content.get(key) for key in (BY_MODALITY, BY_CASE)] for content in with_sets]
+    if any(each != sets[0] for each in sets):
         raise ModelError(
-            f"{folders} have different label sets (dataset.json), but what is scored must not depend on the model. "
-            "Give all the same, or score them in runs of their own."
+            f"{' and '.join(str(model.folder) for model in models)} have different label sets (dataset.json), but what "
+            "is scored must not depend on the model. Give all the same, or score them in runs of their own."
         )
     for model, content in zip(models, contents, strict=True):
         same = channel_names(content) == channel_names(contents[0]) and labels_of(content) == labels_of(contents[0])
@@ -265,12 +265,7 @@ def _dataset_json(models: Sequence[Model]) -> dict:
                 f"{model.folder} and {models[0].folder} were trained on other channels, labels or files "
                 "(dataset.json). Score them in runs of their own."
             )
-    return contents[models.index(with_sets[0])] if with_sets else contents[0]
-
-
-def _text_of_sets(model: Model) -> str:
-    content = json.loads((model.folder / "dataset.json").read_text())
-    return json.dumps([content.get(BY_MODALITY), content.get(BY_CASE)], sort_keys=True)
+    return (with_sets or contents)[0]
 
 
 def _require_single(first: Model, second: Model) -> None:

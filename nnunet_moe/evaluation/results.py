@@ -124,9 +124,7 @@ class Results:
             return None
         if metric not in CORRELATION_WEIGHTS:
             return rows[metric]
-        volumes = rows[["volume_mm3", "reference_volume_mm3"]].dropna()  # a case may be without annotation
-        correlation = volume_correlation(volumes["volume_mm3"], volumes["reference_volume_mm3"])
-        return rows[WITHOUT_CORRELATION] + correlation * CORRELATION_WEIGHTS[metric]
+        return rows[WITHOUT_CORRELATION] + _volume_correlation(rows) * CORRELATION_WEIGHTS[metric]
 
     def correlation(self, trainer: str, code: Code, label: str) -> float:
         """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed.
@@ -135,11 +133,8 @@ class Results:
         """
         if label == MEAN_OVER_LABELS:
             return float(pd.Series([self.correlation(trainer, code, each) for each in self.labels]).mean())
-        volumes = [self.values(trainer, code, label, name) for name in ("volume_mm3", "reference_volume_mm3")]
-        if volumes[0] is None or volumes[1] is None:
-            return math.nan
-        defined = pd.concat(volumes, axis=1).dropna()
-        return volume_correlation(defined.iloc[:, 0], defined.iloc[:, 1])
+        rows = self._rows(trainer, code, label, None)
+        return math.nan if rows is None or _num_failed(rows) else _volume_correlation(rows)
 
     def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
         """Over all cases that have the code's modalities, or over some of them."""
@@ -180,6 +175,12 @@ class Results:
     def _by_model(self) -> dict[Any, pd.DataFrame]:
         """(trainer, code, label) -> rows, indexed by case."""
         return dict(iter(self.table.set_index("case").sort_index().groupby(["trainer", "code", "label"])))
+
+
+def _volume_correlation(rows: pd.DataFrame) -> float:
+    """Over the cases in which the label was annotated."""
+    volumes = rows[["volume_mm3", "reference_volume_mm3"]].dropna()
+    return volume_correlation(volumes["volume_mm3"], volumes["reference_volume_mm3"])
 
 
 def _num_failed(rows: pd.DataFrame) -> int:

@@ -23,7 +23,7 @@ from nnunet_moe.evaluation.models import Case
 from nnunet_moe.evaluation.records import Record, Records, file_state, key_of
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
 from nnunet_moe.files import digest, folder_name, written_whole
-from nnunet_moe.label_sets import LabelSets, output_names
+from nnunet_moe.label_sets import LabelSets, labels_in
 from nnunet_moe.labels import axes_in_space, labels_of
 from nnunet_moe.precision import uses_cpu_bfloat16
 from nnunet_moe.preprocessing import read_segmentation, require_same_geometry
@@ -187,8 +187,7 @@ class ModelRun:
         if self.scorer.label_sets is None:
             return self.labels
         is_scored = self.scorer.label_sets.of_items(torch.tensor([available]), [case.name])[0]
-        names = output_names(self.segmenter.dataset_json)
-        return {name: self.labels[name] for name, is_in in zip(names, is_scored, strict=True) if name and is_in}
+        return labels_in(self.segmenter.dataset_json, is_scored)
 
     def _prediction_file(self, case: Case, code: Code) -> Path:
         folder = self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))

@@ -23,7 +23,7 @@ from nnunet_moe.export.channels import dataset_json_of, fingerprint_of, plans_of
 from nnunet_moe.export.fixed_code import FixedCode, load_fixed, require_equal
 from nnunet_moe.export.onnx_file import write_onnx
 from nnunet_moe.export.source import STOCK_TRAINER, LoadedFold, Source
-from nnunet_moe.label_sets import covered, output_names
+from nnunet_moe.label_sets import covered, labels_in
 from nnunet_moe.trained import Fold, planned_network
 
 NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
@@ -160,8 +160,7 @@ class ModelFolder:
         by_modality = self.source.network.label_sets
         if by_modality is None:
             return []
-        inside = covered(torch.tensor([self.code]), by_modality)[0].tolist()
-        return [name for name, is_in in zip(output_names(self.source.dataset_json), inside, strict=True) if not is_in]
+        return list(labels_in(self.source.dataset_json, ~covered(torch.tensor([self.code]), by_modality)[0]))
 
 
 def _sizes(sizes: Sequence[int], separator: str) -> str:
