@@ -1,6 +1,7 @@
 """Run nnU-Net's own commands below one folder, with a log for each and a line of progress now and then."""
 
 import copy
+import itertools
 import json
 import os
 import platform
@@ -8,7 +9,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import NnunetMoeError
@@ -49,8 +52,6 @@ class Workspace:
         Raises:
             CommandError: the command did not succeed.
         """
-        number = len(list(self.logs.iterdir()))
-        log = self.logs / f"{number}_{command}.log"
         beside_python = Path(sys.executable).parent / command  # found also where no environment is activated
         with trainers_known():
             environment = {
@@ -72,7 +73,7 @@ class Workspace:
         )
         assert process.stdout is not None
         try:
-            with log.open("w") as out:
+            with self._new_log(command) as out:
                 for line in process.stdout:
                     out.write(line)
                     if progress is not None and (shown := progress(line)) is not None:
@@ -81,7 +82,14 @@ class Workspace:
             process.kill()
             raise
         if process.wait() != 0:
-            raise CommandError(f"{command} failed with status {process.returncode}. Its log: {log}")
+            raise CommandError(f"{command} failed with status {process.returncode}. Its log: {out.name}")
+
+    def _new_log(self, command: str) -> TextIO:
+        """A file of its own, also where commands run at once."""
+        for number in itertools.count(len(list(self.logs.iterdir()))):
+            with suppress(FileExistsError):
+                return (self.logs / f"{number}_{command}.log").open("x")
+        raise AssertionError
 
 
 def add_small_configuration(
