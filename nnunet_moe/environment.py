@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,17 +32,23 @@ def export_line(shell: str) -> str:
 
 
 @contextmanager
-def trainers_known() -> Iterator[None]:
-    """Let nnU-Net find our trainers inside the block, whatever the environment says."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join(filter(None, (str(external_trainers_folder()), before)))
+def variable(name: str, value: str) -> Iterator[None]:
+    """Let a variable of the environment have a value inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ[VARIABLE]
+            del os.environ[name]
         else:
-            os.environ[VARIABLE] = before
+            os.environ[name] = before
+
+
+def trainers_known() -> AbstractContextManager[None]:
+    """Let nnU-Net find our trainers inside the block, whatever the environment says."""
+    folders = (str(external_trainers_folder()), os.environ.get(VARIABLE))
+    return variable(VARIABLE, os.pathsep.join(filter(None, folders)))
 
 
 def _version(package: str) -> str:

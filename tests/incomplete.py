@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
 
 from nnunet_moe.cli import main
@@ -63,6 +62,4 @@ def extract_fingerprint(dataset: int | str, *, num_samples: float = 1e4) -> Inco
 
 def plan_and_preprocess(*arguments: object) -> None:
     """The verb, in this process but for the one that preprocesses."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_n_proc_DA", "1")  # here nnU-Net takes 0 for a number of threads, and fails
-        main(["plan_and_preprocess", *map(str, arguments), "-np", "1", "-npfp", "1", "--no_pbar"])
+    main(["plan_and_preprocess", *map(str, arguments), "-np", "1", "-npfp", "1", "--no_pbar"])

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from made_batches import LABELS, batch_for
 
-from incomplete import extract_fingerprint
+from incomplete import extract_fingerprint, plan_and_preprocess
 from nnunet_in_process import command, train
 from nnunet_in_process import make_trainer as made_by_nnunet
 from nnunet_moe.cli import main
@@ -324,9 +324,7 @@ def elections(tmp_path_factory):
             patch.setenv(f"nnUNet_{name}", str(folder / f"nnUNet_{name}"))
         patch.setenv("nnunet_moe_bf16", "0")
         extract_fingerprint(903)
-        with pytest.MonkeyPatch.context() as for_planning:
-            for_planning.setenv("nnUNet_n_proc_DA", "1")  # there nnU-Net takes 0 for a number of threads, and fails
-            main(["plan_and_preprocess", "-d", "903", "-c", "3d_fullres", "-np", "1", "-npfp", "1", "--no_pbar"])
+        plan_and_preprocess("-d", "903", "-c", "3d_fullres")
         yield folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
 
 

@@ -10,9 +10,11 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess_dataset
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_moe.environment import variable
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder
 from nnunet_moe.planning.availability import Availability
@@ -23,6 +25,8 @@ from nnunet_moe.settings import Settings
 
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 """nnU-Net's own; 4 for any other configuration."""
+NUM_THREADS = "nnUNet_n_proc_DA"
+"""Of processes that augment, where trainings may have none; nnU-Net's planners take it for a number of threads."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,9 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
     print("Experiment planning...")
     datasets: Any = names  # names will do as well as ids, and None for a number, whatever nnU-Net's annotations say
     memory: Any = request.gpu_memory_target
-    identifier = plan_experiments(
-        datasets,
-        request.planner,
-        memory,
-        DefaultPreprocessor.__name__,
-        request.target_spacing,
-        request.plans_name,
-    )
+    options = (request.planner, memory, DefaultPreprocessor.__name__, request.target_spacing, request.plans_name)
+    with variable(NUM_THREADS, str(max(1, get_allowed_n_proc_DA()))):
+        identifier = plan_experiments(datasets, *options)
     assert identifier is not None  # of the last dataset; there is one
     if request.preprocess:
         configurations = {name: _configurations(name, identifier, request) for name in names}
