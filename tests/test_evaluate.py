@@ -23,9 +23,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_in_process import command, train
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.evaluation.evaluate import choose_codes
 from nnunet_moe.evaluation.metrics import MetricSettings
+from nnunet_moe.evaluation.models import Case
 from nnunet_moe.evaluation.scoring import score_labels
 from nnunet_moe.evaluation.segmenter import Segmenter
 from nnunet_moe.phantom import SIGNAL
@@ -413,7 +414,7 @@ def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, data
         (("-f", "0", "0"), "named twice"),
         (("-codes", "T1w+PET"), "'T1w.PET' names no subset of the modalities T1w, T2w, FLAIR"),
         (("-codes", "T1w", "-num_codes", "2"), "exclude each other"),
-        (("-num_codes", "8"), "3 modalities have 1 to 7 codes"),
+        (("-num_codes", "8"), "-num_codes is 8; 1 to 7 codes can be scored"),
         (("-i", "here"), "-i and -l go together"),
         (("-i", "here", "-l", "there"), "here is no folder"),
         (("-step_size", "0"), "above 0 and at most 1"),
@@ -441,13 +442,32 @@ def test_folders_that_do_not_belong_together(models, dataset, tmp_path):
 
 
 def test_more_than_five_modalities_ask_for_a_choice():
-    names = tuple("ABCDEF")
-    assert len(choose_codes(names[:5], None, None)) == 31
-    with pytest.raises(SettingsError, match="6 modalities have 63 codes"):
-        choose_codes(names, None, None)
-    drawn = choose_codes(names, None, 10)
-    assert len(set(drawn)) == 10 and (True,) * 6 in drawn and drawn == choose_codes(names, None, 10)
-    assert choose_codes(names, ["F+A", "B"], None) == [parse("010000"), parse("100001")]
+    names, complete = tuple("ABCDEF"), [having(range(6))]
+    assert len(choose_codes(names[:5], None, None, complete)) == 31
+    with pytest.raises(SettingsError, match="under 63 codes of 6 modalities"):
+        choose_codes(names, None, None, complete)
+    drawn = choose_codes(names, None, 10, complete)
+    assert len(set(drawn)) == 10 and (True,) * 6 in drawn and drawn == choose_codes(names, None, 10, complete)
+    assert choose_codes(names, ["F+A", "B"], None, complete) == [parse("010000"), parse("100001")]
+
+
+def test_codes_that_no_case_has_are_not_scored():
+    names = tuple("ABCDEFG")
+    each_of_one_kind = [having([channel]) for channel in range(7)]
+    assert choose_codes(names, None, None, each_of_one_kind) == [
+        tuple(place == channel for place in range(7)) for channel in range(7)
+    ]
+    some = choose_codes(names, None, None, [having([0, 2]), having([2, 5])])
+    assert some == [parse(digits) for digits in ("1000000", "0010000", "0000010", "1010000", "0010010")]
+    assert parse("0010010") in choose_codes(names, None, 2, [having([0, 2]), having([2, 5])])
+    with pytest.raises(SettingsError, match="is 6; 1 to 5 codes"):
+        choose_codes(names, None, 6, [having([0, 2]), having([2, 5])])
+    with pytest.raises(ModalityError, match="No case has an image of A, B"):
+        choose_codes(names, None, None, [having([7])])
+
+
+def having(channels):
+    return Case("case", (), "", frozenset(channels))
 
 
 def parse(digits):

@@ -17,7 +17,7 @@ from nnunet_moe.evaluation.evaluate import Evaluation, Request, extreme_cases, r
 from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.report import write_evaluation
-from nnunet_moe.evaluation.results import CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
 from nnunet_moe.evaluation.tables import BEST, PLAIN, SECOND, code_table, emphases, failure_table
 from nnunet_moe.files import folder_name
 
@@ -120,6 +120,59 @@ def test_a_failure_is_counted_and_never_averaged_away():
     assert modality_worth(results).query("trainer == @OURS")["shapley_value"].isna().all()
 
 
+def test_the_mean_with_all_that_each_case_has_computed_by_hand():
+    """Cases a and b have both modalities, c and d one each."""
+    rows = [
+        *of_cases(OURS, {T1W: (0.1, 0.2, 0.9), FLAIR: (0.4, 0.5), BOTH: (0.6, 0.7)}),
+        row(OURS, "d", FLAIR, 0.3),
+    ]
+    results = made(rows)
+    assert results.own_codes == {"a": BOTH, "b": BOTH, "c": T1W, "d": FLAIR} and results.cases_differ
+    mean = results.mean(OURS, ALL_EACH_HAS, LABEL, "dsc")
+    assert (mean.mean, mean.cases) == (pytest.approx((0.6 + 0.7 + 0.9 + 0.3) / 4), 4)
+    own, over_codes = code_table(results, LABEL).rows[-2:]
+    assert [own[0].text, own[2].text, own[3].text[:5]] == ["all that each case has", "4", "62.50"]
+    assert over_codes[0].text == "mean over codes"
+    table = means(results).query("metric == 'dsc'").set_index("code")["mean"]
+    assert table["all that each case has"] == pytest.approx(0.625)
+
+
+def test_where_each_case_is_of_one_kind_there_is_no_mean_over_codes():
+    rows = [
+        row(trainer, case, code, dsc)
+        for trainer, shift in ((OURS, 0.1), (BASELINE, 0.0))
+        for case, code, dsc in (("a", T1W, 0.5 + shift), ("b", FLAIR, 0.3 + shift), ("c", FLAIR, 0.4))
+    ]
+    results = Results(
+        rows, modalities=NAMES, codes=[T1W, FLAIR], trainers=(OURS, BASELINE), dedicated=(), labels=(LABEL,)
+    )
+    table = code_table(results, LABEL)
+    assert [line[0].text for line in table.rows] == ["●", "○", "all that each case has"]
+    assert [cell.text[:5] for cell in table.rows[-1][2:5]] == ["3", "46.67", "40.00"]
+    assert any("None of 3 cases have all these modalities" in note for note in table.notes)
+    compared = comparisons(results).query("metric == 'dsc'").set_index("code")
+    assert compared.loc["all that each case has", "pairs"] == 3
+    assert compared.loc["all that each case has", "mean_difference"] == pytest.approx(0.2 / 3)
+    assert extreme_cases(results) == [
+        ("Worst case of MoESD", "b"),
+        ("Median case of MoESD", "c"),
+        ("Best case of MoESD", "a"),
+    ]
+
+
+def test_where_all_cases_have_the_same_nothing_is_said_twice():
+    results = made(of_cases(OURS, {code: (0.5, 0.6) for code in all_codes(2)}))
+    assert not results.cases_differ
+    assert "all that each case has" not in set(means(results)["code"])
+    assert results.mean(OURS, ALL_EACH_HAS, LABEL, "dsc").cases == 0
+
+
+def test_a_case_that_was_not_scored_with_all_it_has_leaves_no_mean_with_all():
+    """Of a and b only the single modalities were asked for; c has no more than that."""
+    results = made(of_cases(OURS, {T1W: (0.1, 0.2, 0.9), FLAIR: (0.4, 0.5)}))
+    assert results.own_codes == {"c": T1W} and not results.cases_differ
+
+
 def test_means_over_other_cases_are_not_mixed():
     """Case c lacks FLAIR: T1w has three cases, the rest two, and what spans codes is over these two."""
     scores = {T1W: (0.1, 0.2, 0.9), FLAIR: (0.4, 0.5), BOTH: (0.6, 0.7)}
@@ -131,7 +184,7 @@ def test_means_over_other_cases_are_not_mixed():
     assert worth.loc["T1w", "score_alone"] == pytest.approx(0.15)
     assert worth.loc["FLAIR", "loss_when_missing"] == pytest.approx(0.65 - 0.15)
     table = code_table(results, LABEL)
-    assert [table_row[2].text for table_row in table.rows] == ["3", "2", "2", "2"]
+    assert [table_row[2].text for table_row in table.rows] == ["3", "2", "2", "3", "2"]  # the last: mean over codes
     assert "2 of 3 cases have all these modalities" in table.markdown()
 
 

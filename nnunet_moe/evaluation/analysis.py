@@ -9,7 +9,7 @@ import pandas as pd
 
 from nnunet_moe.codes import Code
 from nnunet_moe.evaluation.metrics import METRICS
-from nnunet_moe.evaluation.results import CORRELATION_WEIGHTS, CSCORE, WITHOUT_CORRELATION, Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, CORRELATION_WEIGHTS, CSCORE, WITHOUT_CORRELATION, Results
 from nnunet_moe.evaluation.statistics import (
     compare,
     gap_closed,
@@ -34,6 +34,8 @@ def means(results: Results) -> pd.DataFrame:
         for trainer in results.trainers:
             for metric in (*METRICS, WITHOUT_CORRELATION, *CORRELATION_WEIGHTS):
                 known = {results.code_text(code): results.mean(trainer, code, label, metric) for code in results.codes}
+                if results.cases_differ:
+                    known[results.code_text(ALL_EACH_HAS)] = results.mean(trainer, ALL_EACH_HAS, label, metric)
                 known["mean over codes"] = results.mean_over_codes(trainer, label, metric)
                 for code, mean in known.items():
                     rows.append(
@@ -109,7 +111,9 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
     if not has_failed:  # what spans the codes spans all of them or is not given
         of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
         each_case = pd.concat(of_complete).groupby(level=0).mean()
-        scopes = {EACH_CASE_AND_CODE: pd.concat(of_complete), EACH_CASE: each_case, **scopes}
+        with_all = results.paired(first, second, ALL_EACH_HAS, label, metric)
+        spanning = {results.code_text(ALL_EACH_HAS): with_all, EACH_CASE_AND_CODE: pd.concat(of_complete)}
+        scopes = {**spanning, EACH_CASE: each_case, **scopes}
         gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric, results.complete_cases)
     rows = []
     for scope, pairs in scopes.items():
@@ -118,7 +122,7 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
             continue
         about = {"trainer": first, "versus": second, "label": label, "metric": metric, "code": scope}
         rows.append({**about, **vars(comparison), "p_holm": math.nan, "gap_closed_percent": gaps.get(scope, math.nan)})
-    of_codes = [row for row in rows if row["code"] not in (EACH_CASE_AND_CODE, EACH_CASE)]
+    of_codes = [row for row in rows if row["code"] in gaps and row["code"] != EACH_CASE]
     for row, corrected in zip(of_codes, holm([row["p"] for row in of_codes]), strict=True):
         row["p_holm"] = corrected
     return rows

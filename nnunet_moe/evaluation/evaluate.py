@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from nnunet_moe.codes import Code, all_codes, channel_names, code_text, parse_code
-from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.errors import ModalityError, ModelError, SettingsError
 from nnunet_moe.evaluation.figures import Overlay
 from nnunet_moe.evaluation.metrics import MetricSettings
-from nnunet_moe.evaluation.models import find_models, folder_cases, validation_cases
+from nnunet_moe.evaluation.models import Case, find_models, folder_cases, validation_cases
 from nnunet_moe.evaluation.records import Records
-from nnunet_moe.evaluation.results import MEAN_OVER_LABELS, Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, MEAN_OVER_LABELS, Results
 from nnunet_moe.evaluation.scoring import ModelRun, Part, Scorer, overlay_index
 from nnunet_moe.evaluation.segmenter import PredictionSettings
 from nnunet_moe.evaluation.tables import short_name
@@ -23,7 +23,7 @@ from nnunet_moe.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels import labels_of
 from nnunet_moe.trained import Fold, Model
 
-MAX_MODALITIES_WITH_ALL_CODES = 5
+MAX_CODES_BY_DEFAULT = 31  # all of five modalities
 RECORDS, PREDICTIONS = "records", "predictions"
 OF_AN_EVALUATION = (RECORDS, "results.csv")
 
@@ -82,13 +82,14 @@ def score_models(request: Request) -> Evaluation:
     }
     dataset_json = _dataset_json([model for found in models.values() for model in found])
     modalities = channel_names(dataset_json)
-    codes = choose_codes(modalities, request.codes, request.num_codes)
+    parts = _parts(request, dataset, dataset_json["file_ending"])
+    cases = [case for part in parts for case in part.cases]
+    codes = choose_codes(modalities, request.codes, request.num_codes, cases)
     labels = tuple(labels_of(dataset_json))
     if MEAN_OVER_LABELS in labels:
         raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
     for names in ([code_text(code, modalities) for code in codes], labels):
         require_own_files(names)
-    parts = _parts(request, dataset, dataset_json["file_ending"])
     scorer = Scorer(
         tuple(codes),
         LabelSets.of(dataset_json),
@@ -107,7 +108,7 @@ def score_models(request: Request) -> Evaluation:
         trainers=request.trainers,
         dedicated=scored.dedicated,
         labels=labels,
-        cases=[case.name for part in parts for case in part.cases],
+        cases=[case.name for case in cases],
     )
     overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
     return Evaluation(results, scored.gates, overlays, scored.models)
@@ -153,12 +154,14 @@ def _run_models(scorer: Scorer, models: Mapping[str, Sequence[Model]], parts: Se
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
     """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes.
 
-    Of those that have all modalities and did not fail under any code.
+    Of those that have all modalities and did not fail under any code; where no case has all, by the DSC with all that
+    each has.
     """
     trainer, label = results.trainers[0], results.shown_labels[0]
     failed = results.failures
-    cases = results.complete_cases - set(failed["case"][failed["trainer"] == trainer])
-    by_code = [results.values(trainer, code, label, "dsc", cases) for code in results.codes]
+    codes = results.codes if results.complete_cases else (ALL_EACH_HAS,)
+    cases = (results.complete_cases or set(results.own_codes)) - set(failed["case"][failed["trainer"] == trainer])
+    by_code = [results.values(trainer, code, label, "dsc", cases) for code in codes]
     known = [values for values in by_code if values is not None]
     if not known or not cases:
         return []
@@ -191,26 +194,35 @@ def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run
     )
 
 
-def choose_codes(modalities: Sequence[str], texts: Sequence[str] | None, number: int | None) -> list[Code]:
-    """The codes to score: all, those named, or a number of them drawn at random (always the same ones).
+def choose_codes(
+    modalities: Sequence[str], texts: Sequence[str] | None, number: int | None, cases: Sequence[Case]
+) -> list[Code]:
+    """The codes to score: all that some case has, those named, or a number of all drawn at random (always the same).
 
     Raises:
-        ModalityError: a text that names no code.
-        SettingsError: a number out of range, or more than five modalities without a choice of codes.
+        ModalityError: a text that names no code, or cases without any of the modalities.
+        SettingsError: a number out of range, or more than 31 codes without a choice.
     """
     codes = all_codes(len(modalities))
     if texts is not None:
         named = {parse_code(text, modalities) for text in texts}
         return [code for code in codes if code in named]
+    kinds_of_cases = {case.channels for case in cases}
+    codes = [code for code in codes if any(kind.issuperset(np.flatnonzero(code)) for kind in kinds_of_cases)]
+    if not codes:
+        raise ModalityError(
+            f"No case has an image of {', '.join(modalities)}. Name the files by the channels of dataset.json: "
+            "CASE_0000, CASE_0001, ..."
+        )
     if number is not None:
         if not 1 <= number <= len(codes):
-            raise SettingsError(f"-num_codes is {number}; {len(modalities)} modalities have 1 to {len(codes)} codes.")
+            raise SettingsError(f"-num_codes is {number}; 1 to {len(codes)} codes can be scored on these cases.")
         drawn = np.random.default_rng(0).permutation(len(codes) - 1)[: number - 1]
-        return [code for index, code in enumerate(codes) if index in drawn or all(code)]
-    if len(modalities) > MAX_MODALITIES_WITH_ALL_CODES:
+        return [code for index, code in enumerate(codes) if index in drawn or code == codes[-1]]
+    if len(codes) > MAX_CODES_BY_DEFAULT:
         raise SettingsError(
-            f"{len(modalities)} modalities have {len(codes)} codes. Name those to score by -codes, or how many to draw "
-            "at random by -num_codes."
+            f"These cases can be scored under {len(codes)} codes of {len(modalities)} modalities. Name those to score "
+            "by -codes, or how many to draw at random by -num_codes."
         )
     return codes
 

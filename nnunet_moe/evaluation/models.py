@@ -66,16 +66,27 @@ def validation_cases(dataset: str, fold: Fold) -> list[Case]:
             f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Name another by -f, or score cases "
             "that it was not trained on: -i IMAGES -l LABELS."
         )
+    cases = training_cases(dataset)
+    if missing := [case for case in splits[fold]["val"] if case not in cases]:
+        raise ModelError(
+            f"{nnunet_folder(nnUNet_raw) / dataset} has no images of {', '.join(missing)}, which {file} names for fold "
+            f"{fold}."
+        )
+    return [cases[name] for name in sorted(splits[fold]["val"])]
+
+
+def training_cases(dataset: str) -> dict[str, Case]:
+    """The cases of the raw dataset that models are trained and validated on, by name.
+
+    Raises:
+        ModelError: the raw dataset is not there.
+    """
     raw = nnunet_folder(nnUNet_raw) / dataset
     if not (raw / "dataset.json").exists():
-        raise ModelError(f"{raw / 'dataset.json'} is not there: the validation cases' images are read from there.")
+        raise ModelError(f"{raw / 'dataset.json'} is not there: the training cases' images are read from there.")
     files = get_filenames_of_train_images_and_targets(str(raw))
     file_ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
-    if missing := [case for case in splits[fold]["val"] if case not in files]:
-        raise ModelError(f"{raw} has no images of {', '.join(missing)}, which {file} names for fold {fold}.")
-    return [
-        _case(name, files[name]["images"], files[name]["label"], file_ending) for name in sorted(splits[fold]["val"])
-    ]
+    return {name: _case(name, paths["images"], paths["label"], file_ending) for name, paths in files.items()}
 
 
 def folder_cases(images: Path, labels: Path, file_ending: str) -> list[Case]:

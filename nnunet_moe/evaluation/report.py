@@ -16,7 +16,7 @@ from nnunet_moe.evaluation.evaluate import Evaluation, Request
 from nnunet_moe.evaluation.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.page import Section, page, write
-from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, Results
 from nnunet_moe.evaluation.scoring import versions_of_figures
 from nnunet_moe.evaluation.tables import (
     code_table,
@@ -115,10 +115,15 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
         }
 
     label = results.shown_labels[0]
+    own = ALL_EACH_HAS if results.cases_differ else results.codes[-1]
     keys = ["trainer", "fold", "case", "code"]
     return {
         "foreground_mean": {
             trainer: {name: results.mean_over_codes(trainer, label, name).mean for name in METRICS}
+            for trainer in results.trainers
+        },
+        "foreground_mean_with_all_that_each_case_has": {
+            trainer: {name: results.mean(trainer, own, label, name).mean for name in METRICS}
             for trainer in results.trainers
         },
         "mean": {

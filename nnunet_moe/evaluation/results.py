@@ -21,6 +21,8 @@ CORRELATION_WEIGHTS = {CSCORE: 1 / 8, ISBI_SCORE: 1 / 4}
 """Scores of a cohort -> the weight of its volume correlation: of the paper, and of the ISBI 2015 challenge."""
 WITHOUT_CORRELATION = "cscore_without_corr"
 MEAN_OVER_LABELS = "mean over labels"
+ALL_EACH_HAS: Code = ()
+"""In the place of a code: that of all modalities which a case has, of those asked for; each case's own."""
 COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
 
 
@@ -88,7 +90,24 @@ class Results:
         return (MEAN_OVER_LABELS, *self.labels) if len(self.labels) > 1 else self.labels
 
     def code_text(self, code: Code) -> str:
-        return code_text(code, self.modalities)
+        return "all that each case has" if code == ALL_EACH_HAS else code_text(code, self.modalities)
+
+    @cached_property
+    def own_codes(self) -> dict[str, Code]:
+        """Case -> all modalities that it has, of those asked for; without cases that were not scored with all these."""
+        codes = {self.code_text(code): code for code in self.codes}
+        found = {}
+        asked_for = self.table[self.table["code"].isin(list(codes))]
+        for case, texts in asked_for.groupby("case")["code"].unique().items():
+            own = tuple(map(any, zip(*(codes[text] for text in texts), strict=True)))
+            if self.code_text(own) in texts:
+                found[case] = own
+        return found
+
+    @property
+    def cases_differ(self) -> bool:
+        """Whether cases have different modalities, and each was scored with all it has."""
+        return len(set(self.own_codes.values())) > 1 and len(self.own_codes) == self.table["case"].nunique()
 
     @cached_property
     def complete_cases(self) -> frozenset[str]:
@@ -99,6 +118,8 @@ class Results:
 
     def num_cases(self, code: Code) -> int:
         """How many cases have the code's modalities; 0 if no trainer takes it."""
+        if code == ALL_EACH_HAS:
+            return len(self.own_codes)
         return self.table["case"][self.table["code"] == self.code_text(code)].nunique()
 
     def values(
@@ -108,7 +129,7 @@ class Results:
 
         Args:
             trainer: one of the trainers.
-            code: one of the codes.
+            code: one of the codes, or `ALL_EACH_HAS`, which has values where `cases_differ`.
             label: one of the labels, or their mean, over those for which the metric is defined.
             metric: a column of the table, or a score of the cohort, whose correlation is that of these very cases.
             cases: only these; by default all that have the code's modalities.
@@ -174,7 +195,12 @@ class Results:
     @cached_property
     def _by_model(self) -> dict[Any, pd.DataFrame]:
         """(trainer, code, label) -> rows, indexed by case."""
-        return dict(iter(self.table.set_index("case").sort_index().groupby(["trainer", "code", "label"])))
+        table = self.table
+        if self.cases_differ:
+            own = table["case"].map({case: self.code_text(code) for case, code in self.own_codes.items()})
+            with_all = table[table["code"] == own].assign(code=self.code_text(ALL_EACH_HAS))
+            table = pd.concat([table, with_all])
+        return dict(iter(table.set_index("case").sort_index().groupby(["trainer", "code", "label"])))
 
 
 def _volume_correlation(rows: pd.DataFrame) -> float:

@@ -13,7 +13,7 @@ import pandas as pd
 from nnunet_moe.codes import Code
 from nnunet_moe.evaluation.analysis import MAIN_METRICS
 from nnunet_moe.evaluation.metrics import METRICS
-from nnunet_moe.evaluation.results import CSCORE, WITHOUT_CORRELATION, Mean, Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, CSCORE, WITHOUT_CORRELATION, Mean, Results
 
 TITLES = {
     "dsc": "DSC",
@@ -129,8 +129,10 @@ def code_table(results: Results, label: str) -> Table:
     columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
     columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
     rows = [(*_circles(code), *_mean_cells(results, label, code)) for code in results.codes]
-    last = [Cell("mean over codes"), *[Cell("")] * (len(results.modalities) - 1)]
-    rows.append((*last, *_mean_cells(results, label, None)))
+    own = {results.code_text(ALL_EACH_HAS): ALL_EACH_HAS} if results.cases_differ else {}
+    over_codes = {"mean over codes": None} if results.complete_cases else {}
+    for text, code in {**own, **over_codes}.items():
+        rows.append((Cell(text), *[Cell("")] * (len(results.modalities) - 1), *_mean_cells(results, label, code)))
     notes = [
         f"Mean ± standard error over cases, in per cent. {PRESENT} present, {ABSENT} absent. Best in bold, second "
         "underlined, by row and metric.",
@@ -283,9 +285,10 @@ def _case_notes(results: Results) -> list[str]:
     notes = []
     num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
+        over_codes = f"; the mean over codes is over these {num_complete}" if num_complete else ""
         notes.append(
-            f"{num_complete} of {num_cases} cases have all these modalities. Rows of different numbers of cases are "
-            f"over different cases and cannot be compared; the mean over codes is over these {num_complete}."
+            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Rows of different numbers of "
+            f"cases are over different cases and cannot be compared{over_codes}."
         )
     if results.unscored:
         notes.append(f"Not scored, for want of the modalities asked for: {', '.join(results.unscored)}.")

@@ -9,10 +9,10 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_moe.codes import channel_names
+from nnunet_moe.codes import Code, channel_names
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.evaluation.evaluate import choose_codes
-from nnunet_moe.evaluation.models import folder_cases
+from nnunet_moe.evaluation.models import folder_cases, training_cases
 from nnunet_moe.files import dataset_name, nnunet_folder
 from nnunet_moe.study.definition import Study, read_study
 from nnunet_moe.study.jobs import (
@@ -36,6 +36,8 @@ class Plan:
     """A study with all that it takes."""
 
     study: Study
+    codes: list[Code]
+    """Those scored that some case has."""
     trained: list[Trained]
     jobs: dict[str, Job]
     out: Path
@@ -138,14 +140,16 @@ def make_plan(file: Path, out: Path, device: str) -> Plan:
         raise ModelError(f"{dataset_file} is not there. Name a raw dataset in {file}.")
     dataset_json = json.loads(dataset_file.read_text())
     modalities = channel_names(dataset_json)
-    for cases in study.cases.values():
-        folder_cases(cases.images, cases.labels, dataset_json["file_ending"])
     _require_folds(study)
-    trained = trained_methods(study, choose_codes(modalities, study.evaluation.codes, None))
+    cases = list(training_cases(study.dataset).values())
+    for given in study.cases.values():
+        cases += folder_cases(given.images, given.labels, dataset_json["file_ending"])
+    codes = choose_codes(modalities, study.evaluation.codes, None, cases)
+    trained = trained_methods(study, codes)
     preprocess = _needs_preprocessing(study, out)
     if not preprocess:
         plans_of(study, trained)
-    return Plan(study, trained, jobs_of(study, trained, file.resolve(), device, preprocess=preprocess), out)
+    return Plan(study, codes, trained, jobs_of(study, trained, file.resolve(), device, preprocess=preprocess), out)
 
 
 def _require_folds(study: Study) -> None:

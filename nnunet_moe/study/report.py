@@ -20,7 +20,6 @@ from nnunet_moe.codes import channel_names, code_text
 from nnunet_moe.environment import versions
 from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.analysis import comparisons, means
-from nnunet_moe.evaluation.evaluate import choose_codes
 from nnunet_moe.evaluation.figures import COLOURS, colour, new_figure, scores_by_code
 from nnunet_moe.evaluation.page import Section, page, write
 from nnunet_moe.evaluation.tables import (
@@ -56,7 +55,6 @@ def write_report(plan: Plan) -> Path:
     study, done = plan.study, plan.done()
     dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
     modalities = channel_names(dataset_json)
-    codes = choose_codes(modalities, study.evaluation.codes, None)
     finished: dict[str, dict[Path, Trained]] = {}
     missing = []
     for cases in case_sets(study):
@@ -71,14 +69,14 @@ def write_report(plan: Plan) -> Path:
     shutil.rmtree(out, ignore_errors=True)  # what is no longer part of the study
     sections, failures, notes = [], "", []
     for cases, folders in finished.items():
-        results = read_results(folders, modalities=modalities, codes=codes, labels=tuple(labels_of(dataset_json)))
+        results = read_results(folders, modalities=modalities, codes=plan.codes, labels=tuple(labels_of(dataset_json)))
         sections += _sections(plan, results, cases)
         failures += failure_table(results.by_seed).html() if len(results.failures) else ""
         if study.baseline not in results.trainers:
             notes.append(f"On {cases} nothing is compared: the baseline is not finished.")
     curves = Section("Learning curves")
     logs = {model.name: _logs(plan, model) for model in plan.trained}
-    texts = [code_text(code, modalities) for code in codes]
+    texts = [code_text(code, modalities) for code in plan.codes]
     caption = "Pseudo Dice of validation patches by modalities, moving average as nnU-Net's, mean over seeds and folds"
     curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
     if any(_has_gates(log) for of_model in logs.values() for log in of_model):
@@ -107,14 +105,14 @@ def write_report(plan: Plan) -> Path:
     return report
 
 
-def spread_table(spread: pd.DataFrame, title: str) -> Table:
-    """The means over codes of each seed."""
-    names = ("Trainer", "Seeds", "Mean over codes by seed", "Mean", "Standard deviation")
+def spread_table(spread: pd.DataFrame, codes: Sequence[str], title: str) -> Table:
+    """The means of each seed over codes, or of each case's own code: the rows that are none of the codes'."""
+    names = ("Trainer", "Modalities", "Seeds", "Mean by seed", "Mean", "Standard deviation")
     rows = []
-    for row in spread[spread["code"] == "mean over codes"].to_dict("records"):
+    for row in spread[~spread["code"].isin(codes)].to_dict("records"):
         by_seed = ", ".join(_percent(mean) for mean in row["by_seed"])
         numbers = [_percent(row["mean"]), _percent(row["standard_deviation"])]
-        cells = (short_name(row["trainer"]), str(row["seeds"]), by_seed, *numbers)
+        cells = (short_name(row["trainer"]), row["code"], str(row["seeds"]), by_seed, *numbers)
         rows.append(tuple(Cell(text, PLAIN) for text in cells))
     note = (
         "DSC in per cent. The standard deviation is that of trainings that differ in the seed, and in nnU-Net's "
@@ -193,7 +191,7 @@ def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
     tables = {"means": means(results), "comparisons": compared, "seeds": spread.explode("by_seed")}
     for name, table in tables.items():
         write(out / f"{name}.csv", table.to_csv(index=False))
-    sections = []
+    sections, codes = [], [results.code_text(code) for code in results.codes]
     for label in results.shown_labels:
         stem, title = out / folder_name(label), f"{cases}: {label}"
         section = Section(title)
@@ -201,7 +199,9 @@ def _sections(plan: Plan, results: StudyResults, cases: str) -> list[Section]:
         if pairs:
             section.add_table(stem.with_name(f"{stem.name}_comparisons"), comparison_table(compared, label))
         of_label = spread[spread["label"] == label]
-        section.add_table(stem.with_name(f"{stem.name}_seeds"), spread_table(of_label, f"{label}: spread over seeds"))
+        section.add_table(
+            stem.with_name(f"{stem.name}_seeds"), spread_table(of_label, codes, f"{label}: spread over seeds")
+        )
         section.add_figure(
             stem.with_name(f"{stem.name}_scores.png"), f"{title}: DSC and CScore", scores_by_code(results, label)
         )

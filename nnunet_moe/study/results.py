@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_moe.codes import Code
+from nnunet_moe.codes import Code, code_text
 from nnunet_moe.errors import ModelError
-from nnunet_moe.evaluation.results import Results
+from nnunet_moe.evaluation.results import ALL_EACH_HAS, Results
 from nnunet_moe.study.models import Trained
 
 
@@ -76,13 +76,14 @@ def read_results(
     Args:
         folders: the output folder of each model's evaluation.
         modalities: names in channel order.
-        codes: those scored.
+        codes: those scored, on whatever cases.
         labels: of the dataset.
 
     Raises:
         ModelError: an evaluation is not finished, or it is of other cases than the others.
     """
     rows, seeds, cases = [], {}, {}
+    scored_codes: set[str] = set()
     for folder, model in folders.items():
         try:
             summary = json.loads((folder / "summary.json").read_text())
@@ -94,6 +95,7 @@ def read_results(
             raise ModelError(f"{folder} holds no finished evaluation ({error}). Run the study again.") from error
         scored = {row["case"] for row in summary["metric_per_case"]} | set(summary["unscored_cases"])
         cases.setdefault(frozenset(scored), folder)
+        scored_codes.update(summary["settings"]["codes"])
         rows += table.assign(trainer=model.name).to_dict("records")
         seeds.setdefault(model.method.name, []).append(model.name)
     if len(cases) > 1:
@@ -105,7 +107,7 @@ def read_results(
         rows,
         seeds=seeds,
         modalities=modalities,
-        codes=codes,
+        codes=[code for code in codes if code_text(code, modalities) in scored_codes],
         dedicated={model.method.name for model in folders.values() if model.codes},
         labels=labels,
         cases=next(iter(cases), frozenset()),
@@ -123,6 +125,9 @@ def seed_spread(results: StudyResults, label: str, metric: str) -> pd.DataFrame:
             results.code_text(code): [results.by_seed.mean(name, code, label, metric).mean for name in names]
             for code in results.codes
         }
+        if results.cases_differ:
+            own = results.code_text(ALL_EACH_HAS)
+            found[own] = [results.by_seed.mean(name, ALL_EACH_HAS, label, metric).mean for name in names]
         found["mean over codes"] = [results.by_seed.mean_over_codes(name, label, metric).mean for name in names]
         for code, means in found.items():
             deviation = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
