@@ -414,7 +414,7 @@ def test_what_is_not_preprocessed(dataset, tmp_path):
 
 
 def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path, capsys):
-    trainers = [{"trainer": MOESD, "name": "long", "settings": {"num_epochs": 20}}]
+    trainers = [{"trainer": MOESD, "name": "long", "settings": {"num_epochs": 8}}]
     settings = {"num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
     evaluation = {"codes": ["FLAIR"], "disable_tta": True}
     file = written(tmp_path, {**SMALLEST, "trainers": trainers, "settings": settings, "evaluation": evaluation})
@@ -429,14 +429,14 @@ def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path
         process.kill()
     study.wait()
     (first_log,) = model.glob("training_log_*.txt")
-    assert 19 not in epochs_in(first_log) and not (out / "report.html").exists()
+    assert 7 not in epochs_in(first_log) and not (out / "report.html").exists()
 
     main(command[3:])
     shown = capsys.readouterr().out
     assert "Study tiny of Dataset901_Tiny" in shown and "All jobs are done." in shown
     assert f"Report: {out / 'report.html'}" in shown
     (second_log,) = set(model.glob("training_log_*.txt")) - {first_log}
-    assert epochs_in(second_log)[0] > 0 and epochs_in(second_log)[-1] == 19, "it went on"
+    assert epochs_in(second_log)[0] > 0 and epochs_in(second_log)[-1] == 7, "it went on"
     page = (out / "report.html").read_text()
     assert all(title in page for title in ("validation cases: lesion", "Learning curves", "Gates"))
     header, *_ = (out / "report" / "validation_cases" / "lesion_codes.md").read_text().splitlines()[2:]
