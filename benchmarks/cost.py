@@ -38,8 +38,8 @@ from nnunet_moe.workspace import Workspace, machine
 
 DATASET_ID, DATASET = 903, "Dataset903_Head"
 PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
-TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD)}
-STOCK, DROPOUT, MOESD = TRAINERS
+TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD, nnUNetTrainerLCKD)}
+STOCK, DROPOUT, MOESD, LCKD = TRAINERS
 PARTS = ("steps", "memory", "forward", "kernels", "modalities")
 NUM_MODALITIES = 4  # of the part "modalities"
 
@@ -77,7 +77,8 @@ def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
     times = in_turn(steps, repetitions, device)
     rows = {name: f"{statistics.median(seconds):.2f} s" for name, seconds in times.items()}
     print(table("training step", rows))
-    print(f"MoESD / ModalityDropout: {ratio(times, MOESD, DROPOUT)}\n")
+    print(f"MoESD / ModalityDropout: {ratio(times, MOESD, DROPOUT)}")
+    print(f"LCKD / ModalityDropout: {ratio(times, LCKD, DROPOUT)}\n")
     return statistics.median(times[MOESD])
 
 

@@ -7,6 +7,7 @@ experts", MICCAI 2024 (dynamic selection); decisions: docs/usage.md.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_moe.codes import channel_names
-from nnunet_moe.errors import ModalityError
+from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.labels import has_regions, labels_of
 
 BY_MODALITY, BY_CASE = "label_sets", "label_sets_of_cases"
@@ -48,7 +49,11 @@ class LabelSets:
 
         Raises:
             ModalityError: a modality or label that does not exist, or an empty list.
+            SettingsError: a key that looks like one of these.
         """
+        for key in dataset_json.keys() - {BY_MODALITY, BY_CASE}:
+            if meant := get_close_matches(key, (BY_MODALITY, BY_CASE), n=1, cutoff=0.85):
+                raise SettingsError(f"dataset.json has the key {key!r}. If {meant[0]!r} is meant, write it so.")
         if not (BY_MODALITY in dataset_json or BY_CASE in dataset_json):
             return None
         names = channel_names(dataset_json)

@@ -126,7 +126,8 @@ def upcycle_checkpoint(
     else:
         _require_ordinary(source, checkpoint)
         weights = upcycled_weights(checkpoint["network_weights"], network, noise)
-    origin = {"checkpoint": str(source), "noise": noise, "seed": seed, "trainer": checkpoint["trainer_name"]}
+    origin = {"checkpoint": str(source), "trainer": checkpoint["trainer_name"]}
+    origin |= {"noise": noise, "seed": seed, "like": like, "dataset": target.dataset}
     try:
         with written_whole(out) as unfinished:
             torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, unfinished)

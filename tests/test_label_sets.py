@@ -93,6 +93,14 @@ def test_mistakes_in_dataset_json_are_errors_that_say_what_is_allowed(change, me
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["label_set", "labels_sets", "label_sets_of_case"])
+def test_a_misspelt_key_is_an_error(key):
+    """Else what nobody annotated would be trained as background, without a word."""
+    without = {name: value for name, value in ABDOMEN.items() if name != "label_sets"}
+    with pytest.raises(SettingsError, match=f"has the key '{key}'. If 'label_sets"):
+        LabelSets.of({**without, key: {"CT": ["liver"]}})
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_label_outside_the_set_never_wins_and_others_stay_as_they_are(dtype):
     logits = (15 * torch.randn(2, 4, 50)).to(dtype)

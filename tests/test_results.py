@@ -150,6 +150,7 @@ def test_where_each_case_is_of_one_kind_there_is_no_mean_over_codes():
     assert [line[0].text for line in table.rows] == ["●", "○", "all that each case has"]
     assert [cell.text[:5] for cell in table.rows[-1][2:5]] == ["3", "46.67", "40.00"]
     assert any("None of 3 cases have all these modalities" in note for note in table.notes)
+    assert "mean over codes" not in set(means(results)["code"])
     compared = comparisons(results).query("metric == 'dsc'").set_index("code")
     assert compared.loc["all that each case has", "pairs"] == 3
     assert compared.loc["all that each case has", "mean_difference"] == pytest.approx(0.2 / 3)
@@ -158,6 +159,15 @@ def test_where_each_case_is_of_one_kind_there_is_no_mean_over_codes():
         ("Median case of MoESD", "c"),
         ("Best case of MoESD", "a"),
     ]
+
+
+def test_a_modality_that_no_case_has_is_named():
+    rows = [row(OURS, case, FLAIR, 0.5) for case in "ab"]
+    results = Results(
+        rows, modalities=NAMES, codes=[FLAIR], trainers=(OURS,), dedicated=(), labels=(LABEL,), cases="abc"
+    )
+    assert results.unseen == ("T1w",)
+    assert results.cases_of(FLAIR) == {"a", "b"} and not results.cases_of(T1W)
 
 
 def test_where_all_cases_have_the_same_nothing_is_said_twice():

@@ -354,8 +354,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
                 raise ModalityError(
                     f"Case {case} has voxels of {', '.join(strange)}. By dataset.json, what is annotated in it, which "
                     f"has {code_text(content.code, channel_names(self.dataset_json))}, is "
-                    f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)}. Correct "
-                    f"{BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
+                    f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)}. "
+                    + (
+                        f"Correct its list in {BY_CASE!r} there."
+                        if case in self.label_sets.by_case
+                        else f"Correct {BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
+                    )
                 )
 
     def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:

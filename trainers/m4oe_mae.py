@@ -1,5 +1,6 @@
 """Phase one of M4oE: a masked autoencoder in which each image trains the experts of its kind."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,7 +94,11 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """There is no segmentation to validate."""
-        self.print_to_log_file("Pre-training is done. Start nnUNetTrainerM4oE with -pretrained_weights CHECKPOINT.")
+        assert self.output_folder is not None
+        self.print_to_log_file(
+            "Pre-training is done. Start nnUNetTrainerM4oE or nnUNetTrainerM4oENoGate with -pretrained_weights "
+            f"{Path(self.output_folder) / 'checkpoint_final.pth'}"
+        )
 
     def _loss_of(self, data: Tensor, target: Levels, seed: int) -> Tensor:
         assert isinstance(target, Tensor)  # there is no deep supervision

@@ -72,6 +72,13 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         settings = cls.settings_of(configuration_manager)
         return swin_unet(num_output_channels, configuration_manager.patch_size, num_modalities, settings)
 
+    def on_train_start(self) -> None:
+        """As every trainer's; the log tells of which kinds there are experts, and where."""
+        super().on_train_start()
+        if self.settings.placement:
+            names = ", ".join(channel_names(self.dataset_json))
+            self.print_to_log_file(f"Experts in the {' and the '.join(self.settings.placement)}, one each for {names}")
+
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases and tables of relative positions do not decay."""
         decaying, others = [], []

@@ -36,7 +36,8 @@ def means(results: Results) -> pd.DataFrame:
                 known = {results.code_text(code): results.mean(trainer, code, label, metric) for code in results.codes}
                 if results.cases_differ:
                     known[results.code_text(ALL_EACH_HAS)] = results.mean(trainer, ALL_EACH_HAS, label, metric)
-                known["mean over codes"] = results.mean_over_codes(trainer, label, metric)
+                if results.complete_cases:
+                    known["mean over codes"] = results.mean_over_codes(trainer, label, metric)
                 for code, mean in known.items():
                     rows.append(
                         {

@@ -82,7 +82,7 @@ def scores_by_code(results: Results, label: str) -> Figure:
         axis.grid(axis="y", alpha=0.3)
         _code_ticks(axis, results)
     if found:
-        figure.axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+        figure.axes[0].legend(frameon=False, fontsize=8, ncols=3)
     figure.suptitle(f"{label}: mean and standard error over cases", fontsize=10)
     return figure
 
@@ -138,8 +138,10 @@ def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) 
 
 
 def overlay_picture(overlay: Overlay, results: Results) -> Figure:
-    """Reference and prediction over the last modality of each code: a row a code, a column a trainer."""
-    rows, box = results.codes, _box(overlay)
+    """Reference and prediction over the last modality of each code that the case has, by trainer."""
+    has = [not np.isnan(image).all() for image in overlay.images]
+    rows = [code for code in results.codes if all(there for there, asked in zip(has, code, strict=True) if asked)]
+    box = _box(overlay)
     figure = new_figure(1.0 + 2.0 * len(results.trainers), 0.6 + 2.0 * len(rows))
     axes = figure.subplots(len(rows), len(results.trainers), squeeze=False)
     for line, code in zip(axes, rows, strict=True):
@@ -149,7 +151,7 @@ def overlay_picture(overlay: Overlay, results: Results) -> Figure:
             axis.set_xticks([])
             axis.set_yticks([])
             prediction = overlay.predictions.get((trainer, code))
-            if prediction is None or np.isnan(backdrop).all():
+            if prediction is None:
                 axis.text(0.5, 0.5, "no prediction", ha="center", transform=axis.transAxes, fontsize=7)
                 continue
             axis.imshow(backdrop, cmap="gray", aspect=overlay.aspect)
@@ -177,10 +179,10 @@ def _outline(axis: Axes, labels: np.ndarray, colour: str) -> None:
 
 
 def _code_ticks(axis: Axes, results: Results) -> None:
-    cases = [results.num_cases(code) for code in results.codes]
+    cases = [results.cases_of(code) for code in results.codes]
     names = [results.code_text(code) for code in results.codes]
-    if len(set(cases) - {0}) > 1:  # means over different cases: say so
-        names = [f"{name} (n = {count})" for name, count in zip(names, cases, strict=True)]
+    if len(set(filter(None, cases))) > 1:  # means over different cases: say so
+        names = [f"{name} (n = {len(these)})" for name, these in zip(names, cases, strict=True)]
     axis.set_xticks(range(len(results.codes)), names)
     axis.tick_params(axis="x", labelrotation=60 if len(results.codes) > 3 else 0, labelsize=7)
 

@@ -60,7 +60,8 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         tables = {"codes": code_table(results, label), "metrics": metrics_table(results, label)}
         if len(results.trainers) > 1:
             tables["comparisons"] = comparison_table(compared, label)
-        tables["modalities"] = modality_table(worth, label)
+        if (of_modalities := modality_table(worth, label)).rows:
+            tables["modalities"] = of_modalities
         for name, table in tables.items():
             section.add_table(out / "tables" / f"{folder_name(label)}_{name}", table)
         for name, caption, figure in _figures(results, label):
@@ -115,17 +116,20 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
         }
 
     label = results.shown_labels[0]
-    own = ALL_EACH_HAS if results.cases_differ else results.codes[-1]
     keys = ["trainer", "fold", "case", "code"]
     return {
         "foreground_mean": {
-            trainer: {name: results.mean_over_codes(trainer, label, name).mean for name in METRICS}
+            trainer: {
+                name: (
+                    results.mean_over_codes(trainer, label, name)
+                    if results.complete_cases
+                    else results.mean(trainer, ALL_EACH_HAS, label, name)
+                ).mean
+                for name in METRICS
+            }
             for trainer in results.trainers
         },
-        "foreground_mean_with_all_that_each_case_has": {
-            trainer: {name: results.mean(trainer, own, label, name).mean for name in METRICS}
-            for trainer in results.trainers
-        },
+        "foreground_mean_is": "mean over codes" if results.complete_cases else results.code_text(ALL_EACH_HAS),
         "mean": {
             trainer: {results.code_text(code): by_label(trainer, code) for code in results.codes}
             for trainer in results.trainers

@@ -112,15 +112,18 @@ class Results:
     @cached_property
     def complete_cases(self) -> frozenset[str]:
         """The cases to which every code applies that some trainer takes: they lack none of these modalities."""
-        by_code = [set(self.table["case"][self.table["code"] == self.code_text(code)]) for code in self.codes]
-        taken = [cases for cases in by_code if cases]
-        return frozenset(set.intersection(*taken)) if taken else frozenset()
+        taken = [cases for code in self.codes if (cases := self.cases_of(code))]
+        return frozenset.intersection(*taken) if taken else frozenset()
 
-    def num_cases(self, code: Code) -> int:
-        """How many cases have the code's modalities; 0 if no trainer takes it."""
-        if code == ALL_EACH_HAS:
-            return len(self.own_codes)
-        return self.table["case"][self.table["code"] == self.code_text(code)].nunique()
+    def cases_of(self, code: Code) -> frozenset[str]:
+        """The cases that have the code's modalities; none if no trainer takes it."""
+        return frozenset(self.table["case"][self.table["code"] == self.code_text(code)])
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The modalities that are in no code under which a case was scored."""
+        seen = [code for code in self.codes if self.cases_of(code)]
+        return tuple(name for place, name in enumerate(self.modalities) if not any(code[place] for code in seen))
 
     def values(
         self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None

@@ -168,7 +168,7 @@ def metrics_table(results: Results, label: str) -> Table:
             if any(mean.cases or mean.failed for mean in found.values()):
                 cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
                 correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
-                cases = Cell(str(results.num_cases(code)))
+                cases = Cell(str(len(results.cases_of(code))))
                 rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
     note = (
         "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
@@ -287,9 +287,11 @@ def _case_notes(results: Results) -> list[str]:
     if num_complete < num_cases:
         over_codes = f"; the mean over codes is over these {num_complete}" if num_complete else ""
         notes.append(
-            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Rows of different numbers of "
-            f"cases are over different cases and cannot be compared{over_codes}."
+            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Each row is over the cases that "
+            f"have its modalities; rows over different cases cannot be compared{over_codes}."
         )
+        if results.unseen:
+            notes.append(f"Nothing here tells of {', '.join(results.unseen)}: no code that was scored holds it.")
     if results.unscored:
         notes.append(f"Not scored, for want of the modalities asked for: {', '.join(results.unscored)}.")
     if len(results.failures):

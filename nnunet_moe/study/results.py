@@ -128,7 +128,8 @@ def seed_spread(results: StudyResults, label: str, metric: str) -> pd.DataFrame:
         if results.cases_differ:
             own = results.code_text(ALL_EACH_HAS)
             found[own] = [results.by_seed.mean(name, ALL_EACH_HAS, label, metric).mean for name in names]
-        found["mean over codes"] = [results.by_seed.mean_over_codes(name, label, metric).mean for name in names]
+        if results.complete_cases:
+            found["mean over codes"] = [results.by_seed.mean_over_codes(name, label, metric).mean for name in names]
         for code, means in found.items():
             deviation = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
             rows.append(
