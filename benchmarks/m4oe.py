@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Compare M4oE, its ablations and U-Nets on a phantom cohort of three kinds of abdomens, on a CPU.
+
+    python benchmarks/m4oe.py --out m4oe
+
+Everything is simulated (`abdomen.py`). Every row has as many views of patches. Prints the DSC by kind and label,
+parameters, and the time of a training step, the candidates taking turns. Run it again with the same --out, and it goes
+on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from abdomen import FILE_ENDING, LABEL_SETS, SIGNAL, write_cohort
+from cost import in_turn, ratio, table
+from torch import Tensor, nn
+
+from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.environment import trainers_known
+from nnunet_moe.evaluation.models import folder_cases
+from nnunet_moe.evaluation.segmenter import PredictionSettings, Segmenter
+from nnunet_moe.trained import find_model, find_trainer
+from nnunet_moe.workspace import Workspace, add_small_configuration, machine
+
+OF_KINDS, ONE_CHANNEL = "Dataset510_Abdomen", "Dataset511_AbdomenOneChannel"
+NUM_TRAINING, NUM_TEST = 12, 8  # cases of each kind
+ITERATIONS = {"num_iterations_per_epoch": 50, "num_val_iterations_per_epoch": 6}
+NETWORK = {"patch_size": [96, 96], "features_per_stage": [32, 64, 128, 256], "batch_size": 12}
+WIDTH = 48  # half of the published one
+PHASE_ONE = "nnUNetTrainerM4oEMAE"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training; all that are after phase one start from the same one."""
+
+    trainer: str
+    dataset: str = OF_KINDS
+    after_phase_one: bool = False
+
+    @property
+    def configuration(self) -> str:
+        """With a length that gives all rows as many views."""
+        has_two_views = self.trainer == "nnUNetTrainerModalityDropout"
+        return f"2d_cpu{'_two_views' if has_two_views else ''}{'_after_phase_one' if self.after_phase_one else ''}"
+
+
+ROWS = {
+    "Swin U-Net": Row("nnUNetTrainerSwinUNet"),
+    "M4oE without gate": Row("nnUNetTrainerM4oENoGate"),
+    "M4oE": Row("nnUNetTrainerM4oE"),
+    "M4oE after phase one": Row("nnUNetTrainerM4oE", after_phase_one=True),
+    "M4oE, channel gate": Row("nnUNetTrainerM4oEChannelGate"),
+    "U-Net, label sets": Row("nnUNetTrainerModalityDropout"),
+    "U-Net, one channel": Row("nnUNetTrainerDedicated", ONE_CHANNEL),
+}
+CONTROL = "Swin U-Net"
+
+
+def main() -> None:
+    options = _options()
+    workspace = Workspace(options.out, reuse=True)
+    os.environ["nnUNet_preprocessed"] = str(workspace.preprocessed)
+    os.environ["nnUNet_results"] = str(workspace.results)
+    print(f"{machine()}, torch {torch.__version__}\n")
+    for dataset in (OF_KINDS, ONE_CHANNEL):
+        _plan(workspace, dataset, options.epochs)
+    with trainers_known(), ThreadPoolExecutor(options.jobs) as pool:
+        phase_one = pool.submit(_train, workspace, Row(PHASE_ONE))
+        scored = [pool.submit(_score, workspace, row) for row in ROWS.values() if not row.after_phase_one]
+        rest = [row for row in ROWS.values() if row.after_phase_one]
+        scored += [pool.submit(_score, workspace, row, phase_one.result()) for row in rest]
+        for each in scored:
+            each.result()
+    print(dice_table({name: _scores(workspace, row) for name, row in ROWS.items()}))
+    print("Gate weights of the experts by kind, mean over tokens, blocks and test cases:\n")
+    for name in ("M4oE", "M4oE after phase one"):
+        print(gate_table(name, mean_gates(workspace, ROWS[name])))
+    report_cost(workspace, options.repetitions)
+
+
+def dice_table(scores: dict[str, pd.DataFrame]) -> str:
+    """A row a training, a column a kind and label, the mean over test cases in per cent, and the mean of these."""
+    columns = [(kind, label) for kind, labels in LABEL_SETS.items() for label in labels]
+    lines = [["DSC (%)", *(f"{kind} {label}" for kind, label in columns), "mean"], ["---"] * (len(columns) + 2)]
+    for name, table_of_row in scores.items():
+        by_kind = 100 * table_of_row.groupby(["kind", "label"])["dsc"].mean()
+        means = [float(by_kind[column]) for column in columns]
+        lines.append([name, *(f"{mean:.1f}" for mean in means), f"{np.mean(means):.2f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
+    """Kind -> the experts' mean weights, `(blocks, experts)`, over all tokens of the test cases."""
+    model = find_model(row.dataset, row.trainer, "nnUNetPlans", row.configuration, (0,), "checkpoint_final.pth")
+    segmenter = Segmenter(model, (0,), PredictionSettings(mirroring=False))
+    raw = workspace.raw / row.dataset
+    cases = folder_cases(raw / "imagesTs", raw / "labelsTs", FILE_ENDING)
+    found = {}
+    for channel, kind in enumerate(SIGNAL):
+        blocks: dict[nn.Module, list[Tensor]] = {}
+
+        def keep(mixture: nn.Module, tokens: tuple[Tensor], _: Tensor, into: dict = blocks) -> None:
+            assert isinstance(mixture, MoEMLP)
+            into.setdefault(mixture, []).append(mixture.gates(tokens[0]).flatten(0, -2).mean(dim=0))
+
+        mixtures = [module for module in segmenter.network.modules() if isinstance(module, MoEMLP)]
+        hooks = [mixture.register_forward_hook(keep) for mixture in mixtures]
+        for case in cases:
+            if case.channels == {channel}:
+                loaded = segmenter.read(case)
+                segmenter.segment(loaded, loaded.available)
+        for hook in hooks:
+            hook.remove()
+        found[kind] = torch.stack([torch.stack(weights).float().mean(dim=0) for weights in blocks.values()])
+    return found
+
+
+def gate_table(name: str, gates: dict[str, Tensor]) -> str:
+    """A row a kind, and the largest difference that two kinds make to an expert's weight in a block."""
+    number = next(iter(gates.values())).shape[1]
+    lines = [[name, *(f"expert {expert + 1}" for expert in range(number))], ["---"] * (number + 1)]
+    lines += [[kind, *(f"{weight:.3f}" for weight in weights.mean(dim=0))] for kind, weights in gates.items()]
+    of_kinds = torch.stack(list(gates.values()))
+    spread = float((of_kinds.amax(dim=0) - of_kinds.amin(dim=0)).max())
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\nLargest difference between kinds in a block: {spread:.3f}\n"
+
+
+def report_cost(workspace: Workspace, repetitions: int) -> None:
+    """Parameters and the time of a training step, beside the control's."""
+    steps, parameters = {}, {}
+    for name, row in ROWS.items():
+        if not row.after_phase_one:
+            steps[name], parameters[name] = _step(workspace, row)
+    times = in_turn(steps, repetitions, torch.device("cpu"))
+    print(table("parameters", {name: f"{number / 1e6:.2f} million" for name, number in parameters.items()}))
+    print(table("training step", {name: f"{statistics.median(seconds):.2f} s" for name, seconds in times.items()}))
+    print(table(f"training step / {CONTROL}", {name: ratio(times, name, CONTROL) for name in times}))
+
+
+def _plan(workspace: Workspace, dataset: str, epochs: int) -> None:
+    plans = workspace.preprocessed / dataset / "nnUNetPlans.json"
+    if not plans.exists():
+        raw = workspace.raw / dataset
+        write_cohort(raw, num_training=NUM_TRAINING, num_test=NUM_TEST, one_channel=dataset == ONE_CHANNEL)
+        workspace.run("nnunet_moe", "plan_and_preprocess", "-d", dataset, "-c", "2d", "--no_pbar")
+    own = {"modality_code": [1]} if dataset == ONE_CHANNEL else {"width": WIDTH}
+    for row in {row.configuration: row for row in ROWS.values()}.values():
+        length = epochs // 2 if "two_views" in row.configuration else epochs
+        settings = {**ITERATIONS, **own, "num_epochs": length}
+        add_small_configuration(plans, row.configuration, **NETWORK, settings=settings)
+
+
+def _train(workspace: Workspace, row: Row, pretrained: Path | None = None) -> Path:
+    """The final checkpoint."""
+    fold = workspace.results / row.dataset / f"{row.trainer}__nnUNetPlans__{row.configuration}" / "fold_0"
+    final = fold / "checkpoint_final.pth"
+    if not final.exists():
+        has_begun = (fold / "checkpoint_latest.pth").exists()
+        start = ["--c"] if has_begun or pretrained is None else ["-pretrained_weights", str(pretrained)]
+        what = (row.dataset, row.configuration, "0", "-tr", row.trainer, "-device", "cpu")
+        workspace.run("nnUNetv2_train", *what, *start)
+        print(f"trained {row.trainer} {row.configuration}", file=sys.stderr, flush=True)
+    return final
+
+
+def _score(workspace: Workspace, row: Row, pretrained: Path | None = None) -> None:
+    _train(workspace, row, pretrained)
+    raw = workspace.raw / row.dataset
+    what = ("-d", row.dataset, "-c", row.configuration, "-tr", row.trainer, "-f", "0", "-device", "cpu")
+    cases = ("-i", str(raw / "imagesTs"), "-l", str(raw / "labelsTs"), "-o", str(_evaluation(workspace, row)))
+    workspace.run("nnunet_moe", "evaluate", *what, *cases, "--disable_tta")
+
+
+def _evaluation(workspace: Workspace, row: Row) -> Path:
+    return workspace.folder / "evaluations" / f"{row.trainer}_{row.configuration}"
+
+
+def _scores(workspace: Workspace, row: Row) -> pd.DataFrame:
+    """A row a case and label, with its kind."""
+    scores = pd.read_csv(_evaluation(workspace, row) / "results.csv")
+    kinds = {kind.replace("-", "").lower(): kind for kind in SIGNAL}
+    return scores.assign(kind=scores["case"].str.partition("Ts")[0].map(kinds))
+
+
+def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
+    """A training step on a batch of all kinds, and the number of parameters."""
+    folder = workspace.preprocessed / row.dataset
+    plans, dataset_json = (json.loads((folder / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
+    with redirect_stdout(sys.stderr):
+        trainer = find_trainer(row.trainer)(
+            {**plans, "continue_training": False}, row.configuration, 0, dataset_json, torch.device("cpu")
+        )
+        trainer.initialize()
+    num_channels, size = len(dataset_json["channel_names"]), trainer.configuration_manager.patch_size
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(trainer.batch_size, num_channels, *size, generator=generator)
+    for number, item in enumerate(image):
+        item[torch.arange(num_channels) != number % num_channels] = torch.nan
+    target = torch.randint(0, 2, (len(image), 1, *size), generator=generator).to(torch.int16)  # 1: liver, of all kinds
+    scales = trainer._get_deep_supervision_scales() or [[1.0, 1.0]]
+    targets = [target[:, :, :: round(1 / y), :: round(1 / x)] for y, x in scales]
+    batch = {"data": image, "target": targets if trainer.enable_deep_supervision else targets[0]}
+    batch["keys"] = [f"case{number}" for number in range(len(image))]
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    return lambda: trainer.train_step(batch), parameters
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("m4oe"), help="a new folder, or one of an earlier run")
+    parser.add_argument("--epochs", type=int, default=30, help="of 50 steps")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time")
+    parser.add_argument("--repetitions", type=int, default=5, help="of the steps whose time is taken")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
