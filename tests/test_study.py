@@ -761,7 +761,7 @@ def test_the_report_compares_the_methods_with_the_baseline_over_their_seeds(scor
         ("MoESD - ModalityDropout", "+20.00", "50"),  # of the gap, 0.2 of 0.4
         ("Dedicated - ModalityDropout", "+40.00", "-"),
     ]
-    assert table(plan, "seeds")[1].startswith('MoESD,2,"40.00, 60.00",50.00,14.14')
+    assert table(plan, "seeds")[1].startswith('MoESD,mean over codes,2,"40.00, 60.00",50.00,14.14')
     assert f"evaluations/validation_cases/{MOESD}_seed1/report.html" in page and "Not finished" not in page
     assert "&#34;alpha&#34;: 0.1" not in page and "3d_tiny_seed1" in page
 

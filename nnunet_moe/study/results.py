@@ -83,7 +83,6 @@ def read_results(
         ModelError: an evaluation is not finished, or it is of other cases than the others.
     """
     rows, seeds, cases = [], {}, {}
-    scored_codes: set[str] = set()
     for folder, model in folders.items():
         try:
             summary = json.loads((folder / "summary.json").read_text())
@@ -95,7 +94,6 @@ def read_results(
             raise ModelError(f"{folder} holds no finished evaluation ({error}). Run the study again.") from error
         scored = {row["case"] for row in summary["metric_per_case"]} | set(summary["unscored_cases"])
         cases.setdefault(frozenset(scored), folder)
-        scored_codes.update(summary["settings"]["codes"])
         rows += table.assign(trainer=model.name).to_dict("records")
         seeds.setdefault(model.method.name, []).append(model.name)
     if len(cases) > 1:
@@ -103,6 +101,7 @@ def read_results(
             f"{' and '.join(map(str, cases.values()))} are evaluations of other cases. Remove the older "
             "one, and run the study again."
         )
+    scored_codes = {row["code"] for row in rows}
     return StudyResults(
         rows,
         seeds=seeds,
