@@ -13,7 +13,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -67,6 +67,7 @@ ROWS = {
     "U-Net, one channel": Row("nnUNetTrainerDedicated", ONE_CHANNEL),
 }
 CONTROL = "Swin U-Net"
+GATED = "nnUNetTrainerM4oE"
 
 
 def main() -> None:
@@ -74,21 +75,23 @@ def main() -> None:
     workspace = Workspace(options.out, reuse=True)
     os.environ["nnUNet_preprocessed"] = str(workspace.preprocessed)
     os.environ["nnUNet_results"] = str(workspace.results)
+    rows = {name: row for name, row in ROWS.items() if name in options.rows}
     print(f"{machine()}, torch {torch.__version__}\n")
     for dataset in (OF_KINDS, ONE_CHANNEL):
         _plan(workspace, dataset, options.epochs)
     with trainers_known(), ThreadPoolExecutor(options.jobs) as pool:
-        phase_one = pool.submit(_train, workspace, Row(PHASE_ONE))
-        scored = [pool.submit(_score, workspace, row) for row in ROWS.values() if not row.after_phase_one]
-        rest = [row for row in ROWS.values() if row.after_phase_one]
-        scored += [pool.submit(_score, workspace, row, phase_one.result()) for row in rest]
+        rest = [row for row in rows.values() if row.after_phase_one]
+        phase_one = pool.submit(_train, workspace, Row(PHASE_ONE)) if rest else None
+        scored = [pool.submit(_score, workspace, row) for row in rows.values() if not row.after_phase_one]
+        if phase_one is not None:
+            scored += [pool.submit(_score, workspace, row, phase_one.result()) for row in rest]
         for each in scored:
             each.result()
-    print(dice_table({name: _scores(workspace, row) for name, row in ROWS.items()}))
-    print("Gate weights of the experts by kind, mean over tokens, blocks and test cases:\n")
-    for name in ("M4oE", "M4oE after phase one"):
-        print(gate_table(name, mean_gates(workspace, ROWS[name])))
-    report_cost(workspace, options.repetitions)
+    print(dice_table({name: _scores(workspace, row) for name, row in rows.items()}))
+    for name, row in rows.items():
+        if row.trainer == GATED:
+            print(gate_table(name, mean_gates(workspace, row)))
+    report_cost(workspace, rows, options.repetitions)
 
 
 def dice_table(scores: dict[str, pd.DataFrame]) -> str:
@@ -129,7 +132,7 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
 
 
 def gate_table(name: str, gates: dict[str, Tensor]) -> str:
-    """A row a kind, and the largest difference that two kinds make to an expert's weight in a block."""
+    """The experts' mean weights, a row a kind, and the largest difference that two kinds make in a block."""
     number = next(iter(gates.values())).shape[1]
     lines = [[name, *(f"expert {expert + 1}" for expert in range(number))], ["---"] * (number + 1)]
     lines += [[kind, *(f"{weight:.3f}" for weight in weights.mean(dim=0))] for kind, weights in gates.items()]
@@ -139,11 +142,11 @@ def gate_table(name: str, gates: dict[str, Tensor]) -> str:
     return f"{text}\n\nLargest difference between kinds in a block: {spread:.3f}\n"
 
 
-def report_cost(workspace: Workspace, repetitions: int) -> None:
+def report_cost(workspace: Workspace, rows: Mapping[str, Row], repetitions: int) -> None:
     """Parameters and the time of a training step, beside the control's."""
     steps, parameters = {}, {}
     for name, row in ROWS.items():
-        if not row.after_phase_one:
+        if name == CONTROL or (name in rows and not row.after_phase_one):
             steps[name], parameters[name] = _step(workspace, row)
     times = in_turn(steps, repetitions, torch.device("cpu"))
     print(table("parameters", {name: f"{number / 1e6:.2f} million" for name, number in parameters.items()}))
@@ -222,6 +225,7 @@ def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("m4oe"), help="a new folder, or one of an earlier run")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--epochs", type=int, default=30, help="of 50 steps")
     parser.add_argument("--jobs", type=int, default=1, help="at a time")
     parser.add_argument("--repetitions", type=int, default=5, help="of the steps whose time is taken")
