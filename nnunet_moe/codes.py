@@ -95,9 +95,19 @@ def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
     return subset.to(available.device)
 
 
+def is_within(code: Sequence[bool], other: Sequence[bool]) -> bool:
+    """Whether all modalities of a code are in another one, too."""
+    return all(b for a, b in zip(code, other, strict=True) if a)
+
+
 def code_digits(code: Sequence[bool]) -> str:
     """A code as digits: `(True, False, True)` is `101`."""
     return "".join("1" if available else "0" for available in code)
+
+
+def code_of_digits(digits: str) -> Code:
+    """The code that `code_digits` wrote."""
+    return tuple(digit == "1" for digit in digits)
 
 
 def code_text(code: Sequence[bool], names: Sequence[str]) -> str:
@@ -117,7 +127,7 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
         ModalityError: an unknown name, a name given twice, names that can be read in two ways, or no modality at all.
     """
     if text not in names and len(text) == len(names) and set(text) <= {"0", "1"}:
-        code = tuple(digit == "1" for digit in text)
+        code = code_of_digits(text)
     else:
         found = {frozenset(split) for split in _splits(text.split("+"), names) if len(set(split)) == len(split)}
         if not found:

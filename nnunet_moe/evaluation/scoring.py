@@ -15,7 +15,7 @@ from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from tqdm import tqdm
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import Code, channel_names, code_digits, code_text
+from nnunet_moe.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
 from nnunet_moe.environment import versions
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.metrics import METRICS, MetricSettings, score_segmentation
@@ -98,7 +98,7 @@ class ModelRun:
 
     def rows(self) -> Iterator[dict]:
         """Rows of the results, as `Results` takes them; what has been scored before is not scored again."""
-        total = sum(_is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
+        total = sum(is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
         about = f"{self.model.trainer} {self.model.configuration} fold {self.part.fold_text}"
         with tqdm(total=total, desc=about, unit="segmentation", mininterval=1) as progress:
             for case in self.part.cases:
@@ -120,18 +120,16 @@ class ModelRun:
         annotation = list(self._annotated_labels(case, self._named(case)))
         key = key_of([self.model_state, [(file, file_state(file)) for file in files], annotation])
         records = {code: self._stored(key, case, code) for code in self.codes}
-        known = next((_code_of(record.available) for record in records.values() if record is not None), None)
-        pending = [
-            code for code in self.codes if records[code] is None and _is_within(code, known or self._named(case))
-        ]
+        known = next((code_of_digits(record.available) for record in records.values() if record is not None), None)
+        pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]
         for code in pending:  # what an earlier run kept is not what is scored here, or fails
             self._prediction_file(case, code).unlink(missing_ok=True)
         opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
         for code in self.codes:
             record, failure = records[code], unopened if code in pending else ""
-            if code in pending and opened is not None and _is_within(code, opened.loaded.available):
+            if code in pending and opened is not None and is_within(code, opened.loaded.available):
                 record, failure = _attempt(lambda code=code: self._make(case, opened, code, key))
-            if _is_within(code, self._named(case)):
+            if is_within(code, self._named(case)):
                 progress.update()
             if record is not None or failure:
                 yield from self._record_rows(case, code, record, failure)
@@ -265,14 +263,6 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return None, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-
-
-def _is_within(code: Code, available: Code) -> bool:
-    return all(there for there, needed in zip(available, code, strict=True) if needed)
-
-
-def _code_of(digits: str) -> Code:
-    return tuple(digit == "1" for digit in digits)
 
 
 def _digests(model: Model, folds: Sequence[Fold]) -> dict[str, str]:

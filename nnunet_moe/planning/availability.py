@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from nnunet_moe.codes import Code, code_digits, code_text
+from nnunet_moe.codes import Code, code_digits, code_text, is_within
 from nnunet_moe.errors import ModalityError
 
 AVAILABLE, ABSENT, ZEROS = "available", "absent", "zeros"
@@ -80,7 +80,7 @@ class Availability:
             if not self._having(channel)
         ]
         for code, count in {} if test is None else test._counts.items():
-            if not any(_is_within(code, trained) for trained in self._counts):
+            if not any(is_within(code, trained) for trained in self._counts):
                 found.append(
                     f"{count} of the test cases (imagesTs) {'has' if count == 1 else 'have'} "
                     f"{code_text(code, self.modalities)}, which no training case has together: training cannot show a "
@@ -94,7 +94,3 @@ class Availability:
 
 def _word(has_file: bool, available: bool) -> str:
     return AVAILABLE if available else ZEROS if has_file else ABSENT
-
-
-def _is_within(code: Code, other: Code) -> bool:
-    return all(b for a, b in zip(code, other, strict=True) if a)
