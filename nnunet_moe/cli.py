@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunet_moe.environment import export_line
 from nnunet_moe.errors import NnunetMoeError, SettingsError
+from nnunet_moe.submission import TARGETS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_evaluate(verbs)
     _add_export(verbs)
+    _add_package(verbs)
     _add_study(verbs)
     return parser
 
@@ -194,6 +196,41 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add("-scores", type=Path, help="output folder of `nnunet_moe evaluate`: its scores go into the model card")
     add("--onnx", action="store_true", help="write each fold's network as ONNX too")
     export.set_defaults(run=_export)
+
+
+def _add_package(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    package = verbs.add_parser("package", help="write a folder to build a container of a trained model from")
+    add = package.add_argument
+    add("-d", required=True, help="dataset, name or id")
+    add("-c", required=True, help="configuration")
+    add("-tr", required=True, help="trainer")
+    add("-f", nargs="+", default=("0", "1", "2", "3", "4"), help="folds, an ensemble (default: 0 to 4)")
+    add("-p", default="nnUNetPlans", help="plans (default: %(default)s)")
+    add("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+    add("-o", type=Path, required=True, help="folder to write, the image gets its name; it must not exist or be empty")
+    add(
+        "--target",
+        required=True,
+        choices=TARGETS,
+        help="whose contract to follow",
+    )
+    add(
+        "-m",
+        metavar="CODE",
+        help="export these modalities as an ordinary nnU-Net, and take cases that have all of them",
+    )
+    add(
+        "-inputs",
+        nargs="+",
+        type=_input,
+        metavar="NAME=MODALITY",
+        help="socket, suffix or flag of each modality; NAME= is sent and not used (default: by the modalities' names)",
+    )
+    add("-output", help="slug of the output socket, or ending of the segmentations' files (default: the contract's)")
+    add("-step_size", type=float, default=0.5, help="of the sliding window (default: %(default)s)")
+    add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    add("-device", choices=("cpu", "cuda", "mps"), help="for the sample case now; default: cuda where there is one")
+    package.set_defaults(run=_package)
 
 
 def _add_study(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -388,6 +425,38 @@ def _export(options: argparse.Namespace) -> None:
         print(f"Wrote {folder}; its channels are numbered as README.md in it says")
 
 
+def _package(options: argparse.Namespace) -> None:
+    from nnunet_moe.submission.package import Request, package_model
+
+    inputs = options.inputs
+    if inputs is not None and len(dict(inputs)) < len(inputs):
+        raise SettingsError(f"-inputs names one twice: {', '.join(name for name, _ in inputs)}.")
+    request = Request(
+        dataset=options.d,
+        configuration=options.c,
+        trainer=options.tr,
+        out=options.o,
+        target=options.target,
+        folds=tuple(_fold(text) for text in options.f),
+        plans=options.p,
+        checkpoint=options.chk,
+        modalities=options.m,
+        inputs=None if inputs is None else dict(inputs),
+        output=options.output,
+        step_size=options.step_size,
+        mirroring=not options.disable_tta,
+        device=_device(options.device),
+    )
+    packaged = package_model(request)
+    print(f"Wrote {request.out}. It takes:")
+    for name, modality in packaged.mapping.inputs.items():
+        print(f"  {name}: {modality or 'known, not used'}")
+    if not packaged.knows_training:
+        print("WARNING: which subsets the training cases had is not known; the container will not warn of others")
+    print("\n".join(packaged.said))
+    print(f"Go on with: {shlex.quote(str(request.out / 'test.sh'))}")
+
+
 def _study(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("yaml") is None:
         raise SettingsError("A study needs Snakemake and PyYAML: pip install 'nnunet-moe[study]'")
@@ -430,6 +499,14 @@ def _named(text: str) -> tuple[str, str]:
     if not (name.strip() and separator and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=...")
     return name, value
+
+
+def _input(text: str) -> tuple[str, str | None]:
+    """`NAME=MODALITY`, or `NAME=` for what is not used."""
+    name, separator, modality = text.partition("=")
+    if not (name.strip() and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=MODALITY or NAME=")
+    return name, modality or None
 
 
 def _whole(name: str, value: str) -> int:

@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 
 
 TOGETHER = {
-    "trained": ("test_cohort", "test_commands", "test_evaluate", "test_export"),
+    "trained": ("test_cohort", "test_commands", "test_evaluate", "test_export", "test_submission"),
     "two_kinds": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }
 """Which files need the same session fixture."""

@@ -18,6 +18,7 @@ FILES = (
     ("evaluation", "report.html.jinja"),
     ("export", "card.md.jinja"),
     ("study", "Snakefile"),
+    ("submission", "Dockerfile.jinja"),
     ("study", "profiles/slurm/config.yaml"),
 )
 

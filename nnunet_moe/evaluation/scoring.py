@@ -194,7 +194,7 @@ class ModelRun:
     def _write(self, segmentation: np.ndarray, file: Path, loaded: LoadedCase) -> None:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plans)):
+        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plan.plans.plans)):
             with written_whole(file.with_name(f"{name}.json")) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=4))
         with written_whole(file) as unfinished:

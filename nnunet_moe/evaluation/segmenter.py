@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.codes import Code
+from nnunet_moe.cohort.case import Plan
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.evaluation.models import Case
 from nnunet_moe.prediction import unwrapped
@@ -123,8 +124,9 @@ class Segmenter:
         self.reader.write_seg(segmentation, file, case.properties)
 
     @property
-    def plans(self) -> dict:
-        return self._predictor.plans_manager.plans
+    def plan(self) -> Plan:
+        """What nnU-Net's preprocessing and export need of the model."""
+        return Plan(self._predictor.plans_manager, self._predictor.configuration_manager, self.dataset_json)
 
     def _preprocessed(self, case: LoadedCase, code: Code) -> tuple[np.ndarray, dict]:
         """The preprocessed images under a code.

@@ -1,0 +1,98 @@
+"""This installation as a wheel, and what it needs in the versions that are installed here."""
+
+import base64
+import hashlib
+import re
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from nnunet_moe.errors import SettingsError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # of Python 3.11
+
+NAME, PACKAGE = "nnunet-moe", "nnunet_moe"
+SUBPACKAGES = ("architectures", "trainers")
+"""Which lie beside the package in an editable install, and in it in a wheel."""
+WHEEL = "Wheel-Version: 1.0\nGenerator: nnunet-moe\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write a wheel of this package as it is installed here, editable or not.
+
+    Returns:
+        The wheel's file.
+
+    Raises:
+        SettingsError: the package is not installed, but runs from a checkout.
+    """
+    installed = _installed()
+    release = f"{PACKAGE}-{installed.version}"
+    contents = dict(_package_files())
+    for name in ("METADATA", "entry_points.txt", "licenses/LICENSE"):
+        contents[f"{release}.dist-info/{name}"] = (installed.read_text(name) or "").encode()
+    contents[f"{release}.dist-info/WHEEL"] = WHEEL.encode()
+    record = f"{release}.dist-info/RECORD"
+    rows = [f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in contents.items()]
+    contents[record] = "".join([*rows, f"{record},,\n"]).encode()
+    wheel = folder / f"{release}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def constraints() -> list[str]:
+    """`NAME==VERSION` of all that this package needs, directly or not, as far as it is installed here.
+
+    Builds of a version (`2.9.1+cpu`) are left to whoever installs it.
+    """
+    found: dict[str, str] = {}
+    waiting = [_installed()]
+    while waiting:
+        for requirement in map(Requirement, waiting.pop().requires or ()):
+            name = canonicalize_name(requirement.name)
+            if name in found or "extra" in str(requirement.marker or ""):
+                continue
+            try:
+                needed = distribution(name)
+            except PackageNotFoundError:  # of another platform
+                continue
+            found[name] = needed.version.partition("+")[0]
+            waiting.append(needed)
+    return sorted(f"{name}=={version}" for name, version in found.items())
+
+
+def _installed() -> Distribution:
+    """This package's own; beside a checkout there may be what a build has left, which is no installation."""
+    for found in distributions(name=NAME):
+        if found.read_text("METADATA"):
+            return found
+    raise SettingsError(
+        f"{NAME} is not installed here, and a container needs it. Install it, pip install PATH_OF_THE_CHECKOUT."
+    )
+
+
+def _package_files() -> Iterator[tuple[str, bytes]]:
+    yield from _files_below(files(PACKAGE), PACKAGE)
+    for name in SUBPACKAGES:
+        yield from _files_below(files(f"{PACKAGE}.{name}"), f"{PACKAGE}/{name}")
+
+
+def _files_below(folder: "Traversable", name: str) -> Iterator[tuple[str, bytes]]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_file() and not entry.name.endswith(".pyc"):
+            yield f"{name}/{entry.name}", entry.read_bytes()
+        elif entry.is_dir() and not re.fullmatch(r"__pycache__|\..*", entry.name):
+            yield from _files_below(entry, f"{name}/{entry.name}")
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
