@@ -24,7 +24,7 @@ rest."""
 
 
 def copy_model(model: Model, folder: Path, folds: Sequence[Fold], trained: Mapping[Fold, set[Code]] | None) -> None:
-    """Write a model as it was trained, of a cascade its previous stages, too; neither lists of cases nor paths go along.
+    """Write a model as it was trained, of a cascade its previous stages, too, without lists of cases or paths.
 
     Args:
         folder: is made.
