@@ -70,6 +70,15 @@ class MaskedAutoencoder(SwinUNetwork):
         return found[..., : x.shape[2], : x.shape[3]]
 
     def _logits(self, image: Tensor, available: Tensor) -> Logits:
+        self.require_segmentation()
+        return super()._logits(image, available)
+
+    def require_segmentation(self) -> None:
+        """Refuse.
+
+        Raises:
+            ModelError: always.
+        """
         raise ModelError(
             "This model is a pre-training, which cannot segment: its decoder is not trained. Train nnUNetTrainerM4oE "
             "with its checkpoint as -pretrained_weights."

@@ -75,6 +75,13 @@ class MissingModalityNetwork(nn.Module):
         """How many input channels the planned network is to have, where nnU-Net would give it `num_input_channels`."""
         return num_input_channels
 
+    def require_segmentation(self) -> None:
+        """Make sure that its logits are a segmentation.
+
+        Raises:
+            ModelError: it was trained for something else.
+        """
+
     def takes(self, code: Code) -> bool:
         """Whether it is for cases that have just these modalities, or are reduced to them."""
         if self.dedicated_code is not None:

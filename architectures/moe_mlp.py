@@ -4,6 +4,8 @@ Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation
 eqs. 2 and 3: the output of a token x is sum_e g(x)_e E_e(x), with the gate g(x) = softmax(W x + b) over the experts.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -97,3 +99,25 @@ class MoEMLP(nn.Module):
 
     def extra_repr(self) -> str:
         return f"experts x hidden x channels: {', '.join(map(str, self.weight_in.shape))}, routing={self.routing}"
+
+
+@contextmanager
+def gates_kept(mixtures: Sequence[MoEMLP]) -> Iterator[list[list[Tensor]]]:
+    """While a network runs, keep what the gates of its mixtures give.
+
+    Yields:
+        For each mixture a list with an entry a forward pass: the experts' weights `(E,)`, a mean over items and tokens.
+    """
+    kept: list[list[Tensor]] = [[] for _ in mixtures]
+
+    def keep(mixture: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(mixture, MoEMLP)
+        weights = mixture.gates(inputs[0]).detach().float()
+        kept[mixtures.index(mixture)].append(weights.flatten(0, -2).mean(dim=0))
+
+    hooks = [mixture.register_forward_pre_hook(keep) for mixture in mixtures]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()

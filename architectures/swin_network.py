@@ -46,10 +46,14 @@ class SwinUNetwork(MissingModalityNetwork):
             `(B, classes or regions, H, W)`.
         """
         available = self.available(x)
-        return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
+        with cpu_autocast(x.device):
+            return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
 
     def of_code(self, x: Tensor, code: tuple[bool, ...]) -> Logits:
-        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the kind that a code of one 1 names."""
+        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the kind that a code of one 1 names.
+
+        They are computed in the precision of the input.
+        """
         return self._logits(x, torch.tensor([code], device=x.device).expand(x.shape[0], -1))
 
     def padded(self, image: Tensor) -> Tensor:
@@ -65,8 +69,7 @@ class SwinUNetwork(MissingModalityNetwork):
 
     def _logits(self, image: Tensor, available: Tensor) -> Logits:
         self.use_kinds(available)
-        with cpu_autocast(image.device):
-            logits = self.decode(self.encoder(self.padded(image)), image, available)
+        logits = self.decode(self.encoder(self.padded(image)), image, available)
         assert isinstance(logits, Tensor)  # there is no deep supervision
         return logits[..., : image.shape[2], : image.shape[3]]
 

@@ -26,9 +26,10 @@ import pandas as pd
 import torch
 from abdomen import FILE_ENDING, LABEL_SETS, SIGNAL, write_cohort
 from cost import in_turn, ratio, table
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.architectures.moe_mlp import gates_kept
+from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.environment import trainers_known
 from nnunet_moe.evaluation.models import folder_cases
 from nnunet_moe.evaluation.segmenter import PredictionSettings, Segmenter
@@ -108,25 +109,17 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
     """Kind -> the experts' mean weights, `(blocks, experts)`, over all tokens of the test cases."""
     model = find_model(row.dataset, row.trainer, "nnUNetPlans", row.configuration, (0,), "checkpoint_final.pth")
     segmenter = Segmenter(model, (0,), PredictionSettings(mirroring=False))
+    assert isinstance(segmenter.network, SwinUNetwork)
     raw = workspace.raw / row.dataset
     cases = folder_cases(raw / "imagesTs", raw / "labelsTs", FILE_ENDING)
     found = {}
     for channel, kind in enumerate(SIGNAL):
-        blocks: dict[nn.Module, list[Tensor]] = {}
-
-        def keep(mixture: nn.Module, tokens: tuple[Tensor], _: Tensor, into: dict = blocks) -> None:
-            assert isinstance(mixture, MoEMLP)
-            into.setdefault(mixture, []).append(mixture.gates(tokens[0]).flatten(0, -2).mean(dim=0))
-
-        mixtures = [module for module in segmenter.network.modules() if isinstance(module, MoEMLP)]
-        hooks = [mixture.register_forward_hook(keep) for mixture in mixtures]
-        for case in cases:
-            if case.channels == {channel}:
-                loaded = segmenter.read(case)
-                segmenter.segment(loaded, loaded.available)
-        for hook in hooks:
-            hook.remove()
-        found[kind] = torch.stack([torch.stack(weights).float().mean(dim=0) for weights in blocks.values()])
+        with gates_kept(segmenter.network.mixtures) as kept:
+            for case in cases:
+                if case.channels == {channel}:
+                    loaded = segmenter.read(case)
+                    segmenter.segment(loaded, loaded.available)
+        found[kind] = torch.stack([torch.stack(weights).mean(dim=0) for weights in kept])
     return found
 
 

@@ -21,7 +21,7 @@ def dataset_name(name_or_id: str) -> str:
         ModelError: there is no such dataset in nnU-Net's folders.
     """
     try:
-        return maybe_convert_to_dataset_name(name_or_id)
+        return str(maybe_convert_to_dataset_name(name_or_id))  # which gives NumPy's kind of string
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"-d {name_or_id} is no dataset that nnU-Net finds: {error}") from error
 

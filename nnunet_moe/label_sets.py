@@ -52,7 +52,7 @@ class LabelSets:
             SettingsError: a key that looks like one of these.
         """
         for key in dataset_json.keys() - {BY_MODALITY, BY_CASE}:
-            if meant := get_close_matches(key, (BY_MODALITY, BY_CASE), n=1, cutoff=0.85):
+            if meant := get_close_matches(key.lower(), (BY_MODALITY, BY_CASE), n=1, cutoff=0.85):
                 raise SettingsError(f"dataset.json has the key {key!r}. If {meant[0]!r} is meant, write it so.")
         if not (BY_MODALITY in dataset_json or BY_CASE in dataset_json):
             return None

@@ -85,7 +85,8 @@ def with_new_kinds(
         if result[key].shape != target.shape:
             raise ModelError(
                 f"The networks differ: {key} is {tuple(result[key].shape)} with the checkpoint's weights and should be "
-                f"{tuple(target.shape)}. Name plans with the same patch size and 'width' by -p and -c."
+                f"{tuple(target.shape)}. Name the checkpoint's own trainer by -tr, and by -p and -c plans with its "
+                "patch size and 'width'."
             )
     return result
 

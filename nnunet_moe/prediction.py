@@ -30,7 +30,8 @@ class MissingModalityPredictor(nnUNetPredictor):
         """As nnU-Net's; `use_folds` is a tuple of ints or `all`, or None for all folds that there are.
 
         Raises:
-            ModelError: the model cannot take missing modalities; it was trained by another trainer.
+            ModelError: the model cannot take missing modalities; it was trained by another trainer, or is a
+                pre-training.
         """
         with trainers_known():
             super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
@@ -71,6 +72,7 @@ class MissingModalityPredictor(nnUNetPredictor):
                 f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
                 "of this package's trainers, or predict complete cases with nnUNetPredictor."
             )
+        network.require_segmentation()
         return network
 
 

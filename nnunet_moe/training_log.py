@@ -51,6 +51,11 @@ def entropy_line(entropies: Sequence[tuple[float, float]]) -> str:
     return "Gate entropy, each code/over codes, by layer: " + ", ".join(f"{a:.3f}/{b:.3f}" for a, b in entropies)
 
 
+def gates_line(kind: str, weights: Sequence[float]) -> str:
+    """The line for what the gates make of one kind of images: the experts' weights, which sum to 1."""
+    return f"Mean gate of {kind}, by expert: " + ", ".join(f"{weight:.3f}" for weight in weights)
+
+
 def read_training_logs(folder: Path) -> Mapping[int, Epoch]:
     """The epochs of a fold's training logs, by number; what a resumed training did again counts as done last.
 

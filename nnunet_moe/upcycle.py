@@ -64,8 +64,8 @@ class Target:
         network = planned_network(self.trainer, manager, configuration, dataset_json, deep_supervision=True)
         if not isinstance(network, ModalityNetwork) and not (isinstance(network, SwinUNetwork) and network.mixtures):
             raise ModelError(
-                f"{self.trainer} has nothing that experts can take the place of. Name a trainer that has, "
-                "nnUNetTrainerMoESD say, by -tr."
+                f"{self.trainer} has nothing that experts can take the place of. Name a trainer that has by -tr: for "
+                "an ordinary nnU-Net's checkpoint nnUNetTrainerMoESD say, for M4oE's its own."
             )
         return network, channel_names(dataset_json)
 
@@ -188,6 +188,6 @@ def _require_ordinary(file: Path, checkpoint: dict[str, Any]) -> None:
     """Of a network without code-dependent convolutions."""
     if any(".gate." in key or ".scaling." in key for key in checkpoint["network_weights"]):
         raise ModelError(
-            f"{file} is of {checkpoint['trainer_name']}, whose convolutions depend on the code already. Give it to "
+            f"{file} is of {checkpoint['trainer_name']}, which has experts or a stem of its own already. Give it to "
             "-pretrained_weights of the same trainer, or upcycle an ordinary nnU-Net."
         )

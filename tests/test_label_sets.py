@@ -93,7 +93,7 @@ def test_mistakes_in_dataset_json_are_errors_that_say_what_is_allowed(change, me
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["label_set", "labels_sets", "label_sets_of_case"])
+@pytest.mark.parametrize("key", ["label_set", "labels_sets", "label_sets_of_case", "Label_Sets"])
 def test_a_misspelt_key_is_an_error(key):
     """Else what nobody annotated would be trained as background, without a word."""
     without = {name: value for name, value in ABDOMEN.items() if name != "label_sets"}
@@ -322,6 +322,8 @@ def test_the_log_tells_what_was_annotated(two_kinds_dataset):
     (file,) = nnunet_folder(nnUNet_results).glob("*904*/*/fold_0/training_log*")
     log = file.read_text()
     assert "Annotated in CT: first" in log and "Annotated in MR: second" in log
+    assert "WARNING: each training case has one modality, of which none can be dropped" in log
+    assert "Pseudo dice CT: [" in log and "Pseudo dice MR: [" in log
 
 
 def test_predict_tells_no_volume_of_what_cannot_appear(two_kinds_dataset, tmp_path):

@@ -14,6 +14,8 @@ from two_kinds import CHANNELS, phantom
 
 from incomplete import write
 from nnunet_in_process import command, make_trainer, train
+from nnunet_moe import precision
+from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.cli import main
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.files import nnunet_folder
@@ -105,8 +107,24 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
         for kind, items in ((0, [0, 3]), (1, [1, 2])):
             assert found[kind]["code"] == kind
             predicted = made.network(data[items]).argmax(dim=1)
-            assert found[kind]["tp_hard"].tolist()[kind] == (predicted == kind + 1).sum().item()
+            # each of the two items twice, in the places of the others
+            assert found[kind]["tp_hard"].tolist()[kind] == 2 * (predicted == kind + 1).sum().item()
             assert found[kind]["fn_hard"].tolist()[1 - kind] == 0
+
+
+def test_the_log_tells_how_the_gates_weigh_the_experts_for_each_kind(trained_m4oe):
+    log = Path(trained_m4oe.log_file).read_text()
+    told = re.findall(r"Mean gate of (\w+), by expert: (\S+), (\S+)\s", log)
+    assert [kind for kind, *_ in told] == ["CT", "MR"] * LENGTH["num_epochs"]
+    assert all(abs(float(first) + float(second) - 1) < 0.002 for _, first, second in told)
+    network = trained_m4oe.network.eval()
+    with torch.no_grad(), gates_kept(network.mixtures) as kept:
+        for kind, images in trained_m4oe._last_images.items():
+            network(images)
+            weights = torch.stack([of_block[kind] for of_block in kept]).mean(dim=0)
+            assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + kind][1:])
+    network(images)
+    assert len(kept[0]) == 2  # nothing more is kept then
 
 
 def test_a_training_that_is_stopped_goes_on_exactly(trained_m4oe, tmp_path, monkeypatch):
@@ -175,7 +193,10 @@ def test_three_dimensions_are_refused_before_anything_is_written(raw, tmp_path, 
 
 def test_a_kind_is_exported_as_onnx(raw, trained_m4oe, tmp_path):
     model = ("-d", "904", "-c", "flat", "-tr", M4OE, "-f", "0")
-    main(["export", *model, "-m", "MR", "--onnx", "-o", str(tmp_path / "mr")])
+    with pytest.MonkeyPatch.context() as patch:  # on whatever processor, the file is in single precision
+        patch.setenv("nnunet_moe_bf16", "1")
+        patch.setattr(precision, "_cpu_has_bfloat16_units", lambda: True)
+        main(["export", *model, "-m", "MR", "--onnx", "-o", str(tmp_path / "mr")])
     session = onnxruntime.InferenceSession(str(tmp_path / "mr" / "fold_0" / "model.onnx"))
     predictor = MissingModalityPredictor(device=torch.device("cpu"))
     (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")

@@ -11,6 +11,7 @@ from nnunet_in_process import make_trainer, train
 from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_network import swin_unet
 from nnunet_moe.architectures.swin_unet import PatchExpanding
+from nnunet_moe.cli import main
 from nnunet_moe.errors import ModelError
 from nnunet_moe.losses import reconstruction_loss
 from nnunet_moe.settings import Settings
@@ -88,6 +89,8 @@ def test_only_the_encoder_with_the_experts_of_the_batchs_kinds_is_trained():
 
 def test_it_does_not_segment():
     made = autoencoder()
+    with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
+        made.require_segmentation()
     with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
         made(of_kinds([0], (50, 38)))
 
@@ -174,6 +177,20 @@ def test_phase_two_starts_with_the_trained_encoder_by_nnunets_own_option(pretrai
     made.run_training()
     trained = made.network.state_dict()
     assert all(not torch.equal(trained[name], weights[name]) for name in weights.keys() & trained.keys())
+
+
+def test_it_is_refused_at_once_wherever_something_is_to_be_segmented(pretrained, two_kinds, tmp_path):
+    model = ("-d", "904", "-c", "large", "-tr", "nnUNetTrainerM4oEMAE", "-f", "0")
+    images = ("-i", str(two_kinds / "imagesTr"))
+    for verb, *more in (
+        ("predict", *images),
+        ("evaluate", *images, "-l", str(two_kinds / "labelsTr")),
+        ("export", "-m", "CT", "--onnx"),
+        ("package", "--target", "plain"),
+    ):
+        with pytest.raises(SystemExit, match=f"nnunet_moe {verb}: This model is a pre-training, which cannot segment"):
+            main([verb, *model, *more, "-o", str(tmp_path / verb)])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"]
 
 
 def test_the_channel_gate_has_other_gates_and_nnunet_says_so(pretrained, tmp_path, monkeypatch):

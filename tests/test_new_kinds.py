@@ -112,7 +112,7 @@ def test_kinds_that_do_not_fit_are_errors(wanted, like, message):
 def test_networks_that_do_not_fit_are_errors():
     small, _ = pair()
     wide = network(num_modalities=3, width=24).double()
-    with pytest.raises(ModelError, match="Name plans with the same patch size and 'width'"):
+    with pytest.raises(ModelError, match=r"own trainer by -tr, and by -p and -c plans with its patch size and 'width'"):
         extended(small, wide)
     encoder_alone = network(placement=("encoder",), num_modalities=3).double()
     with pytest.raises(ModelError, match=r"lacks \d+ weights, first decoder\."):

@@ -14,7 +14,7 @@ from nnunet_moe.codes import all_codes, code_text
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.evaluation.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means, modality_worth
 from nnunet_moe.evaluation.evaluate import Evaluation, Request, extreme_cases, require_own_files
-from nnunet_moe.evaluation.figures import Overlay
+from nnunet_moe.evaluation.figures import Overlay, scores_by_code
 from nnunet_moe.evaluation.metrics import METRICS
 from nnunet_moe.evaluation.report import write_evaluation
 from nnunet_moe.evaluation.results import ALL_EACH_HAS, CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
@@ -159,6 +159,35 @@ def test_where_each_case_is_of_one_kind_there_is_no_mean_over_codes():
         ("Median case of MoESD", "c"),
         ("Best case of MoESD", "a"),
     ]
+
+
+def test_labels_that_some_kinds_do_not_have_are_counted_where_they_are():
+    """Kind T1w shows both labels in three cases, kind FLAIR the core alone in two."""
+    rows = [row(OURS, case, T1W, 0.5, label, volume_mm3=volume, reference_volume_mm3=true)
+            for label, volumes in (("core", (1, 2, 3)), ("rim", (1, 2, 3)))
+            for case, true, volume in zip("abc", (1, 2, 3), volumes, strict=True)]  # fmt: skip
+    rows += [row(OURS, case, FLAIR, 0.5, "core", volume_mm3=1, reference_volume_mm3=1) for case in "de"]
+    rows += [{**row(OURS, case, FLAIR, 0.5, "rim"), **dict.fromkeys(METRICS, math.nan)} for case in "de"]
+    results = Results(
+        rows, modalities=NAMES, codes=[T1W, FLAIR], trainers=(OURS,), dedicated=(), labels=("core", "rim")
+    )
+    for label, counts in (("core", ["T1w (n = 3)", "FLAIR (n = 2)"]), ("rim", ["T1w (n = 3)", "FLAIR (n = 0)"])):
+        axis = scores_by_code(results, label).axes[-1]
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == counts
+        assert axis.get_xlim() == (-0.5, 1.5)
+    needs = "its volume correlation needs three cases or more, of different volumes, none failed."
+    assert (
+        f"The CScore is the mean of the labels that have one alone: {needs}"
+        in code_table(results, MEAN_OVER_LABELS).notes
+    )
+    # under neither code are there three cases of this label, but there are with all that each case has
+    apart = [row(OURS, case, code, 0.5, volume_mm3=volume, reference_volume_mm3=volume)
+             for case, code, volume in (("a", T1W, 1), ("b", T1W, 2), ("c", FLAIR, 4), ("d", FLAIR, 3))]  # fmt: skip
+    table = code_table(
+        Results(apart, modalities=NAMES, codes=[T1W, FLAIR], trainers=(OURS,), dedicated=(), labels=(LABEL,)), LABEL
+    )
+    assert [cell.text == "-" for cell in (line[-1] for line in table.rows)] == [True, True, False]
+    assert not any("No CScore" in note for note in table.notes)
 
 
 def test_a_modality_that_no_case_has_is_named():

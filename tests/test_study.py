@@ -234,6 +234,8 @@ def test_a_study_may_grow_but_not_change(dataset, own_plans):
         write(plans="nnUNetPlans_other", configuration="3d_fullres")
     with pytest.raises(SettingsError, match=r"has no configuration '3d_none', only 2d, 3d_fullres"):
         write(configuration="3d_none")
+    with pytest.raises(SettingsError, match=r"nnUNetTrainerM4oEMAE is a pre-training, of which there is nothing to"):
+        write(methods=(Method("phase one", "nnUNetTrainerM4oEMAE"),))
     for teacher in ({}, {"teacher": "PET"}):
         with pytest.raises(SettingsError, match=r"LCKDFixedTeacher: the setting 'teacher' .* one of T1w, T2w, FLAIR"):
             write(methods=(Method("fixed", "nnUNetTrainerLCKDFixedTeacher", teacher),))

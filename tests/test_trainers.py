@@ -230,15 +230,15 @@ def test_validation_takes_the_codes_in_turn_and_goes_on_from_epoch_to_epoch(make
     ]
 
 
-def test_a_validation_batch_with_incomplete_cases_counts_for_the_code_that_all_of_it_has(make_trainer):
+def test_of_a_validation_batch_with_incomplete_cases_those_count_that_have_the_code_whose_turn_it_is(make_trainer):
     trainer = make_trainer()
     trainer.on_validation_epoch_start()
     mixed = batch_for(trainer, dtype=torch.float32)
     lacking = {"data": mixed["data"][[1, 1]], "target": [level[[1, 1]] for level in mixed["target"]]}
     with torch.no_grad():
         numbers = [[trainer.validation_step(dict(batch))["code"] for _ in range(7)] for batch in (mixed, lacking)]
-    # turns: m0, m1, m2, m0+m1, m0+m2, m1+m2, all; the second item has m1+m2
-    assert numbers == [[-1, 1, 2, -1, -1, 5, -1], [5, 1, 2, 1, 2, 5, 5]]
+    # turns: m0, m1, m2, m0+m1, m0+m2, m1+m2, all; the first item has all, the second m1+m2
+    assert numbers == [[0, 1, 2, 3, 4, 5, 6], [5, 1, 2, 1, 2, 5, 5]]
 
 
 def test_the_dice_of_a_code_in_the_log_is_that_of_its_own_batches(make_trainer, monkeypatch):

@@ -198,7 +198,7 @@ def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path, trainer)
     checkpoint = torch.load(ordinary[1], weights_only=False)
     checkpoint["network_weights"] = torch.load(tmp_path / "up.pth")["network_weights"]
     torch.save(checkpoint, tmp_path / "moe.pth")
-    with pytest.raises(ModelError, match="whose convolutions depend on the code already"):
+    with pytest.raises(ModelError, match="has experts or a stem of its own already"):
         upcycle_checkpoint(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
 
 

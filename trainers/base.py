@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +48,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     forced_settings: ClassVar[dict[str, Any]] = {}
     network_class: ClassVar[type[MissingModalityNetwork]] = ModalityNetwork
+    is_pretraining: ClassVar[bool] = False
+    """Whether the model is a start for other trainings, and no segmentation."""
     is_dedicated: ClassVar[bool] = False
     """Whether the plans must name the one `modality_code` that this trainer is for; all others refuse it."""
 
@@ -187,7 +189,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         training, validation = super().get_tr_and_val_datasets()
         self._log_label_sets()
         self._require_annotated({*training.identifiers, *validation.identifiers})
-        self._log_availability(training.identifiers)
+        self._log_availability(Counter(self._available(case) for case in training.identifiers))
         return training, validation
 
     def on_train_start(self) -> None:
@@ -241,14 +243,17 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self._validation_step = self.current_epoch * self.num_val_iterations_per_epoch
 
     def validation_step(self, batch: dict) -> dict:
-        """nnU-Net's validation step on a batch reduced to the code whose turn it is.
+        """nnU-Net's validation step on those items of a batch that have the code whose turn it is, reduced to it.
 
-        An incomplete case may have less than that. The batch counts for the code that all its items have then, or for
-        none if they differ.
+        They take the places of the others, too: a batch of another size would be compiled anew. If no item has it,
+        all stay, with less; the batch counts for the code that all of them have then, or for none if they differ.
         """
-        turn = self.validation_codes[self._validation_step % len(self.validation_codes)]
+        turn = torch.tensor(self.validation_codes[self._validation_step % len(self.validation_codes)])
         self._validation_step += 1
-        reduced = drop_modalities(batch["data"], torch.tensor(turn).expand(len(batch["data"]), -1))
+        has_turn = (available_modalities(batch["data"][:, : self._num_modalities()]) | ~turn).all(dim=1)
+        if has_turn.any():
+            batch = _in_place_of_others(batch, has_turn)
+        reduced = drop_modalities(batch["data"], turn.expand(len(batch["data"]), -1))
         available = available_modalities(reduced[:, : self._num_modalities()])
         self._use_label_sets(batch, available)
         codes = {tuple(code) for code in available.tolist()}
@@ -285,9 +290,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         with written_whole(Path(filename)) as unfinished:
             super().save_checkpoint(str(unfinished))
 
-    def _log_availability(self, cases: Sequence[str]) -> None:
+    def _log_availability(self, counts: Mapping[Code, int]) -> None:
+        """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""
         names = channel_names(self.dataset_json)
-        counts = Counter(self._available(case) for case in cases)
         if all(map(all, counts)):
             return
         ordered = sorted(counts.items(), key=lambda entry: (-sum(entry[0]), entry[0]))
@@ -450,3 +455,13 @@ def _with_label_sets(plans: dict, configuration: str, label_sets: LabelSets | No
 def code_of(image: Any) -> Code:
     """What a preprocessed image has: an absent channel is NaN in every voxel, so one will tell."""
     return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
+
+
+def _in_place_of_others(batch: dict, chosen: Tensor) -> dict:
+    """A batch, as nnU-Net's loader gives it, in which the items that `chosen` `(B,)` names are repeated in turn."""
+    items = chosen.nonzero().flatten()
+    items = items[torch.arange(len(chosen)) % len(items)]
+    target = batch["target"]
+    target = [level[items] for level in target] if isinstance(target, list) else target[items]
+    keys = [batch["keys"][item] for item in items.tolist()] if "keys" in batch else []
+    return {"data": batch["data"][items], "target": target, "keys": keys}

@@ -32,6 +32,7 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     """
 
     network_class = MaskedAutoencoder
+    is_pretraining = True
     forced_settings: ClassVar[dict[str, Any]] = nnUNetTrainerM4oENoGate.forced_settings
     hidden_ratio: ClassVar[float] = 0.75
     betas = (0.9, 0.95)

@@ -6,12 +6,15 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
+from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
 from nnunet_moe.codes import Code, available_modalities, channel_names, code_text
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.lr_schedule import WarmUpCosineLR
+from nnunet_moe.prediction import unwrapped
 from nnunet_moe.settings import Settings
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+from nnunet_moe.training_log import gates_line
 
 WARM_UP = 0.05
 """The part of all epochs in which the rate rises; one epoch at least."""
@@ -41,6 +44,8 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         self.initial_lr = 3e-4
         self.weight_decay = 5e-2
         self.enable_deep_supervision = False
+        self._last_images: dict[int, Tensor] = {}
+        """Kind -> the last images of it that were validated, where gates weigh experts."""
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
@@ -108,15 +113,23 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         return training, validation
 
     def validation_step(self, batch: dict) -> dict:
-        """As every trainer's, on those items of the batch that are of the kind whose turn it is, if there are any.
-
-        Processes that train together sum over batches of one size; there all items stay.
-        """
-        of_kind = available_modalities(batch["data"])[:, self._validation_step % len(self.validation_codes)]
-        if of_kind.any() and not self.is_ddp:
-            keys = [key for key, is_chosen in zip(batch["keys"], of_kind.tolist(), strict=True) if is_chosen]
-            batch = {"data": batch["data"][of_kind], "target": batch["target"][of_kind], "keys": keys}
+        """As every trainer's; images are kept for what the log tells of the gates."""
+        if self.settings.placement and self.settings.routing == "gate":
+            for kind, of_kind in enumerate(available_modalities(batch["data"]).T):
+                if of_kind.any():
+                    self._last_images[kind] = batch["data"][of_kind]
         return super().validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """As every trainer's; the log also tells how the gates weigh the experts for each kind of images."""
+        super().on_validation_epoch_end(val_outputs)
+        network, names = unwrapped(self.network), channel_names(self.dataset_json)
+        assert isinstance(network, SwinUNetwork)
+        for kind, images in sorted(self._last_images.items()):
+            with self._autocast(), gates_kept(network.mixtures) as kept:
+                network(images.to(self.device))
+            weights = torch.stack([weights for of_block in kept for weights in of_block]).mean(dim=0)
+            self.print_to_log_file(gates_line(names[kind], weights.tolist()))
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate L_seg."""

@@ -4,6 +4,7 @@ L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper
 is detached, so its graph is freed before the dropped view is computed: peak memory is that of one nnU-Net step.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import available_modalities, draw_subsets, drop_modalities
+from nnunet_moe.codes import Code, available_modalities, draw_subsets, drop_modalities
 from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
@@ -79,6 +80,14 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         mixtures = self._modality_network().gates_of_codes()
         if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
             self.print_to_log_file(entropy_line(entropies))
+
+    def _log_availability(self, counts: Mapping[Code, int]) -> None:
+        super()._log_availability(counts)
+        if all(sum(code) == 1 for code in counts):
+            self.print_to_log_file(
+                "WARNING: each training case has one modality, of which none can be dropped: both views of a batch are "
+                "the same, so that every step is computed twice. Half the epochs take as long as nnU-Net's."
+            )
 
     def _distilled(self, logits: Levels, teacher: Levels, valid: Any) -> Tensor:
         """L_sd, of each item in its own label set."""

@@ -33,16 +33,12 @@ def means(results: Results) -> pd.DataFrame:
     for label in results.shown_labels:
         for trainer in results.trainers:
             for metric in (*METRICS, WITHOUT_CORRELATION, *CORRELATION_WEIGHTS):
-                known = {results.code_text(code): results.mean(trainer, code, label, metric) for code in results.codes}
-                if results.cases_differ:
-                    known[results.code_text(ALL_EACH_HAS)] = results.mean(trainer, ALL_EACH_HAS, label, metric)
-                if results.complete_cases:
-                    known["mean over codes"] = results.mean_over_codes(trainer, label, metric)
-                for code, mean in known.items():
+                for text, code in results.rows.items():
+                    mean = results.mean(trainer, code, label, metric)
                     rows.append(
                         {
                             "trainer": trainer,
-                            "code": code,
+                            "code": text,
                             "label": label,
                             "metric": metric,
                             "mean": mean.mean,

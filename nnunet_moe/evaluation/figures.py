@@ -80,7 +80,7 @@ def scores_by_code(results: Results, label: str) -> Figure:
                     axis.text(place, 0.03, f"{mean.failed} failed", rotation=90, ha="center", fontsize=6, **where)
         axis.set_ylabel(f"{TITLES[metric]} (%)")
         axis.grid(axis="y", alpha=0.3)
-        _code_ticks(axis, results)
+        _code_ticks(axis, results, label)
     if found:
         figure.axes[0].legend(frameon=False, fontsize=8, ncols=3)
     figure.suptitle(f"{label}: mean and standard error over cases", fontsize=10)
@@ -104,7 +104,7 @@ def paired_differences(results: Results, label: str) -> Figure:
         axis.axhline(0, color="0.5", lw=0.8)
         axis.set_ylabel("difference in DSC\n(percentage points)")
         axis.set_title(f"{label}: {short_name(first)} - {short_name(second)}", fontsize=9)
-        _code_ticks(axis, results)
+        _code_ticks(axis, results, label)
     return figure
 
 
@@ -178,12 +178,15 @@ def _outline(axis: Axes, labels: np.ndarray, colour: str) -> None:
             axis.contour(labels == label, levels=[0.5], colors=colour, linewidths=0.8)
 
 
-def _code_ticks(axis: Axes, results: Results) -> None:
-    cases = [results.cases_of(code) for code in results.codes]
+def _code_ticks(axis: Axes, results: Results, label: str) -> None:
     names = [results.code_text(code) for code in results.codes]
-    if len(set(filter(None, cases))) > 1:  # means over different cases: say so
-        names = [f"{name} (n = {len(these)})" for name, these in zip(names, cases, strict=True)]
+    if len({cases for code in results.codes if (cases := results.cases_of(code))}) > 1:  # means over different cases
+        scored = [
+            max(results.mean(name, code, label, "dsc").cases for name in results.trainers) for code in results.codes
+        ]
+        names = [f"{name} (n = {cases})" for name, cases in zip(names, scored, strict=True)]
     axis.set_xticks(range(len(results.codes)), names)
+    axis.set_xlim(-0.5, len(results.codes) - 0.5)
     axis.tick_params(axis="x", labelrotation=60 if len(results.codes) > 3 else 0, labelsize=7)
 
 

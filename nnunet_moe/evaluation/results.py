@@ -115,6 +115,13 @@ class Results:
         taken = [cases for code in self.codes if (cases := self.cases_of(code))]
         return frozenset.intersection(*taken) if taken else frozenset()
 
+    @property
+    def rows(self) -> dict[str, Code | None]:
+        """Text and code of what has a mean: also `ALL_EACH_HAS`, where cases differ, and None, the mean over codes."""
+        over_codes: dict[str, Code | None] = {"mean over codes": None} if self.complete_cases else {}
+        codes = (*self.codes, ALL_EACH_HAS) if self.cases_differ else self.codes
+        return {**{self.code_text(code): code for code in codes}, **over_codes}
+
     def cases_of(self, code: Code) -> frozenset[str]:
         """The cases that have the code's modalities; none if no trainer takes it."""
         return frozenset(self.table["case"][self.table["code"] == self.code_text(code)])
@@ -160,8 +167,12 @@ class Results:
         rows = self._rows(trainer, code, label, None)
         return math.nan if rows is None or _num_failed(rows) else _volume_correlation(rows)
 
-    def mean(self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None) -> Mean:
-        """Over all cases that have the code's modalities, or over some of them."""
+    def mean(
+        self, trainer: str, code: Code | None, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> Mean:
+        """Over all cases that have the code's modalities, or over some of them; None: `mean_over_codes`."""
+        if code is None:
+            return self.mean_over_codes(trainer, label, metric)
         values = self.values(trainer, code, label, metric, cases)
         return self._unknown(trainer, [code], cases) if values is None else _mean(values)
 

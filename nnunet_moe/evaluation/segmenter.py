@@ -50,7 +50,7 @@ class Segmenter:
     Any trainer's model will do. One that knows no codes, nnU-Net's own, takes complete cases alone.
 
     Raises:
-        ModelError: a model that this package cannot load.
+        ModelError: a model that this package cannot load, or a pre-training.
     """
 
     def __init__(self, model: Model, folds: Sequence[Fold], settings: PredictionSettings) -> None:
@@ -65,6 +65,8 @@ class Segmenter:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         self.network = unwrapped(self._predictor.network)
+        if isinstance(self.network, MissingModalityNetwork):
+            self.network.require_segmentation()
         self.dataset_json: dict = self._predictor.dataset_json
         self.label_manager = self._predictor.label_manager
         self.reader = self._predictor.plans_manager.image_reader_writer_class()

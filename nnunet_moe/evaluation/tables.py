@@ -13,7 +13,7 @@ import pandas as pd
 from nnunet_moe.codes import Code
 from nnunet_moe.evaluation.analysis import MAIN_METRICS
 from nnunet_moe.evaluation.metrics import METRICS
-from nnunet_moe.evaluation.results import ALL_EACH_HAS, CSCORE, WITHOUT_CORRELATION, Mean, Results
+from nnunet_moe.evaluation.results import CSCORE, MEAN_OVER_LABELS, WITHOUT_CORRELATION, Mean, Results
 
 TITLES = {
     "dsc": "DSC",
@@ -128,27 +128,35 @@ def code_table(results: Results, label: str) -> Table:
     """The paper's tables 2 and 3: a row a code, mean and standard error in per cent of DSC and CScore by trainer."""
     columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
     columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
-    rows = [(*_circles(code), *_mean_cells(results, label, code)) for code in results.codes]
-    own = {results.code_text(ALL_EACH_HAS): ALL_EACH_HAS} if results.cases_differ else {}
-    over_codes = {"mean over codes": None} if results.complete_cases else {}
-    for text, code in {**own, **over_codes}.items():
-        rows.append((Cell(text), *[Cell("")] * (len(results.modalities) - 1), *_mean_cells(results, label, code)))
+    rows = []
+    for text, code in results.rows.items():
+        named = [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
+        rows.append((*(_circles(code) if code in results.codes else named), *_mean_cells(results, label, code)))
     notes = [
         f"Mean ± standard error over cases, in per cent. {PRESENT} present, {ABSENT} absent. Best in bold, second "
         "underlined, by row and metric.",
         *_case_notes(results),
     ]
-    if not any(
-        results.mean(trainer, code, label, CSCORE).is_known for trainer in results.trainers for code in results.codes
-    ):
-        notes.append("No CScore: its volume correlation needs three cases or more, of different volumes, none failed.")
-    elif any(
-        0 < results.mean(trainer, code, label, CSCORE).cases < results.mean(trainer, code, label, "dsc").cases
-        for trainer in results.trainers
-        for code in results.codes
-    ):
-        notes.append("The CScore is over the cases with lesions in their reference alone: means.csv has their number.")
+    notes += _cscore_notes(results, label)
     return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _cscore_notes(results: Results, label: str) -> list[str]:
+    """Why a CScore is not over all that the DSC is over."""
+    shown = [(trainer, code) for trainer in results.trainers for code in results.rows.values() if code is not None]
+    needs = "its volume correlation needs three cases or more, of different volumes, none failed"
+    if not any(results.mean(*model, label, CSCORE).is_known for model in shown):
+        return [f"No CScore: {needs}."]
+    notes = []
+    if any(0 < results.mean(*model, label, CSCORE).cases < results.mean(*model, label, "dsc").cases for model in shown):
+        notes.append("The CScore is over the cases with lesions in their reference alone: means.csv has their number.")
+    if label == MEAN_OVER_LABELS and any(
+        results.mean(*model, each, "dsc").is_known and not results.mean(*model, each, CSCORE).is_known
+        for model in shown
+        for each in results.labels
+    ):
+        notes.append(f"The CScore is the mean of the labels that have one alone: {needs}.")
+    return notes
 
 
 def metrics_table(results: Results, label: str) -> Table:
@@ -258,12 +266,7 @@ def _mean_cells(results: Results, label: str, code: Code | None) -> list[Cell]:
     """The number of cases, then a cell a metric and trainer; nothing is marked where a segmentation failed."""
     cells, cases = [], 0
     for metric in MAIN_METRICS:
-        found = [
-            results.mean_over_codes(trainer, label, metric)
-            if code is None
-            else results.mean(trainer, code, label, metric)
-            for trainer in results.trainers
-        ]
+        found = [results.mean(trainer, code, label, metric) for trainer in results.trainers]
         cases = max(cases, *(mean.cases for mean in found))
         comparable = sum(mean.is_known for mean in found) > 1 and not any(mean.failed for mean in found)
         marks = emphases([mean.mean for mean in found]) if comparable else [PLAIN] * len(found)

@@ -36,7 +36,7 @@ class Source:
     """A model of one of this package's trainers.
 
     Raises:
-        ModelError: a model of another trainer, or a folder without nnU-Net's three JSON files.
+        ModelError: a model of another trainer, a pre-training, or a folder without nnU-Net's three JSON files.
     """
 
     def __init__(self, model: Model) -> None:
@@ -66,6 +66,7 @@ class Source:
                 f"{model.folder} cannot be exported: {type(network).__name__} knows no modality codes. A model of "
                 f"{STOCK_TRAINER} is an ordinary nnU-Net already; name one of this package's trainers by -tr."
             )
+        network.require_segmentation()
         self.network = network
 
     @property

@@ -117,7 +117,13 @@ def plans_of(study: Study, trained: list[Trained]) -> tuple[Path, dict[str, Any]
             name = f"{model.configuration}_{code_digits(code)}"
             _add(plans, name, {"inherits_from": model.configuration, PLANS_KEY: dedicated})
         for configuration in model.configurations.values():
-            find_trainer(method.trainer).checked(plans, configuration, dataset_json)
+            trainer = find_trainer(method.trainer)
+            if trainer.is_pretraining:
+                raise SettingsError(
+                    f"{method.trainer} is a pre-training, of which there is nothing to score. Train it by itself; "
+                    "a study starts no training from -pretrained_weights."
+                )
+            trainer.checked(plans, configuration, dataset_json)
     file = folder / f"{study.study_plans}.json"
     plans = _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
     _require_models_of(study, trained, plans)

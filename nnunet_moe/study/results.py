@@ -10,7 +10,7 @@ import pandas as pd
 
 from nnunet_moe.codes import Code, code_text
 from nnunet_moe.errors import ModelError
-from nnunet_moe.evaluation.results import ALL_EACH_HAS, Results
+from nnunet_moe.evaluation.results import Results
 from nnunet_moe.study.models import Trained
 
 
@@ -120,21 +120,13 @@ def seed_spread(results: StudyResults, label: str, metric: str) -> pd.DataFrame:
     """
     rows = []
     for method, names in results.seeds.items():
-        found = {
-            results.code_text(code): [results.by_seed.mean(name, code, label, metric).mean for name in names]
-            for code in results.codes
-        }
-        if results.cases_differ:
-            own = results.code_text(ALL_EACH_HAS)
-            found[own] = [results.by_seed.mean(name, ALL_EACH_HAS, label, metric).mean for name in names]
-        if results.complete_cases:
-            found["mean over codes"] = [results.by_seed.mean_over_codes(name, label, metric).mean for name in names]
-        for code, means in found.items():
+        for text, code in results.rows.items():
+            means = [results.by_seed.mean(name, code, label, metric).mean for name in names]
             deviation = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
             rows.append(
                 {
                     "trainer": method,
-                    "code": code,
+                    "code": text,
                     "label": label,
                     "metric": metric,
                     "seeds": len(means),
