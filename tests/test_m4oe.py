@@ -119,7 +119,7 @@ def test_the_log_tells_how_the_gates_weigh_the_experts_for_each_kind(trained_m4o
     assert all(abs(float(first) + float(second) - 1) < 0.002 for _, first, second in told)
     network = trained_m4oe.network.eval()
     with torch.no_grad(), gates_kept(network.mixtures) as kept:
-        for kind, images in trained_m4oe._last_images.items():
+        for kind, images in sorted(trained_m4oe._last_images.items()):
             network(images)
             weights = torch.stack([of_block[kind] for of_block in kept]).mean(dim=0)
             assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + kind][1:])
