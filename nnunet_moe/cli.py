@@ -224,9 +224,10 @@ def _add_package(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         nargs="+",
         type=_input,
         metavar="NAME=MODALITY",
-        help="socket, suffix or flag of each modality; NAME= is sent and not used (default: by the modalities' names)",
+        help="socket, suffix (brats: t1c for -t1c) or flag of each modality; NAME= is sent and not used "
+        "(default: by the modalities' names)",
     )
-    add("-output", help="slug of the output socket, or ending of the segmentations' files (default: the contract's)")
+    add("-output", help="output socket's slug or path, or ending of the segmentations' files (default: the contract's)")
     add("-step_size", type=float, default=0.5, help="of the sliding window (default: %(default)s)")
     add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     add("-device", choices=("cpu", "cuda", "mps"), help="for the sample case now; default: cuda where there is one")
@@ -448,13 +449,15 @@ def _package(options: argparse.Namespace) -> None:
         device=_device(options.device),
     )
     packaged = package_model(request)
-    print(f"Wrote {request.out}. It takes:")
+    print(f"Wrote {request.out}, for {packaged.takes}:")
     for name, modality in packaged.mapping.inputs.items():
         print(f"  {name}: {modality or 'known, not used'}")
     if not packaged.knows_training:
         print("WARNING: which subsets the training cases had is not known; the container will not warn of others")
     print("\n".join(packaged.said))
-    print(f"Go on with: {shlex.quote(str(request.out / 'test.sh'))}")
+    if packaged.mapping.target == "grand-challenge":
+        print(f"The segmentation goes to /output/{packaged.mapping.output_file}; -output names another socket")
+    print(f"Go on with: {shlex.quote(str(request.out.resolve() / 'test.sh'))}")
 
 
 def _study(options: argparse.Namespace) -> None:

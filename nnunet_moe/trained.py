@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_moe.environment import trainers_known
-from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.errors import ModelError, NnunetMoeError, SettingsError
 from nnunet_moe.files import dataset_name, nnunet_folder
 
 Fold = int | str
@@ -114,7 +114,9 @@ def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError) as error:
+    except NnunetMoeError:
+        raise
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, UnpicklingError) as error:
         raise ModelError(
             f"{folder}, fold {', '.join(map(str, folds))}, cannot be loaded: {error}. Train it again, or name another "
             "model by -tr, -f and -chk."

@@ -19,7 +19,9 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 SCRIPT = r"""
 set -eu
 root=$1
-shift
+uid=$2
+gid=$3
+shift 3
 mount -t tmpfs -o mode=755 container "$root"
 bind() { # SOURCE TARGET OPTION
     if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$root$(dirname "$2")" && touch "$root$2"; fi
@@ -42,7 +44,7 @@ pivot_root . outside # not chroot: in one no further namespace can be made
 umount --lazy /outside
 rmdir /outside
 mount -o remount,ro /
-exec /usr/bin/unshare --user --map-user=1234 --map-group=1234 /usr/bin/env -i "$@"
+exec /usr/bin/unshare --user --map-user="$uid" --map-group="$gid" /usr/bin/env -i "$@"
 """
 
 
@@ -60,6 +62,7 @@ def run_contained(
     read_only: Mapping[str, Path],
     writable: Mapping[str, Path],
     environment: Mapping[str, str],
+    user: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a container.
 
@@ -68,6 +71,7 @@ def run_contained(
         read_only: path in the container -> file or folder here; Python and its packages are there already.
         writable: the same, folders that anyone may write in.
         environment: all that the process gets of one.
+        user: numbers of user and group, `1000:1000`; whoever it is may do nothing that others may not.
     """
     mounts = [("link", _target(link), link) for link in SYSTEM_LINKS if Path(link).is_symlink()]
     mounts += [("ro", path, path) for path in SYSTEM if Path(path).exists()]
@@ -79,7 +83,7 @@ def run_contained(
     words = [word for mount in mounts for word in mount]
     variables = [f"{name}={value}" for name, value in environment.items()]
     return subprocess.run(
-        [*_unshare(), "sh", "-c", SCRIPT, "sh", str(folder), *words, "--", *variables, *command],
+        [*_unshare(), "sh", "-c", SCRIPT, "sh", str(folder), *user.split(":"), *words, "--", *variables, *command],
         capture_output=True,
         text=True,
     )

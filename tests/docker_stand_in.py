@@ -63,8 +63,14 @@ def build(context: Path, files: Path) -> Image:
     return Image(said["WORKDIR"], str(files), environment, said["USER"], json.loads(said["ENTRYPOINT"]))
 
 
-def run(image: Image, arguments: list[str], read_only: Mapping[str, Path], writable: Mapping[str, Path]):
-    """Run an image's entry point as an unknown user without a network."""
+def run(
+    image: Image,
+    arguments: list[str],
+    read_only: Mapping[str, Path],
+    writable: Mapping[str, Path],
+    user: str | None = None,
+):
+    """Run an image's entry point as its user, or another, without a network."""
     if image.user.partition(":")[0] in ("", "root", "0"):
         raise SystemExit("The user is root.")
     # Python's own folder alone: in the image there is no fc-list either, of which matplotlib would ask for fonts
@@ -76,6 +82,7 @@ def run(image: Image, arguments: list[str], read_only: Mapping[str, Path], writa
             read_only={image.folder: Path(image.files), **read_only},
             writable=writable,
             environment=environment,
+            user=user or image.user,
         )
 
 
@@ -114,6 +121,7 @@ def main() -> int:
         options.arguments,
         {inside: Path(path) for path, inside, *how in volumes if how == ["ro"]},
         {inside: Path(path) for path, inside, *how in volumes if not how},
+        options.user,
     )
     print(done.stdout, end="")
     print(done.stderr, end="", file=sys.stderr)

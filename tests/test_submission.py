@@ -21,10 +21,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from contained import can_contain
 from docker_stand_in import build, copy, read_dockerfile, run
-from nnunet_in_process import CPU
+from nnunet_in_process import CPU, make_trainer
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text
-from nnunet_moe.errors import ModalityError, ModelError, SettingsError
+from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.planning.availability import Availability
 from nnunet_moe.submission import TARGETS, program
 from nnunet_moe.submission.any_format import AnyFormatReader
@@ -32,9 +32,11 @@ from nnunet_moe.submission.mapping import InputMapping
 from nnunet_moe.submission.model_copy import training_codes
 from nnunet_moe.submission.naming import default_inputs
 from nnunet_moe.submission.wheel import constraints, write_wheel
+from nnunet_moe.workspace import add_small_configuration
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("T1w", "T2w", "FLAIR")
+FLAT = {"patch_size": [32, 32], "batch_size": 2, "spacing": [1.0, 1.0], "data_identifier": "nnUNetPlans_3d_fullres"}
 CODES = all_codes(3)
 MODEL = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, 1)
 APP = {target: "/app" if target == "fomo" else "/opt/app" for target in TARGETS}
@@ -42,7 +44,9 @@ OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
 FLIPPED = (-1, 0, 0, 0, 0, 1, 0, -1, 0)
 SPACING, ORIGIN = (1.25, 0.75, 1), (-31.5, 12.25, 100)  # exact in single precision, which NIfTI's headers are in
 
-needs_namespaces = pytest.mark.skipif(not can_contain(), reason="users cannot make namespaces here")
+needs_namespaces = pytest.mark.skipif(
+    not (can_contain() or "CI" in os.environ), reason="users cannot make namespaces here"
+)
 
 
 def package(out: Path, target: str, *more, model=MODEL) -> Path:
@@ -161,18 +165,26 @@ def test_in_a_container_every_subset_gets_what_predict_gives_on_the_images_grid(
 
 
 @needs_namespaces
-@pytest.mark.parametrize("target", ["grand-challenge", "brats"])
+@pytest.mark.parametrize("target", ["grand-challenge", "grand-challenge, weights apart", "brats", "plain"])
 def test_test_sh_builds_the_image_and_runs_it_on_the_sample(target, packages, tmp_path):
+    target, _, is_apart = target.partition(", ")
+    app = Path(shutil.copytree(packages[target], tmp_path / "a:b, $(c) d"))
+    if is_apart:
+        dockerfile = (app / "Dockerfile").read_text()
+        assert "COPY model/ model/\n" in dockerfile
+        (app / "Dockerfile").write_text(dockerfile.replace("COPY model/ model/\n", ""))
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "docker_stand_in.py"} "$@"\n')
     docker.chmod(0o755)
     environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}", "STAND_IN_IMAGES": str(tmp_path)}
-    said = subprocess.run([packages[target] / "test.sh"], env=environment, capture_output=True, text=True)
+    said = subprocess.run([app / "test.sh"], env=environment, capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (0, "")
-    in_readme = next(line for line in (packages[target] / "README.md").read_text().splitlines() if "volumes: " in line)
+    in_readme = next(line for line in (app / "README.md").read_text().splitlines() if "volumes: " in line)
     assert in_readme.partition("volumes: ")[2] in said.stdout
-    assert "T1w+T2w+FLAIR" in said.stdout and "The container works" in said.stdout
+    assert f"Model: {'/opt/ml/model' if is_apart else '/opt/app/model'}, T1w+T2w+FLAIR" in said.stdout
+    (result,) = (path for path in (app / "sample" / "output").rglob("*") if path.is_file())
+    assert f"The container works: {result.relative_to(app)}" in said.stdout
 
 
 def test_the_lines_of_the_dockerfile_install_and_place_all_that_the_program_needs(packages, tmp_path):
@@ -257,6 +269,7 @@ def test_the_wheel_is_the_one_that_pip_builds(tmp_path):
 def test_constraints_pin_what_is_needed_directly_or_not_to_public_versions():
     pinned = dict(line.split("==") for line in constraints())
     assert {"nnunetv2", "torch", "batchgenerators", "sympy", "surface-distance"} <= pinned.keys()
+    assert not any(name.startswith("nvidia-") for name in pinned)  # torch knows which, for each of its builds
     assert not any("+" in version for version in pinned.values())
     assert not {"pytest", "snakemake", "pip", "nnunet-moe"} & pinned.keys()
 
@@ -294,7 +307,7 @@ def test_any_reader_reads_any_format_alike_and_writes_on_the_grid_of_the_images(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(file.name for file in files), "labels.mha"])
 
 
-def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkeypatch, tmp_path, capsys):
+def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkeypatch, tmp_path, capfd):
     shutil.copytree(packages["plain"] / "model", tmp_path / "apart")
     monkeypatch.setattr(program, "PLATFORM_MODEL", tmp_path / "apart")
     where = [
@@ -306,10 +319,10 @@ def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkey
         "cpu",
     ]
     assert program.main(packages["plain"], where) == 0
-    assert f"Model: {tmp_path / 'apart'}" in capsys.readouterr().out
+    assert f"Model: {tmp_path / 'apart'}" in capfd.readouterr().out
     shutil.move(tmp_path / "apart", tmp_path / "elsewhere")
     assert program.main(packages["plain"], where) == 0
-    assert f"Model: {packages['plain'] / 'model'}" in capsys.readouterr().out
+    assert f"Model: {packages['plain'] / 'model'}" in capfd.readouterr().out
 
 
 def spoilt(sent: Path, folder: Path) -> Path:
@@ -342,7 +355,51 @@ def sockets(*slugs: str):
     return write
 
 
+def truncated_tif(folder: Path) -> None:
+    file = folder / "images" / "t1w" / "2f0e0.mha"
+    sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(file)), sitk.sitkUInt16), str(file.with_suffix(".tif")))
+    file.unlink()
+    whole = file.with_suffix(".tif").read_bytes()
+    file.with_suffix(".tif").write_bytes(whole[: len(whole) // 2])
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "images" / "t1w" / "2f0e0.mha"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def a_folder(folder: Path) -> None:
+    (folder / "images" / "t1w" / "2f0e0.mha").unlink()
+    (folder / "images" / "t1w" / "2f0e0.mha").mkdir()
+
+
+def colours(folder: Path) -> None:
+    file = str(folder / "images" / "t1w" / "2f0e0.mha")
+    sitk.WriteImage(sitk.Compose([sitk.ReadImage(file)] * 3), file)
+
+
+def a_slice(folder: Path) -> None:
+    for channel, slug in enumerate(("t1w", "t2w", "flair")):
+        (file,) = (folder / "images" / slug).iterdir()
+        image = sitk.ReadImage(str(file))[:, :, 3]
+        file.unlink()
+        sitk.WriteImage(image, str(file.with_name(f"{channel}.mha")))
+
+
+def paths(**entry: object):
+    return lambda folder: (folder / "inputs.json").write_text(json.dumps([{"socket": entry}]))
+
+
 BAD = {
+    "a truncated tif": (truncated_tif, "2f0e0.tif cannot be read: it is truncated"),
+    "a truncated image": (truncated, "2f0e0.mha cannot be read"),
+    "a folder with an image's name": (a_folder, "2f0e0.mha cannot be read: it is no file"),
+    "colours": (colours, "it has 3 values in each voxel, a modality has one"),
+    "a slice": (a_slice, "0.mha is one of slices; the model was trained on volumes"),
+    "a path elsewhere": (paths(slug="t1w", relative_path="../../etc"), "the path of t1w is ../../etc"),
+    "an absolute path": (paths(slug="t1w", relative_path="/etc"), "the path of t1w is /etc"),
+    "a slug that is none": (paths(slug=["t1w"], relative_path="x"), "the slug is ['t1w']"),
+    "an object in the place of the list": (lambda folder: (folder / "inputs.json").write_text("{}"), "it holds a dict"),
     "an unknown socket": (sockets("t1w", "ct"), "The socket ct is not known. Known are t1w, t2w, flair"),
     "two files in a socket": (twice, "The socket t1w must have one image"),
     "a socket without an image": (nothing, "The socket t1w must have one image"),
@@ -356,47 +413,93 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_one_line_and_no_output(what, packages, sent, tmp_path, capsys):
+def test_bad_input_is_one_line_and_no_output(what, packages, sent, tmp_path, capfd):
     spoil, message = BAD[what]
     folder = spoilt(sent["grand-challenge"], tmp_path)
     spoil(folder)
     where = ["--input", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(packages["grand-challenge"], where) == 1
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_one_bad_subject_does_not_keep_the_others_from_their_segmentations(packages, sent, tmp_path, capsys):
+def test_one_bad_subject_does_not_keep_the_others_from_their_segmentations(packages, sent, tmp_path, capfd):
     for case in ("case100", "case010"):
         shutil.copytree(sent["brats"] / case, tmp_path / "input" / case)
     (tmp_path / "input" / "case100" / "case100-t1n.nii.gz").write_bytes(b"")
     where = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(packages["brats"], where) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case010.nii.gz"]
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.startswith("case100: ") and "case100-t1n.nii.gz cannot be read" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["p/p-t1n.nii.gz", "p/p-ct.nii.gz"], "p-ct.nii.gz is not known. Known are CASE-t1n.nii.gz"),
-        (["p/p-t1n.nii.gz", "p/p-t1n.nii"], "are both T1w. Send one of them."),
+        (["p/p-t1n.nii.gz", "p/p-ct.nii.gz"], "p: {in}/p/p-ct.nii.gz is not known. Known are CASE-t1n.nii.gz"),
+        (["p/p-t1n.nii.gz", "p/p-t1n.nii"], "p: {in}/p/p-t1n.nii and {in}/p/p-t1n.nii.gz are both T1w. Send one"),
         (["p/p-t1c.nii.gz", "p/p-seg.nii.gz"], "p: No known modality: there is -seg, -t1c. Send any of -t1n (T1w)"),
-        ([], "holds no image"),
+        (["p/scan.dcm"], "p: {in}/p holds no image. Images end in"),
+        (["p/p\udcff-t1n.nii.gz"], "p\\xff-t1n.nii.gz cannot be read: its name is not in UTF-8. Rename it."),
+        (["README.txt"], "There is no image in {in}, named as mapping.json says."),
     ],
 )
-def test_files_that_brats_does_not_send_are_one_line(files, message, packages, sent, tmp_path, capsys):
+def test_files_that_brats_does_not_send_are_one_line(files, message, packages, sent, tmp_path, capfd):
+    folder = tmp_path / "input"
     for file in files:
-        (tmp_path / "input" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(sent["brats"] / "case100" / "case100-t1n.nii.gz", tmp_path / "input" / file)
-    (tmp_path / "input").mkdir(exist_ok=True)
-    where = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sent["brats"] / "case100" / "case100-t1n.nii.gz", folder / file)
+    where = ["--input", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(packages["brats"], where) == 1
-    said = capsys.readouterr().err
-    assert message in " ".join(sorted(said.split(", "))) or message in said
-    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+    said = capfd.readouterr().err
+    assert message.replace("{in}", str(folder)) in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_two_folders_are_never_one_subjects(packages, sent, tmp_path, capfd):
+    for folder, suffix in (("P1", "-t1n"), ("P2", "-t2w")):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(
+            sent["brats"] / "case111" / f"case111{suffix}.nii.gz", tmp_path / "in" / folder / f"brain{suffix}.nii.gz"
+        )
+    (tmp_path / "in" / "linked").symlink_to(sent["brats"] / "case010")
+    (tmp_path / "in" / "case001-t1n.nii.gz").write_bytes(
+        (sent["brats"] / "case100" / "case100-t1n.nii.gz").read_bytes()
+    )
+    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(packages["brats"], where) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case001.nii.gz", "case010.nii.gz"]
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["brain: The files of brain lie in several folders; they may be of several subjects."] * 2
+
+
+def test_a_stray_file_keeps_no_other_case_from_its_segmentation(packages, sent, tmp_path, capfd):
+    for name in ("case100_0000", "case010_0001"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(sent["plain"] / f"{name}.nii.gz", tmp_path / "in")
+    shutil.copy(sent["plain"] / "case100_0000.nii.gz", tmp_path / "in" / "case100_0005.nii.gz")
+    shutil.copy(sent["plain"] / "case100_0000.nii.gz", tmp_path / "in" / "case1001.nii.gz")
+    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(packages["plain"], where) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case010.nii.gz"]
+    said = capfd.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in said] == ["case100", "case1001"]
+    assert all("is not known. Known are CASE_0000.nii.gz" in line for line in said)
+
+
+def test_endings_in_capital_letters_are_read(packages, sent, tmp_path):
+    (tmp_path / "in").mkdir()
+    image = sitk.ReadImage(str(sent["plain"] / "case100_0000.nii.gz"))
+    for name, ending in (("a", ".nii.gz"), ("b", ".mha"), ("c", ".nrrd")):
+        sitk.WriteImage(image, str(tmp_path / f"x{ending}"))
+        (tmp_path / f"x{ending}").rename(tmp_path / "in" / f"{name}_0000{ending.upper()}")
+    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(packages["plain"], where) == 0
+    a, b, c = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"))) for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a, c)
 
 
 @pytest.mark.parametrize(
@@ -410,16 +513,27 @@ def test_files_that_brats_does_not_send_are_one_line(files, message, packages, s
         (["--flair", "x.nii.gz", "--output", "{out}"], "x.nii.gz cannot be read: it is not there"),
         (["--flair", "x.nii.gz", "--flair", "y.nii.gz", "--output", "{out}"], "are both FLAIR"),
         (["--flair", "x.nii.gz", "--output", "out.txt"], "it must end in one of"),
+        (["--flair", "x.nii.gz", "--output", "out.png"], "it must end in one of .nii.gz, .nii, .nrrd, .mha, .gipl"),
+        (["--flair", "", "--output", "{out}"], "cannot be read: it is no file"),
     ],
 )
-def test_flags_that_fomo_does_not_give_are_one_line(arguments, message, packages, tmp_path, capsys):
+def test_flags_that_fomo_does_not_give_are_one_line(arguments, message, packages, tmp_path, capfd):
     out = tmp_path / "out.nii.gz"
     assert program.main(packages["fomo"], [word.replace("{out}", str(out)) for word in arguments]) == 1
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert message in said and said.count("\n") == 1 and not out.exists()
 
 
-def test_an_untrained_subset_is_segmented_with_a_warning(packages, sent, tmp_path, capsys):
+def test_flags_that_differ_in_a_sign_alone_are_two(packages, sent, tmp_path, capfd):
+    app = Path(shutil.copytree(packages["fomo"], tmp_path / "app"))
+    mapping = json.loads((app / "mapping.json").read_text())
+    (app / "mapping.json").write_text(json.dumps({**mapping, "inputs": {"t1-c": "T1w", "t1_c": "T2w"}}))
+    image = str(sent["plain"] / "case100_0000.nii.gz")
+    assert program.main(app, ["--t1-c", image, "--output", str(tmp_path / "out.nii.gz"), "--device", "cpu"]) == 0
+    assert "out: T1w, " in capfd.readouterr().out
+
+
+def test_an_untrained_subset_is_segmented_with_a_warning(packages, sent, tmp_path, capfd):
     app = Path(shutil.copytree(packages["plain"], tmp_path / "app"))
     packaged = json.loads((app / "model" / "packaged.json").read_text())
     packaged["trained"] = {"0": ["110", "001"], "1": ["111"]}
@@ -430,7 +544,7 @@ def test_an_untrained_subset_is_segmented_with_a_warning(packages, sent, tmp_pat
             shutil.copy(file, tmp_path / "input")
     where = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(app, where) == 0
-    warned = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    warned = [line for line in capfd.readouterr().out.splitlines() if "WARNING" in line]
     assert len(warned) == 1
     assert warned[0].startswith("case101: WARNING: no training case of fold 0 had T1w+FLAIR together")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case101.nii.gz", "case110.nii.gz"]
@@ -453,7 +567,66 @@ def test_what_training_cases_had_is_read_from_the_preprocessed_dataset(dataset, 
     assert training_codes("Dataset001_X", (0,), NAMES) is None
 
 
-def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(trained, sent, tmp_path, capsys):
+def test_what_the_preprocessed_dataset_tells_of_training_cases_becomes_the_warning(
+    trained, sent, tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "pre" / "Dataset901_Tiny").mkdir(parents=True)
+    codes = {"a": (True, True, False), "b": (False, True, True)}
+    (tmp_path / "pre" / "Dataset901_Tiny" / "availability.csv").write_text(Availability(codes, NAMES).csv())
+    splits = json.dumps([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
+    (tmp_path / "pre" / "Dataset901_Tiny" / "splits_final.json").write_text(splits)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
+    app = package(tmp_path / "app", "brats", "--disable_tta")
+    assert "WARNING: no training case of fold 0, 1 had T1w+T2w+FLAIR" in capfd.readouterr().out  # of the sample
+    for case in ("case010", "case100", "case011"):
+        shutil.copytree(sent["brats"] / case, tmp_path / "in" / case)
+    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 0
+    warned = [line.partition(" together")[0] for line in capfd.readouterr().out.splitlines() if "WARNING" in line]
+    warning = "WARNING: no training case of fold"
+    assert warned == [f"case011: {warning} 0 had T2w+FLAIR", f"case100: {warning} 1 had T1w"]
+
+
+def untrained(trainer: str, configuration: str, dataset: int = 901) -> tuple:
+    """The options that name a model whose weights are as they were drawn."""
+    made = make_trainer(dataset, configuration, trainer)
+    made.initialize()
+    Path(made.output_folder).mkdir(parents=True, exist_ok=True)
+    for name, content in (("plans", made.plans_manager.plans), ("dataset", made.dataset_json)):
+        (Path(made.output_folder_base) / f"{name}.json").write_text(json.dumps(content))
+    made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
+    return ("-d", dataset, "-c", configuration, "-tr", trainer, "-f", 0)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "configuration", "takes", "inputs"),
+    [
+        ("nnUNetTrainer", "3d_tiny", "cases that have all of T1w, T2w, FLAIR", ["T1w", "T2w", "FLAIR"]),
+        ("nnUNetTrainerDedicated", "3d_pair", "cases that have all of T1w, FLAIR", ["T1w", None, "FLAIR"]),
+        ("nnUNetTrainerLCKD", "3d_tiny", "cases that have any of T1w, T2w, FLAIR", ["T1w", "T2w", "FLAIR"]),
+        ("nnUNetTrainerSwinUNet", "2d_small", "cases that have just one of T1w, T2w, FLAIR", ["T1w", "T2w", "FLAIR"]),
+    ],
+)
+def test_the_texts_tell_which_cases_a_model_takes(
+    trainer, configuration, takes, inputs, dataset, tmp_path, monkeypatch, capfd
+):
+    dataset.add_configuration("3d_pair", modality_code=[1, 0, 1])
+    small = {"patch_size": [32, 32], "features_per_stage": [4, 6], "settings": {"width": 12}}
+    plans = json.loads(dataset.plans_file.read_text())
+    plans["configurations"]["2d"] = {**plans["configurations"]["3d_fullres"], **FLAT}
+    dataset.plans_file.write_text(json.dumps(plans))
+    add_small_configuration(dataset.plans_file, "2d_small", **small)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    app = package(tmp_path / "app", "grand-challenge", "--disable_tta", model=untrained(trainer, configuration))
+    readme = (app / "README.md").read_text()
+    assert f"It takes {takes}." in readme and f", for {takes}:" in capfd.readouterr().out
+    assert ("an interface for each combination" in readme) == (" all of " not in takes)
+    assert [*InputMapping.read(app / "mapping.json").inputs.values()] == inputs
+    where = ["--input", str(app / "sample" / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 0
+
+
+def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(trained, sent, tmp_path, capfd):
     inputs = ("-inputs", "first=T1w", "second=T2w", "third=FLAIR", "age=")
     app = package(tmp_path / "app", "grand-challenge", "-m", "FLAIR+T1w", *inputs, "--disable_tta")
     assert InputMapping.read(app / "mapping.json").inputs == {
@@ -475,10 +648,10 @@ def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(tr
     (expected,) = stock.predict_from_files_sequential([files], None)
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "images" / "segmentation" / "output.mha")))
     np.testing.assert_array_equal(written, expected)
-    capsys.readouterr()
+    capfd.readouterr()
     sockets("first", "second")(case)
     assert program.main(app, [*where[:2], "--output", str(tmp_path / "out2"), "--device", "cpu"]) == 1
-    assert "has T1w; the model is for cases that have all of T1w, FLAIR" in capsys.readouterr().err
+    assert "has T1w; the model is for cases that have all of T1w, FLAIR" in capfd.readouterr().err
     assert not (tmp_path / "out2").exists()
 
 
@@ -489,6 +662,12 @@ def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(tr
         (("-inputs", "a=T1w", "b=T2w"), "-inputs has nothing for FLAIR"),
         (("-inputs", "a=T1w", "a=T2w"), "-inputs names one twice"),
         (("-m", "CT"), "names no subset"),
+        (
+            ("-inputs", "$(touch x)=T1w", "b=T2w", "c=FLAIR"),
+            "inputs names '$(touch x)'; names are of the letters A to Z",
+        ),
+        (("-inputs", "../a=T1w", "b=T2w", "c=FLAIR"), "inputs names '../a'; names are of the letters"),
+        (("-output", "../../x"), "output is '../../x'; it is the output socket's slug, or its relative path"),
         (("-step_size", "2"), "step_size is 2.0; allowed is more than 0, up to 1."),
         (("-f", "3"), "is not there"),
     ],
@@ -587,27 +766,75 @@ def test_a_mapping_that_somebody_spoilt_is_told(content, message, tmp_path):
     assert message in str(raised.value)
 
 
-def test_a_mapping_of_another_model_is_told(packages, tmp_path, capsys):
+def test_a_mapping_of_another_model_is_told(packages, tmp_path, capfd):
     app = Path(shutil.copytree(packages["plain"], tmp_path / "app"))
     mapping = json.loads((app / "mapping.json").read_text())
     (app / "mapping.json").write_text(json.dumps({**mapping, "inputs": {"_0000": "CT"}}))
-    shutil.copy(next((app / "sample" / "input").glob("*_0000*")), tmp_path / "x_0000.nii.gz")
-    assert program.main(app, ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 1
-    assert capsys.readouterr().err
+    where = ["--input", str(app / "sample" / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 1
+    assert capfd.readouterr().err == "The mapping names CT; the model's modalities are T1w, T2w, FLAIR.\n"
     with pytest.raises(SettingsError, match="names no modality of T1w"):
         InputMapping("plain", {"_0000": None}, ".nii.gz").require_modalities(["T1w"])
     with pytest.raises(ModalityError, match="is not known"):
         InputMapping("plain", {"_0000": None}, ".nii.gz").modality("_0001", "The suffix _0001")
 
 
-def test_a_folder_without_a_packaged_model_is_told(packages, tmp_path, capsys):
-    shutil.copy(packages["plain"] / "mapping.json", tmp_path)
-    where = ["--input", str(packages["plain"] / "sample" / "input"), "--output", str(tmp_path / "out")]
-    assert program.main(tmp_path, where) == 1
-    assert "No model: packaged.json is not in" in capsys.readouterr().err
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "packaged.json").write_text("{}")
-    assert program.main(tmp_path, where) == 1
-    assert "holds no packaged model" in capsys.readouterr().err
-    with pytest.raises(ModelError):
-        program.CaseModel(tmp_path, program.PredictionSettings())
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": []}, "folds is ()"),
+        ({"folds": [0, "x"]}, "folds is (0, 'x')"),
+        ({"folds": [7]}, "fold_7/checkpoint_final.pth is not there"),
+        ({"checkpoint": 5}, "checkpoint is 5"),
+        ({"folder": "x"}, "folder is 'x'"),
+        ({"trained": [1]}, "holds no packaged model"),
+        ({"trained": {"0": "111"}}, "trained is '111' for fold 0"),
+        ({"trained": {"0": ["11"]}}, "has the code 11 for 3 modalities"),
+        ({"more": 1}, "holds no packaged model"),
+    ],
+)
+def test_a_packaged_model_that_somebody_spoilt_is_told_before_anything_is_written(
+    change, message, packages, tmp_path, capfd
+):
+    app = Path(shutil.copytree(packages["plain"], tmp_path / "app"))
+    file = app / "model" / "packaged.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    where = ["--input", str(app / "sample" / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 1
+    said = capfd.readouterr().err
+    assert message in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["nan", "lacking", "no checkpoint", "no plans", "no model", "nothing"])
+def test_a_model_that_is_damaged_is_told_before_anything_is_written(what, packages, tmp_path, capfd):
+    app = Path(shutil.copytree(packages["plain"], tmp_path / "app"))
+    (folder,) = (app / "model").glob("*__*")
+    file = folder / "fold_1" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    first = next(iter(checkpoint["network_weights"]))
+    if what == "nan":
+        checkpoint["network_weights"][first] *= torch.nan
+        torch.save(checkpoint, file)
+    elif what == "lacking":
+        del checkpoint["network_weights"][first]
+        torch.save(checkpoint, file)
+    elif what == "no checkpoint":
+        file.write_text("none")
+    elif what == "no plans":
+        (folder / "plans.json").write_text("{")
+    elif what == "no model":
+        shutil.rmtree(folder)
+    else:
+        shutil.rmtree(app / "model")
+    where = ["--input", str(app / "sample" / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 1
+    said = capfd.readouterr().err
+    expected = {
+        "nan": "weights that are NaN or infinite",
+        "lacking": first,
+        "no checkpoint": "cannot be loaded",
+        "no plans": "cannot be loaded",
+        "no model": "checkpoint_final.pth is not there",
+        "nothing": "holds no packaged model",
+    }
+    assert expected[what] in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

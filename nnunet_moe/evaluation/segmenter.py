@@ -17,6 +17,7 @@ from nnunet_moe.architectures.missing_modality_network import MissingModalityNet
 from nnunet_moe.codes import Code
 from nnunet_moe.cohort.case import Plan
 from nnunet_moe.environment import trainers_known
+from nnunet_moe.errors import ModelError
 from nnunet_moe.evaluation.models import Case
 from nnunet_moe.prediction import unwrapped
 from nnunet_moe.preprocessing import read_case
@@ -74,6 +75,18 @@ class Segmenter:
         self._previous = None if previous is None else Segmenter(previous, folds, settings)
         self._case: LoadedCase | None = None
         self._shared: tuple[tuple, np.ndarray, dict] | None = None
+
+    def require_fitting_weights(self) -> None:
+        """Put each fold's weights into the network, which nnU-Net does only when it predicts.
+
+        Raises:
+            ModelError: weights that are NaN or infinite.
+            RuntimeError: weights of another network.
+        """
+        for weights in self._predictor.list_of_parameters:
+            self._predictor.network.load_state_dict(weights)
+            if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+                raise ModelError("A fold has weights that are NaN or infinite. Take a training that went well.")
 
     def takes(self, code: Code) -> bool:
         """Whether the model segments cases with just these modalities."""

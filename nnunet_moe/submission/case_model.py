@@ -1,19 +1,23 @@
 """The one function that all programs for challenges share: files by modality in, a segmentation out."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.cohort.case import volumes_of
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.labels import axes_in_space
 from nnunet_moe.preprocessing import read_channels
-from nnunet_moe.submission.any_format import AnyFormatReader
-from nnunet_moe.trained import Fold, Model
+from nnunet_moe.submission.any_format import AnyFormatReader, require_readable
+from nnunet_moe.trained import Fold, Model, loading
 
 FILE = "packaged.json"
 
@@ -42,14 +46,24 @@ class PackagedModel:
         try:
             content = json.loads((folder / FILE).read_text())
             packaged = cls(**{**content, "folds": tuple(content["folds"])})
-            if len(packaged.folder.split("__")) != 3:
-                raise ValueError(f"its folder is {packaged.folder!r}")
+            packaged._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"{folder} holds no packaged model ({type(error).__name__}: {error}). Put there what `nnunet_moe "
                 "package` wrote into its folder `model`."
             ) from error
         return packaged
+
+    def _check(self) -> None:
+        if len(self.folder.split("__")) != 3:
+            raise ValueError(f"folder is {self.folder!r}")
+        if not self.folds or not all(fold == "all" or isinstance(fold, int) for fold in self.folds):
+            raise ValueError(f"folds is {self.folds}")
+        if not isinstance(self.checkpoint, str):
+            raise ValueError(f"checkpoint is {self.checkpoint!r}")
+        for fold, codes in (self.trained or {}).items():
+            if not isinstance(codes, list) or not all(re.fullmatch("[01]+", code) for code in codes):
+                raise ValueError(f"trained is {codes!r} for fold {fold}")
 
     def model(self, folder: Path) -> Model:
         """The trained model, below the folder that `packaged.json` lies in."""
@@ -77,7 +91,7 @@ class CaseModel:
         settings: of the prediction.
 
     Raises:
-        ModelError: no packaged model, or one that cannot be loaded.
+        ModelError: no packaged model, one that cannot be loaded, or weights that are NaN or infinite.
     """
 
     def __init__(self, folder: Path, settings: PredictionSettings) -> None:
@@ -86,8 +100,13 @@ class CaseModel:
         for fold in packaged.folds:
             model.require_checkpoint(fold)
         self._segmenter = Segmenter(model, packaged.folds, settings)
+        with loading(model.folder, packaged.folds):
+            self._segmenter.require_fitting_weights()
         dataset_json = self._segmenter.dataset_json
         self.modalities = channel_names(dataset_json)
+        for code in {digits for codes in (packaged.trained or {}).values() for digits in codes}:
+            if len(code) != len(self.modalities):
+                raise ModelError(f"{folder / FILE} has the code {code} for {len(self.modalities)} modalities.")
         self._reader = AnyFormatReader(self._segmenter.reader, dataset_json["file_ending"])
         self._plan = self._segmenter.plan
         self._trained = packaged.trained
@@ -107,20 +126,57 @@ class CaseModel:
         start = time.perf_counter()
         if unknown := [name for name in files if name not in self.modalities]:
             raise ModalityError(f"{', '.join(unknown)}: the model's modalities are {', '.join(self.modalities)}.")
+        for file in files.values():
+            require_readable(file)
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
         case = LoadedCase(*read_channels(self._reader, by_channel, num_channels=len(self.modalities)))
         code = case.available
         self._require_taken(code)
+        self._require_dimension(case, next(iter(files.values())))
+        used = self.largest_code() if self._segmenter.is_dedicated else code
+        warnings = self._warnings(used)
         segmentation = self._segmenter.segment(case, code)
         out.parent.mkdir(parents=True, exist_ok=True)
         self._reader.write_seg(segmentation, out, case.properties, next(iter(files.values())))
         volumes = volumes_of(segmentation, case.properties["spacing"], self._plan.labels_under(code))
         seconds = time.perf_counter() - start
-        return Segmented(code_text(code, self.modalities), self._warnings(code), volumes, seconds)
+        return Segmented(code_text(used, self.modalities), warnings, volumes, seconds)
 
     def largest_code(self) -> Code:
         """A code with as many modalities as the model takes at once."""
-        return next(code for code in reversed(all_codes(len(self.modalities))) if self._segmenter.takes(code))
+        return self._taken()[-1]
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The modalities that the model looks at: all, or those that it is dedicated to."""
+        channels = range(len(self.modalities))
+        return tuple(self.modalities[channel] for channel in channels if any(code[channel] for code in self._taken()))
+
+    @property
+    def takes_several_subsets(self) -> bool:
+        return len(self._taken()) > 1
+
+    @property
+    def takes(self) -> str:
+        """In words, which cases."""
+        names, taken = ", ".join(self.used), self._taken()
+        if len(self.used) == 1:
+            return f"cases that have {names}"
+        if len(taken) == 1:
+            return f"cases that have all of {names}"
+        return f"cases that have {'any' if sum(taken[-1]) > 1 else 'just one'} of {names}"
+
+    def _taken(self) -> list[Code]:
+        return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
+
+    def _require_dimension(self, case: LoadedCase, file: Path) -> None:
+        """A slice and a volume are of different datasets."""
+        plans = self._plan.plans
+        shape = np.array(plans.original_median_shape_after_transp)[plans.transpose_backward]
+        is_flat = len(axes_in_space(case.image.shape[1:], case.properties["spacing"])) == 2
+        if is_flat != (shape[0] == 1):
+            kinds = ("volumes", "slices") if is_flat else ("slices", "volumes")
+            raise ModalityError(f"{file} is one of {kinds[1]}; the model was trained on {kinds[0]}.")
 
     def _require_taken(self, code: Code) -> None:
         """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""
@@ -131,7 +187,7 @@ class CaseModel:
             )
 
     def _warnings(self, code: Code) -> tuple[str, ...]:
-        if self._trained is None or self._segmenter.is_dedicated:
+        if self._trained is None:
             return ()
         unseen = [
             fold

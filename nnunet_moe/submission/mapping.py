@@ -1,6 +1,7 @@
 """`mapping.json` of a packaged model: what a challenge calls each modality."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -9,8 +10,12 @@ from nnunet_moe.cases import READABLE_ENDINGS
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.submission import TARGETS
 
-IMAGE_ENDINGS = (*sorted(READABLE_ENDINGS | {".nii"}, key=len, reverse=True),)
+GRID_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
+"""Of formats that hold an image of any dimension and its grid."""
+IMAGE_ENDINGS = (*sorted(READABLE_ENDINGS.union(GRID_ENDINGS), key=len, reverse=True),)
 """Of files that are taken for images, the longest first; all are formats that ITK reads."""
+NAME = re.compile(r"[A-Za-z0-9._+-]+")
+"""Of a socket, suffix or flag: what shells, file systems and the contracts themselves take as it is."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class InputMapping:
     inputs: dict[str, str | None]
     """Socket's slug (grand-challenge), suffix (brats, plain) or flag (fomo) -> modality; None: known and not used."""
     output: str
-    """The output socket's slug (grand-challenge), or the ending of the segmentations' files."""
+    """The output socket's slug or relative path (grand-challenge), or the ending of the segmentations' files."""
     step_size: float = 0.5
     mirroring: bool = True
 
@@ -34,15 +39,32 @@ class InputMapping:
             for key, value in self.inputs.items()
         ):
             raise SettingsError(f"inputs is {self.inputs!r}; it is a table of names to modalities, or null.")
-        if not isinstance(self.output, str) or not self.output:
-            raise SettingsError(f"output is {self.output!r}; it is the output socket's slug, or a file ending.")
-        if self.target != "grand-challenge" and self.output not in IMAGE_ENDINGS:
+        if bad := [key for key in self.inputs if not self._is_name(key)]:
+            raise SettingsError(f"inputs names {', '.join(map(repr, bad))}; {self._allowed()}.")
+        if self.target == "grand-challenge":
+            if not isinstance(self.output, str) or not all(map(self._is_name, self.output.split("/"))):
+                raise SettingsError(f"output is {self.output!r}; it is the output socket's slug, or its relative path.")
+        elif self.output not in IMAGE_ENDINGS:
             raise SettingsError(f"output is {self.output!r}; allowed are {', '.join(sorted(IMAGE_ENDINGS))}.")
         is_number = isinstance(self.step_size, (int, float)) and not isinstance(self.step_size, bool)
         if not is_number or not 0 < self.step_size <= 1:
             raise SettingsError(f"step_size is {self.step_size!r}; allowed is more than 0, up to 1.")
         if not isinstance(self.mirroring, bool):
             raise SettingsError(f"mirroring is {self.mirroring!r}; allowed are true and false.")
+
+    def _is_name(self, text: str) -> bool:
+        is_suffix = self.target in ("brats", "plain")
+        return NAME.fullmatch(text) is not None and (is_suffix or text[0].isalnum())
+
+    def _allowed(self) -> str:
+        first = "" if self.target in ("brats", "plain") else ", and begin with a letter or digit"
+        return f"names are of the letters A to Z and a to z, digits, and . _ + -{first}"
+
+    @property
+    def output_file(self) -> Path:
+        """Of grand-challenge: the segmentation, from `/output`."""
+        folder = self.output if "/" in self.output else f"images/{self.output}"
+        return Path(folder) / "output.mha"
 
     @classmethod
     def read(cls, file: Path) -> "InputMapping":

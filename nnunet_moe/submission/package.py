@@ -55,6 +55,8 @@ class Packaged:
     """What was written."""
 
     mapping: InputMapping
+    takes: str
+    """Which cases, in words."""
     said: tuple[str, ...]
     """What the program said of the sample case."""
     knows_training: bool
@@ -75,35 +77,36 @@ def package_model(request: Request) -> Packaged:
     dataset_json, plans = content(model, "dataset"), content(model, "plans")
     names = channel_names(dataset_json)
     code = tuple(True for _ in names) if request.modalities is None else parse_code(request.modalities, names)
-    kept = [name for name, is_kept in zip(names, code, strict=True) if is_kept]
-    mapping = make_mapping(
-        request.target,
-        request.inputs,
-        request.output,
-        modalities=names,
-        kept=kept,
-        file_ending=dataset_json["file_ending"],
-        step_size=request.step_size,
-        mirroring=request.mirroring,
-    )
     trained = training_codes(model.folder.parent.name, request.folds, names)
     with folder_written_whole(request.out) as folder:
         if request.modalities is None:
             copy_model(model, folder / "model", request.folds, trained)
         else:
             export_model(model, folder / "model", request.folds, trained, dataset=request.dataset, code=code)
+        settings = PredictionSettings(request.step_size, request.mirroring, request.device)
+        packaged = CaseModel(folder / "model", settings)
+        mapping = make_mapping(
+            request.target,
+            request.inputs,
+            request.output,
+            modalities=names,
+            kept=packaged.used,
+            file_ending=dataset_json["file_ending"],
+            step_size=request.step_size,
+            mirroring=request.mirroring,
+        )
         mapping.write(folder / "mapping.json")
         (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n")
         wheel = write_wheel(folder)
-        settings = PredictionSettings(request.step_size, request.mirroring, request.device)
-        packaged = CaseModel(folder / "model", settings)
-        has = [name for name, is_there in zip(kept, packaged.largest_code(), strict=True) if is_there]
-        write_sample(folder / "sample" / "input", mapping, has, PlansManager(plans))
+        has = [name for name, is_there in zip(packaged.modalities, packaged.largest_code(), strict=True) if is_there]
+        write_sample(folder / "sample" / "input", mapping, has, PlansManager(plans), dataset_json["file_ending"])
         said = _said_of_sample(folder, mapping, has, packaged)
         about = {
             "dataset": model.folder.parent.name,
             "source": model,
             "modalities": None if request.modalities is None else code_text(code, names),
+            "takes": packaged.takes,
+            "several": packaged.takes_several_subsets,
             "folds": request.folds,
             "labels": labels_of(dataset_json),
             "said": said,
@@ -113,7 +116,7 @@ def package_model(request: Request) -> Packaged:
         _write_texts(folder, request.out, mapping, has, wheel.name, about)
         for path in folder.rglob("*"):  # whoever the container runs as
             path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
-    return Packaged(mapping, tuple(said), trained is not None)
+    return Packaged(mapping, packaged.takes, tuple(said), trained is not None)
 
 
 def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], model: CaseModel) -> list[str]:
@@ -121,7 +124,7 @@ def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], mod
     with TemporaryDirectory() as output:
         options = read_options(mapping, sample_arguments(mapping, has, str(folder / "sample" / "input"), output))
         (case,) = sent_cases(mapping, options)
-        return log_lines(case.name, model.predict(mapping.files(case.found), case.out))
+        return log_lines(case.name, model.predict(case.files(mapping), case.out))
 
 
 def _write_texts(
@@ -151,6 +154,6 @@ def _write_texts(
         "versions": versions("nnunet-moe", "nnunetv2", "torch"),
         **about,
     }
-    names = ["Dockerfile", "README.md", "predict.py", "test.sh"]
+    names = [".dockerignore", "Dockerfile", "README.md", "predict.py", "test.sh"]
     for name in [*names, "Apptainer.def"] if mapping.target == "fomo" else names:
-        (folder / name).write_text(environment.get_template(f"{name}.jinja").render(values))
+        (folder / name).write_text(environment.get_template(f"{name.lstrip('.')}.jinja").render(values))

@@ -1,17 +1,19 @@
 """The program of a container: segment what is sent, one case after the other, in this process alone."""
 
 import argparse
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from nnunet_moe.environment import versions
-from nnunet_moe.errors import ModelError, NnunetMoeError
+from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.evaluation.segmenter import PredictionSettings
-from nnunet_moe.submission.case_model import FILE, CaseModel, Segmented
+from nnunet_moe.submission.case_model import CaseModel, Segmented
 from nnunet_moe.submission.mapping import InputMapping
 from nnunet_moe.submission.sent import Parser, SentCase, add_options, sent_cases
 
@@ -34,11 +36,13 @@ def main(app: Path, arguments: Sequence[str] | None = None) -> int:
     try:
         mapping = InputMapping.read(app / "mapping.json")
         options = read_options(mapping, arguments)
-        cases = sent_cases(mapping, options)
         model = _load(app, mapping, options)
+        cases = sent_cases(mapping, options)
     except (NnunetMoeError, OSError) as error:
         return _failed("", error)
-    return max(_segmented(case, model, mapping) for case in cases)
+    if not cases:
+        return _failed("", ModalityError(f"There is no image in {options.input}, named as mapping.json says."))
+    return max([_segmented(case, model, mapping) for case in cases])
 
 
 def log_lines(case: str, segmented: Segmented) -> list[str]:
@@ -65,10 +69,7 @@ def read_options(mapping: InputMapping, arguments: Sequence[str] | None) -> argp
 
 
 def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> CaseModel:
-    places = (PLATFORM_MODEL, app / "model") if options.model is None else (options.model,)
-    folder = next((place for place in places if (place / FILE).exists()), None)
-    if folder is None:
-        raise ModelError(f"No model: {FILE} is not in {' nor in '.join(map(str, places))}.")
+    folder = options.model or (PLATFORM_MODEL if _holds_something(PLATFORM_MODEL) else app / "model")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = CaseModel(folder, PredictionSettings(mapping.step_size, mapping.mirroring, device))
     mapping.require_modalities(model.modalities)
@@ -79,7 +80,8 @@ def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> Case
 
 def _segmented(case: SentCase, model: CaseModel, mapping: InputMapping) -> int:
     try:
-        segmented = model.predict(mapping.files(case.found), case.out)
+        with _standard_error_in_log():
+            segmented = model.predict(case.files(mapping), case.out)
     except (NnunetMoeError, OSError) as error:
         return _failed(f"{case.name}: ", error)
     except Exception as error:  # whatever it is, it is this case's
@@ -87,6 +89,23 @@ def _segmented(case: SentCase, model: CaseModel, mapping: InputMapping) -> int:
         return _failed(f"{case.name}: {type(error).__name__}: ", error)
     print(*log_lines(case.name, segmented), sep="\n", flush=True)
     return 0
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+@contextmanager
+def _standard_error_in_log() -> Iterator[None]:
+    """Let go to standard output what libraries, ITK's above all, say of a case in many lines."""
+    sys.stdout.flush()
+    kept = os.dup(2)
+    os.dup2(1, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _failed(where: str, error: Exception) -> int:

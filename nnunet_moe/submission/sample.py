@@ -13,6 +13,7 @@ from nnunet_moe.submission.mapping import InputMapping
 
 CASE = "phantom"
 SHAPE = (48, 56, 48)
+NIFTI = ".nii.gz"
 
 
 def sample_arguments(mapping: InputMapping, modalities: Sequence[str], folder: str, output: str) -> list[str]:
@@ -25,23 +26,26 @@ def sample_arguments(mapping: InputMapping, modalities: Sequence[str], folder: s
     """
     if mapping.target != "fomo":
         return ["--input", folder, "--output", output]
-    flags = [(f"--{key}", f"{folder}/{key}{mapping.output}") for key in _keys(mapping, modalities)]
+    flags = [(f"--{key}", f"{folder}/{key}{NIFTI}") for key in _keys(mapping, modalities)]
     return [word for flag in flags for word in flag] + ["--output", f"{output}/{sample_result(mapping)}"]
 
 
 def sample_result(mapping: InputMapping) -> str:
     """The segmentation of the sample case, from the output folder."""
     if mapping.target == "grand-challenge":
-        return f"images/{mapping.output}/output.mha"
+        return str(mapping.output_file)
     return f"{CASE}{mapping.output}"
 
 
-def write_sample(folder: Path, mapping: InputMapping, modalities: Sequence[str], plans: PlansManager) -> None:
+def write_sample(
+    folder: Path, mapping: InputMapping, modalities: Sequence[str], plans: PlansManager, file_ending: str
+) -> None:
     """Write one image for each modality that the case has.
 
     Args:
         folder: `/input` of the container; it is made.
         plans: of the model: the phantom has the dataset's spacing, and is a slice where the dataset has slices.
+        file_ending: of the dataset; where its format has whole numbers alone, the phantom has, too.
     """
     sockets = []
     contrasts = draw_phantom(np.random.default_rng(0), SHAPE).images
@@ -50,12 +54,13 @@ def write_sample(folder: Path, mapping: InputMapping, modalities: Sequence[str],
             sockets.append({"socket": {"slug": key, "relative_path": f"images/{key}", "super_kind": "Image"}})
             file = folder / "images" / key / f"{CASE}.mha"
         elif mapping.target == "fomo":
-            file = folder / f"{key}{mapping.output}"
+            file = folder / f"{key}{NIFTI}"
+        elif mapping.target == "brats":
+            file = folder / CASE / f"{CASE}{key}{NIFTI}"
         else:
-            of_case = folder / CASE if mapping.target == "brats" else folder
-            file = of_case / f"{CASE}{key}{mapping.output}"
+            file = folder / f"{CASE}{key}{file_ending}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(_image(contrasts[number % len(contrasts)], plans, file), str(file))
+        sitk.WriteImage(_image(contrasts[number % len(contrasts)], plans, file_ending), str(file))
     if sockets:
         (folder / "inputs.json").write_text(json.dumps(sockets, indent=4) + "\n")
 
@@ -65,14 +70,14 @@ def _keys(mapping: InputMapping, modalities: Sequence[str]) -> list[str]:
     return [next(key for key, named in mapping.inputs.items() if named == name) for name in modalities]
 
 
-def _image(contrast: np.ndarray, plans: PlansManager, file: Path) -> sitk.Image:
+def _image(contrast: np.ndarray, plans: PlansManager, file_ending: str) -> sitk.Image:
     """`(z, y, x)` with the dataset's spacing, or its middle slice; in whole numbers where the format has no others."""
     spacing, shape = (
         np.array(of_axes)[plans.transpose_backward]
         for of_axes in (plans.original_median_spacing_after_transp, plans.original_median_shape_after_transp)
     )
     array = contrast[len(contrast) // 2] if shape[0] == 1 else contrast
-    if file.name.endswith((".png", ".bmp", ".tif", ".tiff")):
+    if file_ending in (".png", ".bmp", ".tif", ".tiff"):
         array = (array / array.max() * 255).astype(np.uint8)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(size) for size in spacing[::-1][: array.ndim]])

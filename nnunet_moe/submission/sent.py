@@ -2,15 +2,18 @@
 
 import argparse
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.submission.mapping import IMAGE_ENDINGS, InputMapping, image_ending
+from nnunet_moe.submission.mapping import GRID_ENDINGS, IMAGE_ENDINGS, InputMapping, image_ending
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
+_ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,18 @@ class SentCase:
     """Sockets, suffixes or flags, and their files."""
     out: Path
     """The segmentation's file."""
+    problem: str | None = None
+    """Why it cannot be segmented, as far as the names of the files tell."""
+
+    def files(self, mapping: InputMapping) -> dict[str, Path]:
+        """Modality -> file.
+
+        Raises:
+            ModalityError: there is a problem, two files are of one modality, or none is of any.
+        """
+        if self.problem is not None:
+            raise ModalityError(self.problem)
+        return mapping.files(self.found)
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,69 +71,109 @@ def add_options(parser: argparse.ArgumentParser, mapping: InputMapping) -> None:
         return
     parser.add_argument("--output", type=Path, required=True, help="the segmentation's file")
     for flag, modality in mapping.inputs.items():
+        what = (modality or "known and not used").replace("%", "%%")
         try:
-            parser.add_argument(f"--{flag}", type=Path, action="append", help=modality or "known and not used")
+            parser.add_argument(f"--{flag}", dest=f"--{flag}", type=Path, action="append", default=[], help=what)
         except argparse.ArgumentError as error:
             raise SettingsError(f"The mapping's flag --{flag} has another meaning. Name it otherwise.") from error
 
 
 def _from_sockets(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
     """grand-challenge.org: `inputs.json` lists the sockets of the one case, each with a folder that holds an image."""
-    found = []
+    found: list[tuple[str, Path]] = []
     for slug, folder in _sockets(options.input / "inputs.json"):
         if slug in dict(found):
             raise ModalityError(f"{options.input / 'inputs.json'} lists the socket {slug} twice.")
         if mapping.modality(slug, f"The socket {slug}") is not None:
             found.append((slug, _only_image(slug, options.input / folder)))
-    return [SentCase("case", tuple(found), options.output / "images" / mapping.output / "output.mha")]
+    return [SentCase("case", tuple(found), options.output / mapping.output_file)]
 
 
-def _from_suffixes(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
-    """BraTS and nnU-Net: files CASE and a suffix, in folders of their cases or all in one."""
+def _from_subjects(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
+    """BraTS: a folder for each subject, with files SUBJECT and a suffix; or such files without folders."""
+    cases = _cases_in(options.input, mapping, options.output)
+    for folder in sorted(path for path in options.input.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        try:
+            of_folder = _cases_in(folder, mapping, options.output)
+            problem = f"{folder} holds no image. Images end in {_ENDINGS}."
+        except OSError as error:
+            of_folder, problem = [], f"{folder} cannot be read: {error.strerror}."
+        cases += of_folder or [SentCase(folder.name, (), options.output, problem)]
+    number = Counter(case.name for case in cases)
+    return [
+        replace(case, problem=f"The files of {case.name} lie in several folders; they may be of several subjects.")
+        if number[case.name] > 1
+        else case
+        for case in cases
+    ]
+
+
+def _from_folder(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
+    """nnU-Net's naming: files CASE_XXXX in one folder."""
+    return _cases_in(options.input, mapping, options.output)
+
+
+def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[SentCase]:
+    """The cases of which files lie in a folder; an unknown image is a problem of the case that its name begins with."""
+    if not folder.is_dir():
+        raise ModalityError(f"{folder} is no folder.")
     found: dict[str, list[tuple[str, Path]]] = {}
-    if not options.input.is_dir():
-        raise ModalityError(f"{options.input} is no folder.")
-    for file in sorted(options.input.rglob("*")):
+    unknown: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
         if (ending := image_ending(file)) is None:
             continue
         stem = file.name.removesuffix(ending)
         suffix = max((key for key in mapping.inputs if stem.endswith(key) and stem != key), key=len, default=None)
         if suffix is None:
-            known = ", ".join(f"CASE{key}{mapping.output}" for key in mapping.inputs)
-            raise ModalityError(f"{file} is not known. Known are {known}; add its suffix to mapping.json.")
-        found.setdefault(stem.removesuffix(suffix), []).append((suffix, file))
-    if not found:
-        raise ModalityError(f"{options.input} holds no image, in whatever folder. Images end in {_ENDINGS}.")
-    return [SentCase(case, tuple(files), options.output / f"{case}{mapping.output}") for case, files in found.items()]
+            unknown[stem] = file
+        else:
+            found.setdefault(stem.removesuffix(suffix), []).append((suffix, file))
+    known = ", ".join(f"CASE{key}{mapping.output}" for key in mapping.inputs)
+    problems: dict[str, str] = {}
+    for stem, file in unknown.items():
+        named = [case for case in found if re.match(rf"{re.escape(case)}[^A-Za-z0-9]", stem)]
+        problems[max(named, key=len, default=stem)] = f"{file} is not known. Known are {known}; see mapping.json."
+    return [
+        SentCase(case, tuple(found.get(case, ())), out / f"{case}{mapping.output}", problems.get(case))
+        for case in sorted({*found, *problems})
+    ]
 
 
 def _from_flags(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
     """FOMO: a flag for each sequence that there is, and one for the segmentation's file."""
-    out = options.output
-    if image_ending(out) is None:
-        raise SettingsError(f"--output is {out}; it must end in one of {_ENDINGS}.")
-    given = vars(options)
-    found = [(flag, file) for flag in mapping.inputs for file in given[flag.replace("-", "_")] or ()]
-    return [SentCase(out.name.removesuffix(image_ending(out) or ""), tuple(found), out)]
+    out: Path = options.output
+    ending = next((ending for ending in GRID_ENDINGS if out.name.endswith(ending)), None)
+    if ending is None:
+        raise SettingsError(f"--output is {out}; it must end in one of {', '.join(GRID_ENDINGS)}.")
+    found = [(flag, file) for flag in mapping.inputs for file in vars(options)[f"--{flag}"]]
+    return [SentCase(out.name.removesuffix(ending), tuple(found), out)]
 
 
-_ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
 _CONTRACTS: dict[str, Callable[[InputMapping, argparse.Namespace], list[SentCase]]] = {
     "grand-challenge": _from_sockets,
-    "brats": _from_suffixes,
+    "brats": _from_subjects,
     "fomo": _from_flags,
-    "plain": _from_suffixes,
+    "plain": _from_folder,
 }
 
 
 def _sockets(file: Path) -> list[tuple[str, str]]:
     """The slugs and folders that the platform lists; it has called a socket an interface before."""
     try:
-        listed = [entry.get("socket") or entry["interface"] for entry in json.loads(file.read_text())]
-        return [(socket["slug"], socket.get("relative_path") or f"images/{socket['slug']}") for socket in listed]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        listed = json.loads(file.read_text())
+        if not isinstance(listed, list):
+            raise ValueError(f"it holds a {type(listed).__name__}")
+        sockets = [entry.get("socket") or entry["interface"] for entry in listed]
+        found = [(socket["slug"], socket.get("relative_path") or f"images/{socket['slug']}") for socket in sockets]
+        for slug, path in found:
+            if not (isinstance(slug, str) and isinstance(path, str)):
+                raise ValueError(f"the slug is {slug!r}, its path {path!r}")
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"the path of {slug} is {path}")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModalityError(
-            f"{file} cannot be read as grand-challenge.org writes it, a list of sockets with their slugs: "
+            f"{file} cannot be read as grand-challenge.org writes it, a list of sockets with slugs and paths: "
             f"{type(error).__name__}: {error}."
         ) from error
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NAME, PACKAGE = "nnunet-moe", "nnunet_moe"
 SUBPACKAGES = ("architectures", "trainers")
 """Which lie beside the package in an editable install, and in it in a wheel."""
+OF_TORCH = ("nvidia-", "cuda-", "triton")
+"""What torch itself names the exact versions of, others for each of its builds."""
 WHEEL = "Wheel-Version: 1.0\nGenerator: nnunet-moe\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -59,7 +61,7 @@ def constraints() -> list[str]:
     while waiting:
         for requirement in map(Requirement, waiting.pop().requires or ()):
             name = canonicalize_name(requirement.name)
-            if name in found or "extra" in str(requirement.marker or ""):
+            if name in found or "extra" in str(requirement.marker or "") or name.startswith(OF_TORCH):
                 continue
             try:
                 needed = distribution(name)
