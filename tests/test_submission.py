@@ -26,6 +26,7 @@ from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.planning.availability import Availability
+from nnunet_moe.preprocessing import read_channels
 from nnunet_moe.submission import TARGETS, program
 from nnunet_moe.submission.any_format import AnyFormatReader
 from nnunet_moe.submission.mapping import InputMapping
@@ -305,6 +306,21 @@ def test_any_reader_reads_any_format_alike_and_writes_on_the_grid_of_the_images(
     assert grid(written) == grid(sitk.ReadImage(str(files[1])))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(image) > 100)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(file.name for file in files), "labels.mha"])
+
+
+def test_a_reader_without_grids_gets_the_spacing_and_the_grids_are_compared(tmp_path):
+    """nnU-Net's reader of tifs takes the spacing from a file beside them, and keeps neither origin nor direction."""
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(1, 200, (5, 6, 7)).astype(np.uint8))
+    image.SetSpacing(SPACING)
+    reader = AnyFormatReader(Tiff3DIO(), ".tif")
+    for name, origin in (("a", ORIGIN), ("b", ORIGIN), ("c", (0, 0, 0))):
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(tmp_path / f"{name}.mha"))
+    files = {0: str(tmp_path / "a.mha"), 1: str(tmp_path / "b.mha")}
+    channels, properties = read_channels(reader, files, num_channels=2)
+    assert tuple(properties["spacing"]) == SPACING[::-1] and channels.shape == (2, 5, 6, 7)
+    with pytest.raises(ModalityError, match=r"c\.mha and \S+a\.mha differ in sent\.origin"):
+        read_channels(reader, {0: files[0], 1: str(tmp_path / "c.mha")}, num_channels=2)
 
 
 def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkeypatch, tmp_path, capfd):
