@@ -1,7 +1,7 @@
 """Containers without Docker: Linux namespaces with a file system of their own, no network and an unknown user.
 
 Of this machine's files a contained process sees the system's, Python's, and what is bound; all read-only, but for the
-folders that are bound to be written in and an empty `/tmp`. There is no `/dev/shm`, no home, and no root.
+folders that are bound to be written in and an empty `/tmp`. There is no `/dev/shm`, and the home is empty.
 """
 
 import shutil
@@ -14,6 +14,7 @@ SYSTEM = ("/usr", "/etc/ld.so.cache")
 SYSTEM_LINKS = ("/bin", "/lib", "/lib64")
 ROOT = str(Path(__file__).resolve().parents[1])
 """This checkout, which an editable install points to."""
+HOME = "/home/somebody"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
 SCRIPT = r"""
@@ -32,6 +33,7 @@ while [ "$1" != -- ]; do
     case $1 in
         link) mkdir -p "$root$(dirname "$3")" && ln -s "$2" "$root$3" ;;
         proc) mkdir -p "$root/proc" && mount --rbind /proc "$root/proc" ;;
+        empty) mkdir -p "$root$3" ;;
         tmp) mkdir -p "$root$3" && mount -t tmpfs -o mode=1777 container "$root$3" ;;
         *) bind "$2" "$3" "$1" ;;
     esac
@@ -70,18 +72,18 @@ def run_contained(
         folder: an empty one, where the container's root is mounted.
         read_only: path in the container -> file or folder here; Python and its packages are there already.
         writable: the same, folders that anyone may write in.
-        environment: all that the process gets of one.
+        environment: all that the process gets of one, besides its home.
         user: numbers of user and group, `1000:1000`; whoever it is may do nothing that others may not.
     """
     mounts = [("link", _target(link), link) for link in SYSTEM_LINKS if Path(link).is_symlink()]
     mounts += [("ro", path, path) for path in SYSTEM if Path(path).exists()]
     mounts += [("rw", path, path) for path in DEVICES]
     mounts += [("ro", path, path) for path in sorted({ROOT, sys.base_prefix, _python_home(), sys.prefix} - {"/usr"})]
-    mounts += [("proc", "-", "-"), ("tmp", "-", "/tmp")]
+    mounts += [("proc", "-", "-"), ("tmp", "-", "/tmp"), ("empty", "-", HOME)]
     mounts += [("ro", str(path), inside) for inside, path in read_only.items()]
     mounts += [("rw", str(path), inside) for inside, path in writable.items()]
     words = [word for mount in mounts for word in mount]
-    variables = [f"{name}={value}" for name, value in environment.items()]
+    variables = [f"{name}={value}" for name, value in {**environment, "HOME": HOME}.items()]
     return subprocess.run(
         [*_unshare(), "sh", "-c", SCRIPT, "sh", str(folder), *user.split(":"), *words, "--", *variables, *command],
         capture_output=True,

@@ -549,6 +549,27 @@ def test_flags_that_differ_in_a_sign_alone_are_two(packages, sent, tmp_path, cap
     assert "out: T1w, " in capfd.readouterr().out
 
 
+def test_tifs_are_segmented_like_other_formats(packages, sent, tmp_path):
+    for channel, slug in enumerate(("t1w", "t2w", "flair")):
+        image = sitk.ReadImage(str(sent["plain"] / f"case111_{channel:04d}.nii.gz"))
+        tif = tmp_path / "tif" / "images" / slug / "x.tif"
+        tif.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.GetImageFromArray(sitk.GetArrayFromImage(image).astype(np.uint16)), str(tif))
+        mha = tmp_path / "mha" / "images" / slug / "x.mha"
+        mha.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.ReadImage(str(tif)), str(mha))
+    segmentations = []
+    for ending in ("tif", "mha"):
+        sockets("t1w", "t2w", "flair")(tmp_path / ending)
+        where = ["--input", str(tmp_path / ending), "--output", str(tmp_path / f"out_{ending}"), "--device", "cpu"]
+        assert program.main(packages["grand-challenge"], where) == 0
+        file = str(tmp_path / f"out_{ending}" / "images" / "segmentation" / "output.mha")
+        segmentations.append(sitk.ReadImage(file))
+    of_tif, of_mha = segmentations
+    assert grid(of_tif) == grid(of_mha)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(of_tif), sitk.GetArrayFromImage(of_mha))
+
+
 def test_an_untrained_subset_is_segmented_with_a_warning(packages, sent, tmp_path, capfd):
     app = Path(shutil.copytree(packages["plain"], tmp_path / "app"))
     packaged = json.loads((app / "model" / "packaged.json").read_text())

@@ -14,7 +14,6 @@ from nnunet_moe.codes import Code, all_codes, channel_names, code_of_digits, cod
 from nnunet_moe.cohort.case import volumes_of
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.evaluation.segmenter import LoadedCase, PredictionSettings, Segmenter
-from nnunet_moe.labels import axes_in_space
 from nnunet_moe.preprocessing import read_channels
 from nnunet_moe.submission.any_format import AnyFormatReader, require_readable
 from nnunet_moe.trained import Fold, Model, loading
@@ -115,8 +114,8 @@ class CaseModel:
         """Segment a case; voxel for voxel what `nnunet_moe predict` gives.
 
         Args:
-            files: modality -> image, for those that there are; in any format that ITK reads, all on one grid. An image
-                that is zero everywhere counts as absent.
+            files: modality -> image, for those that there are; in any format of `IMAGE_ENDINGS`, all on one grid. An
+                image that is zero everywhere counts as absent.
             out: the segmentation's file, in the format of its ending and on the grid of the images; its folder is made.
 
         Raises:
@@ -154,6 +153,7 @@ class CaseModel:
 
     @property
     def takes_several_subsets(self) -> bool:
+        """Whether cases may have different modalities."""
         return len(self._taken()) > 1
 
     @property
@@ -172,11 +172,13 @@ class CaseModel:
     def _require_dimension(self, case: LoadedCase, file: Path) -> None:
         """A slice and a volume are of different datasets."""
         plans = self._plan.plans
-        shape = np.array(plans.original_median_shape_after_transp)[plans.transpose_backward]
-        is_flat = len(axes_in_space(case.image.shape[1:], case.properties["spacing"])) == 2
-        if is_flat != (shape[0] == 1):
-            kinds = ("volumes", "slices") if is_flat else ("slices", "volumes")
-            raise ModalityError(f"{file} is one of {kinds[1]}; the model was trained on {kinds[0]}.")
+        trained_shape = np.array(plans.original_median_shape_after_transp)[plans.transpose_backward]
+        is_slice, trained_on_slices = case.image.shape[1] == 1, trained_shape[0] == 1
+        if is_slice != trained_on_slices:
+            kinds = {True: "slices", False: "volumes"}
+            raise ModalityError(
+                f"{file} is one of {kinds[is_slice]}; the model was trained on {kinds[bool(trained_on_slices)]}."
+            )
 
     def _require_taken(self, code: Code) -> None:
         """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""
