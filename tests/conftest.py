@@ -24,6 +24,8 @@ NUM_SAMPLES = 1e5
 LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 7}
 
 
+# where it is set, each of hundreds of processes compiles torch and nnU-Net anew, which is most of the tests' time
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
 # reads the first when it is imported, so it is set before the test modules are
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0")
