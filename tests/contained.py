@@ -75,11 +75,11 @@ def run_contained(
         environment: all that the process gets of one, besides its home.
         user: numbers of user and group, `1000:1000`; whoever it is may do nothing that others may not.
     """
-    mounts = [("link", _target(link), link) for link in SYSTEM_LINKS if Path(link).is_symlink()]
+    mounts = [("proc", "-", "-"), ("tmp", "-", "/tmp"), ("empty", "-", HOME)]  # before what may lie in them
+    mounts += [("link", _target(link), link) for link in SYSTEM_LINKS if Path(link).is_symlink()]
     mounts += [("ro", path, path) for path in SYSTEM if Path(path).exists()]
     mounts += [("rw", path, path) for path in DEVICES]
     mounts += [("ro", path, path) for path in sorted({ROOT, sys.base_prefix, _python_home(), sys.prefix} - {"/usr"})]
-    mounts += [("proc", "-", "-"), ("tmp", "-", "/tmp"), ("empty", "-", HOME)]
     mounts += [("ro", str(path), inside) for inside, path in read_only.items()]
     mounts += [("rw", str(path), inside) for inside, path in writable.items()]
     words = [word for mount in mounts for word in mount]

@@ -25,6 +25,7 @@ from nnunet_in_process import CPU, command, make_trainer, train
 from nnunet_moe.cli import main
 from nnunet_moe.codes import all_codes, code_digits, code_text, parse_code
 from nnunet_moe.phantom import SIGNAL, draw_phantom
+from nnunet_moe.submission import program
 
 MOESD, LCKD = "nnUNetTrainerMoESD", "nnUNetTrainerLCKD"
 LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
@@ -197,6 +198,7 @@ def test_the_cascade(dataset, tmp_path):
     assert_cohort_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
     assert_evaluated_alike(full[0], *scored, plans=plans)
+    assert_packaged_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     assert_exported_alike(low, images, tmp_path / "low_exported", 901, "3d_lowres", plans=plans)
     second_stage = (full[0], images, tmp_path / "exported", 901, "3d_cascade_fullres")
     assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low")
@@ -225,6 +227,25 @@ def assert_cohort_alike(predicted, images, folder, configuration, plans):
     assert not list(out.glob("*.nii.gz"))
     with pytest.raises(SystemExit, match="takes segmentations of 3d_lowres: name their folder"):
         main(["predict", *map(str, (*model, *options[:4]))])
+
+
+def assert_packaged_alike(predicted, images, folder, configuration, plans):
+    """A container has both stages, also of an exported subset, and its program gives the same."""
+    model = ("-d", 901, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu", "--disable_tta")
+    of_subset = folder / "of_subset"
+    of_subset.mkdir()
+    for file in images.glob("*011_*"):
+        shutil.copy(file, of_subset)
+    for trainer, sent, more in ((MOESD, images, ()), ("nnUNetTrainer", of_subset, ("-m", "011"))):
+        app, out = folder / f"app_{trainer}", folder / f"out_{trainer}"
+        main(["package", *map(str, (*model, "-o", app, "--target", "plain", *more))])
+        stages = [f"{trainer}__{plans}__{stage}" for stage in (configuration, "3d_lowres")]
+        assert sorted(path.name for path in (app / "model").iterdir() if path.is_dir()) == stages
+        assert program.main(app, ["--input", str(sent), "--output", str(out), "--device", "cpu"]) == 0
+        found = {file.name[:-7]: sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in out.iterdir()}
+        assert len(found) == (2 if trainer == MOESD else 1)
+        for case, segmentation in found.items():
+            assert trainer != MOESD or np.array_equal(segmentation, predicted[case][1])
 
 
 def inverted(folder: Path, out: Path) -> Path:

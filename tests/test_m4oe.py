@@ -91,6 +91,21 @@ def test_biases_norms_and_positions_do_not_decay(trained_m4oe):
     assert sum(one_dimensional) == sum(parameter.ndim == 1 for parameter in made.network.parameters())
 
 
+def test_the_log_tells_how_the_gates_weigh_the_experts_for_each_kind(trained_m4oe):
+    log = Path(trained_m4oe.log_file).read_text()
+    told = re.findall(r"Mean gate of (\w+), by expert: (\S+), (\S+)\s", log)
+    assert [kind for kind, *_ in told] == ["CT", "MR"] * LENGTH["num_epochs"]
+    assert all(abs(float(first) + float(second) - 1) < 0.002 for _, first, second in told)
+    network = trained_m4oe.network.eval()
+    with torch.no_grad(), gates_kept(network.mixtures) as kept:
+        for kind, images in sorted(trained_m4oe._last_images.items()):
+            network(images)
+            weights = torch.stack([of_block[kind] for of_block in kept]).mean(dim=0)
+            assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + kind][1:])
+    network(images)
+    assert len(kept[0]) == 2  # nothing more is kept then
+
+
 def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
     made = trained_m4oe
     made.network.eval()
@@ -110,21 +125,6 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
             # each of the two items twice, in the places of the others
             assert found[kind]["tp_hard"].tolist()[kind] == 2 * (predicted == kind + 1).sum().item()
             assert found[kind]["fn_hard"].tolist()[1 - kind] == 0
-
-
-def test_the_log_tells_how_the_gates_weigh_the_experts_for_each_kind(trained_m4oe):
-    log = Path(trained_m4oe.log_file).read_text()
-    told = re.findall(r"Mean gate of (\w+), by expert: (\S+), (\S+)\s", log)
-    assert [kind for kind, *_ in told] == ["CT", "MR"] * LENGTH["num_epochs"]
-    assert all(abs(float(first) + float(second) - 1) < 0.002 for _, first, second in told)
-    network = trained_m4oe.network.eval()
-    with torch.no_grad(), gates_kept(network.mixtures) as kept:
-        for kind, images in sorted(trained_m4oe._last_images.items()):
-            network(images)
-            weights = torch.stack([of_block[kind] for of_block in kept]).mean(dim=0)
-            assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + kind][1:])
-    network(images)
-    assert len(kept[0]) == 2  # nothing more is kept then
 
 
 def test_a_training_that_is_stopped_goes_on_exactly(trained_m4oe, tmp_path, monkeypatch):
