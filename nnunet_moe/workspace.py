@@ -1,7 +1,6 @@
 """Run nnU-Net's own commands below one folder, with a log for each and a line of progress now and then."""
 
 import copy
-import itertools
 import json
 import os
 import platform
@@ -9,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -86,10 +84,12 @@ class Workspace:
 
     def _new_log(self, command: str) -> TextIO:
         """A file of its own, also where commands run at once."""
-        for number in itertools.count(len(list(self.logs.iterdir()))):
-            with suppress(FileExistsError):
+        number = len(list(self.logs.iterdir()))
+        while True:
+            try:
                 return (self.logs / f"{number}_{command}.log").open("x")
-        raise AssertionError
+            except FileExistsError:
+                number += 1
 
 
 def add_small_configuration(
