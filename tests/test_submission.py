@@ -18,6 +18,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from contained import can_contain
 from docker_stand_in import build, copy, read_dockerfile, run
@@ -32,6 +33,7 @@ from nnunet_moe.submission.any_format import AnyFormatReader
 from nnunet_moe.submission.mapping import InputMapping
 from nnunet_moe.submission.model_copy import training_codes
 from nnunet_moe.submission.naming import default_inputs
+from nnunet_moe.submission.sample import write_sample
 from nnunet_moe.submission.wheel import constraints, write_wheel
 from nnunet_moe.workspace import add_small_configuration
 
@@ -321,6 +323,26 @@ def test_a_reader_without_grids_gets_the_spacing_and_the_grids_are_compared(tmp_
     assert tuple(properties["spacing"]) == SPACING[::-1] and channels.shape == (2, 5, 6, 7)
     with pytest.raises(ModalityError, match=r"c\.mha and \S+a\.mha differ in sent\.origin"):
         read_channels(reader, {0: files[0], 1: str(tmp_path / "c.mha")}, num_channels=2)
+
+
+@pytest.mark.parametrize(
+    ("ending", "median_shape", "size", "pixel"),
+    [
+        (".nii.gz", [30, 36, 32], (48, 56, 48), sitk.sitkFloat32),
+        (".nii.gz", [1, 36, 32], (48, 56, 1), sitk.sitkFloat32),
+        (".png", [1, 36, 32], (48, 56), sitk.sitkUInt8),
+    ],
+)
+def test_the_sample_case_is_of_the_datasets_kind(ending, median_shape, size, pixel, dataset, tmp_path):
+    plans = json.loads(dataset.plans_file.read_text())
+    plans |= {"original_median_shape_after_transp": median_shape, "original_median_spacing_after_transp": [3, 2, 1]}
+    mapping = InputMapping("plain", {"_0000": "T1w", "_0001": "T2w"}, ending)
+    write_sample(tmp_path, mapping, ["T1w", "T2w"], PlansManager(plans), ending)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"phantom_{channel:04d}{ending}" for channel in (0, 1)]
+    image = sitk.ReadImage(str(tmp_path / f"phantom_0001{ending}"))
+    assert (image.GetSize(), image.GetPixelID()) == (size, pixel) and sitk.GetArrayFromImage(image).any()
+    if ending == ".nii.gz":
+        assert image.GetSpacing() == (1, 2, 3)
 
 
 def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkeypatch, tmp_path, capfd):

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.phantom import draw_phantom
-from nnunet_moe.submission.mapping import InputMapping
+from nnunet_moe.submission.mapping import GRID_ENDINGS, InputMapping
 
 CASE = "phantom"
 SHAPE = (48, 56, 48)
@@ -71,14 +71,15 @@ def _keys(mapping: InputMapping, modalities: Sequence[str]) -> list[str]:
 
 
 def _image(contrast: np.ndarray, plans: PlansManager, file_ending: str) -> sitk.Image:
-    """`(z, y, x)` with the dataset's spacing, or its middle slice; in whole numbers where the format has no others."""
+    """`(z, y, x)` with the dataset's spacing, or its middle slice; in whole numbers for formats that may want them."""
     spacing, shape = (
         np.array(of_axes)[plans.transpose_backward]
         for of_axes in (plans.original_median_spacing_after_transp, plans.original_median_shape_after_transp)
     )
-    array = contrast[len(contrast) // 2] if shape[0] == 1 else contrast
-    if file_ending in (".png", ".bmp", ".tif", ".tiff"):
-        array = (array / array.max() * 255).astype(np.uint8)
+    middle, has_grid = len(contrast) // 2, file_ending in GRID_ENDINGS
+    if shape[0] == 1:  # not all readers take images of two dimensions, where a format has three
+        contrast = contrast[[middle]] if has_grid else contrast[middle]
+    array = contrast if has_grid else (contrast / contrast.max() * 255).astype(np.uint8)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(size) for size in spacing[::-1][: array.ndim]])
     return image
