@@ -433,7 +433,7 @@ BAD = {
     "a truncated image": (truncated, "2f0e0.mha cannot be read"),
     "a folder with an image's name": (a_folder, "2f0e0.mha cannot be read: it is no file"),
     "colours": (colours, "it has 3 values in each voxel, a modality has one"),
-    "a slice": (a_slice, "0.mha is one of slices; the model was trained on volumes"),
+    "a slice": (a_slice, "0.mha is a slice; the model is for volumes"),
     "a path elsewhere": (paths(slug="t1w", relative_path="../../etc"), "the path of t1w is ../../etc"),
     "an absolute path": (paths(slug="t1w", relative_path="/etc"), "the path of t1w is /etc"),
     "a slug that is none": (paths(slug=["t1w"], relative_path="x"), "the slug is ['t1w']"),
@@ -480,7 +480,7 @@ def test_one_bad_subject_does_not_keep_the_others_from_their_segmentations(packa
         (["p/p-t1n.nii.gz", "p/p-t1n.nii"], "p: {in}/p/p-t1n.nii and {in}/p/p-t1n.nii.gz are both T1w. Send one"),
         (["p/p-t1c.nii.gz", "p/p-seg.nii.gz"], "p: No known modality: there is -seg, -t1c. Send any of -t1n (T1w)"),
         (["p/scan.dcm"], "p: {in}/p holds no image. Images end in"),
-        (["p/p\udcff-t1n.nii.gz"], "p\\xff-t1n.nii.gz cannot be read: its name is not in UTF-8. Rename it."),
+        (["p\udcff-t1n.nii.gz"], "p\\xff-t1n.nii.gz cannot be read: its name is not in UTF-8. Rename it."),
         (["README.txt"], "There is no image in {in}, named as mapping.json says."),
     ],
 )
@@ -496,21 +496,41 @@ def test_files_that_brats_does_not_send_are_one_line(files, message, packages, s
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_two_folders_are_never_one_subjects(packages, sent, tmp_path, capfd):
-    for folder, suffix in (("P1", "-t1n"), ("P2", "-t2w")):
-        (tmp_path / "in" / folder).mkdir(parents=True)
-        shutil.copy(
-            sent["brats"] / "case111" / f"case111{suffix}.nii.gz", tmp_path / "in" / folder / f"brain{suffix}.nii.gz"
-        )
-    (tmp_path / "in" / "linked").symlink_to(sent["brats"] / "case010")
-    (tmp_path / "in" / "case001-t1n.nii.gz").write_bytes(
-        (sent["brats"] / "case100" / "case100-t1n.nii.gz").read_bytes()
-    )
-    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+def test_a_subject_is_the_one_of_its_folder_and_none_is_passed_over(packages, sent, tmp_path, capfd):
+    folder, image = tmp_path / "in", sent["brats"] / "case100" / "case100-t1n.nii.gz"
+    for file in (
+        "P1/brain-t1n",
+        "P2/brain-t1n",
+        "P3/P3-t1n",
+        "P3/more/P3-t2w",
+        "P4/P4-t1n",
+        "P5/P5-t1n",
+        "P5-t1n",
+        "P6/P7-t1n",
+    ):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / f"{file}.nii.gz")
+    (folder / "P4" / "P4-t2w.mgz").touch()
+    (folder / "P6" / "P7-t1n.json").touch()
+    (folder / "dangling").symlink_to(tmp_path / "nowhere")
+    (folder / "case010").symlink_to(sent["brats"] / "case010")
+    shutil.copy(image, folder / "flat-t1n.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "P1.nii.gz").write_text("of an earlier run")
+    where = ["--input", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(packages["brats"], where) == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case001.nii.gz", "case010.nii.gz"]
-    said = capfd.readouterr().err.splitlines()
-    assert said == ["brain: The files of brain lie in several folders; they may be of several subjects."] * 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case010.nii.gz", "flat.nii.gz"]
+    said = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines())
+    assert said == {
+        "P1": f"The files in {folder}/P1 are named brain, not P1 and a suffix.",
+        "P2": f"The files in {folder}/P2 are named brain, not P2 and a suffix.",
+        "P3": f"{folder}/P3/more is a folder with images in a folder.",
+        "P4": said["P4"],
+        "P5": f"There are files of P5 beside the folder {folder}/P5, too.",
+        "P6": f"The files in {folder}/P6 are named P7, not P6 and a suffix.",
+        "dangling": f"{folder}/dangling is a link to something that is not there.",
+    }
+    assert said["P4"].startswith(f"{folder}/P4/P4-t2w.mgz is in no format that is read. Images end in .bmp")
 
 
 def test_a_stray_file_keeps_no_other_case_from_its_segmentation(packages, sent, tmp_path, capfd):
@@ -519,12 +539,16 @@ def test_a_stray_file_keeps_no_other_case_from_its_segmentation(packages, sent, 
         shutil.copy(sent["plain"] / f"{name}.nii.gz", tmp_path / "in")
     shutil.copy(sent["plain"] / "case100_0000.nii.gz", tmp_path / "in" / "case100_0005.nii.gz")
     shutil.copy(sent["plain"] / "case100_0000.nii.gz", tmp_path / "in" / "case1001.nii.gz")
+    (tmp_path / "in" / "other_0000.mgz").touch()
+    (tmp_path / "in" / "sub").mkdir()
+    shutil.copy(sent["plain"] / "case100_0000.nii.gz", tmp_path / "in" / "sub")
     where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert program.main(packages["plain"], where) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case010.nii.gz"]
     said = capfd.readouterr().err.splitlines()
-    assert [line.partition(": ")[0] for line in said] == ["case100", "case1001"]
-    assert all("is not known. Known are CASE_0000.nii.gz" in line for line in said)
+    assert [line.partition(": ")[0] for line in said] == ["case100", "case1001", "other", "sub"]
+    assert all("is not known. Known are CASE_0000.nii.gz" in line for line in said[:2])
+    assert "is in no format that is read" in said[2] and "is a folder with images in a folder" in said[3]
 
 
 def test_endings_in_capital_letters_are_read(packages, sent, tmp_path):
@@ -550,9 +574,17 @@ def test_endings_in_capital_letters_are_read(packages, sent, tmp_path):
         (["--swi", "x.nii.gz", "--output", "{out}"], "No known modality: there is swi"),
         (["--flair", "x.nii.gz", "--output", "{out}"], "x.nii.gz cannot be read: it is not there"),
         (["--flair", "x.nii.gz", "--flair", "y.nii.gz", "--output", "{out}"], "are both FLAIR"),
-        (["--flair", "x.nii.gz", "--output", "out.txt"], "it must end in one of"),
-        (["--flair", "x.nii.gz", "--output", "out.png"], "it must end in one of .nii.gz, .nii, .nrrd, .mha, .gipl"),
+        (["--flair", "x.nii.gz", "--output", "out.txt"], "it must have a name and end in one of"),
+        (
+            ["--flair", "x.nii.gz", "--output", "out.png"],
+            "it must have a name and end in one of .nii.gz, .nii, .nrrd, .mha, .gipl",
+        ),
         (["--flair", "", "--output", "{out}"], "cannot be read: it is no file"),
+        (
+            ["--flair", "x.nii.gz", "--t1w", "x.nii.gz", "--output", "{out}"],
+            "x.nii.gz is sent for FLAIR and for another",
+        ),
+        (["--flair", "x.nii.gz", "--output", ".nii.gz"], "it must have a name and end in one of"),
     ],
 )
 def test_flags_that_fomo_does_not_give_are_one_line(arguments, message, packages, tmp_path, capfd):

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.cohort.case import volumes_of
@@ -170,15 +168,9 @@ class CaseModel:
         return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
 
     def _require_dimension(self, case: LoadedCase, file: Path) -> None:
-        """A slice and a volume are of different datasets."""
-        plans = self._plan.plans
-        trained_shape = np.array(plans.original_median_shape_after_transp)[plans.transpose_backward]
-        is_slice, trained_on_slices = case.image.shape[1] == 1, trained_shape[0] == 1
-        if is_slice != trained_on_slices:
-            kinds = {True: "slices", False: "volumes"}
-            raise ModalityError(
-                f"{file} is one of {kinds[is_slice]}; the model was trained on {kinds[bool(trained_on_slices)]}."
-            )
+        """A network of three dimensions makes something of a slice, but nothing that it was trained for."""
+        if case.image.shape[1] == 1 and len(self._plan.configuration.patch_size) == 3:
+            raise ModalityError(f"{file} is a slice; the model is for volumes.")
 
     def _require_taken(self, code: Code) -> None:
         """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""

@@ -120,7 +120,7 @@ class InputMapping:
             found: keys and files; those of keys that are not used are left out.
 
         Raises:
-            ModalityError: two files of one modality, or no modality at all.
+            ModalityError: two files of one modality, one file of two, or no modality at all.
         """
         files: dict[str, Path] = {}
         keys = []
@@ -130,6 +130,8 @@ class InputMapping:
                 continue
             if modality in files:
                 raise ModalityError(f"{files[modality]} and {file} are both {modality}. Send one of them.")
+            if file in files.values():
+                raise ModalityError(f"{file} is sent for {modality} and for another modality. Send each its own image.")
             files[modality] = file
         if not files:
             known = ", ".join(f"{key} ({modality})" for key, modality in self.inputs.items() if modality is not None)

@@ -80,6 +80,7 @@ def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> Case
 
 def _segmented(case: SentCase, model: CaseModel, mapping: InputMapping) -> int:
     try:
+        case.out.unlink(missing_ok=True)  # of an earlier run: what is there afterwards is of this one
         with _standard_error_in_log():
             segmented = model.predict(case.files(mapping), case.out)
     except (NnunetMoeError, OSError) as error:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,8 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.submission.mapping import GRID_ENDINGS, IMAGE_ENDINGS, InputMapping, image_ending
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
+NO_IMAGES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".bval", ".bvec")
+"""Of files that may lie beside images."""
 _ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
 
 
@@ -73,7 +74,9 @@ def add_options(parser: argparse.ArgumentParser, mapping: InputMapping) -> None:
     for flag, modality in mapping.inputs.items():
         what = (modality or "known and not used").replace("%", "%%")
         try:
-            parser.add_argument(f"--{flag}", dest=f"--{flag}", type=Path, action="append", default=[], help=what)
+            parser.add_argument(
+                f"--{flag}", dest=f"--{flag}", type=Path, action="append", default=[], metavar="FILE", help=what
+            )
         except argparse.ArgumentError as error:
             raise SettingsError(f"The mapping's flag --{flag} has another meaning. Name it otherwise.") from error
 
@@ -91,26 +94,51 @@ def _from_sockets(mapping: InputMapping, options: argparse.Namespace) -> list[Se
 
 def _from_subjects(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
     """BraTS: a folder for each subject, with files SUBJECT and a suffix; or such files without folders."""
-    cases = _cases_in(options.input, mapping, options.output)
-    for folder in sorted(path for path in options.input.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        try:
-            of_folder = _cases_in(folder, mapping, options.output)
-            problem = f"{folder} holds no image. Images end in {_ENDINGS}."
-        except OSError as error:
-            of_folder, problem = [], f"{folder} cannot be read: {error.strerror}."
-        cases += of_folder or [SentCase(folder.name, (), options.output, problem)]
-    number = Counter(case.name for case in cases)
-    return [
-        replace(case, problem=f"The files of {case.name} lie in several folders; they may be of several subjects.")
-        if number[case.name] > 1
-        else case
-        for case in cases
-    ]
+    cases = {case.name: case for case in _cases_in(options.input, mapping, options.output)}
+    for path in sorted(path for path in options.input.iterdir() if not path.name.startswith(".")):
+        if path.is_file() or image_ending(path) is not None:
+            continue
+        of_folder = _case_of(path, mapping, options.output)
+        if path.name in cases:
+            of_folder = replace(of_folder, problem=f"There are files of {path.name} beside the folder {path}, too.")
+        cases[path.name] = of_folder
+    return list(cases.values())
+
+
+def _case_of(folder: Path, mapping: InputMapping, out: Path) -> SentCase:
+    """The one subject whose folder it is."""
+    case = SentCase(folder.name, (), out / f"{folder.name}{mapping.output}")
+    try:
+        if not folder.exists():
+            return replace(case, problem=f"{folder} is a link to something that is not there.")
+        found = [*_cases_in(folder, mapping, out), *_nested(folder, mapping, out)]
+    except OSError as error:
+        return replace(case, problem=f"{folder} cannot be read: {error.strerror}.")
+    if not found:
+        return replace(case, problem=f"{folder} holds no image. Images end in {_ENDINGS}.")
+    if problem := next((of_files.problem for of_files in found if of_files.problem), None):
+        return replace(case, problem=problem)
+    if [of_files.name for of_files in found] != [folder.name]:
+        names = ", ".join(of_files.name for of_files in found)
+        return replace(case, problem=f"The files in {folder} are named {names}, not {folder.name} and a suffix.")
+    return found[0]
 
 
 def _from_folder(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
     """nnU-Net's naming: files CASE_XXXX in one folder."""
-    return _cases_in(options.input, mapping, options.output)
+    return [
+        *_cases_in(options.input, mapping, options.output),
+        *_nested(options.input, mapping, options.output),
+    ]
+
+
+def _nested(folder: Path, mapping: InputMapping, out: Path) -> list[SentCase]:
+    """A problem for each folder in another one, where there should be files alone, that holds an image."""
+    return [
+        SentCase(path.name, (), out / f"{path.name}{mapping.output}", f"{path} is a folder with images in a folder.")
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and image_ending(path) is None and any(map(image_ending, path.rglob("*")))
+    ]
 
 
 def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[SentCase]:
@@ -119,11 +147,13 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[SentCase]:
         raise ModalityError(f"{folder} is no folder.")
     found: dict[str, list[tuple[str, Path]]] = {}
     unknown: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
+    others: list[Path] = []
+    for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         if (ending := image_ending(file)) is None:
+            others.append(file)
             continue
         stem = file.name.removesuffix(ending)
-        suffix = max((key for key in mapping.inputs if stem.endswith(key) and stem != key), key=len, default=None)
+        suffix = _suffix(stem, mapping)
         if suffix is None:
             unknown[stem] = file
         else:
@@ -133,18 +163,31 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[SentCase]:
     for stem, file in unknown.items():
         named = [case for case in found if re.match(rf"{re.escape(case)}[^A-Za-z0-9]", stem)]
         problems[max(named, key=len, default=stem)] = f"{file} is not known. Known are {known}; see mapping.json."
+    for file in others:
+        stem = file.name.partition(".")[0]
+        suffix = _suffix(stem, mapping)
+        if suffix is None or file.suffix.lower() in NO_IMAGES or file.is_dir():
+            continue
+        case = stem.removesuffix(suffix)
+        if suffix not in dict(found.get(case, ())):
+            problems[case] = f"{file} is in no format that is read. Images end in {_ENDINGS}."
     return [
         SentCase(case, tuple(found.get(case, ())), out / f"{case}{mapping.output}", problems.get(case))
         for case in sorted({*found, *problems})
     ]
 
 
+def _suffix(stem: str, mapping: InputMapping) -> str | None:
+    """The suffix with which a file's name without its ending ends."""
+    return max((key for key in mapping.inputs if stem.endswith(key) and stem != key), key=len, default=None)
+
+
 def _from_flags(mapping: InputMapping, options: argparse.Namespace) -> list[SentCase]:
     """FOMO: a flag for each sequence that there is, and one for the segmentation's file."""
     out: Path = options.output
     ending = next((ending for ending in GRID_ENDINGS if out.name.endswith(ending)), None)
-    if ending is None:
-        raise SettingsError(f"--output is {out}; it must end in one of {', '.join(GRID_ENDINGS)}.")
+    if ending is None or out.name == ending:
+        raise SettingsError(f"--output is {out}; it must have a name and end in one of {', '.join(GRID_ENDINGS)}.")
     found = [(flag, file) for flag in mapping.inputs for file in vars(options)[f"--{flag}"]]
     return [SentCase(out.name.removesuffix(ending), tuple(found), out)]
 
