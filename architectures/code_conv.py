@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nnunet_moe.codes import Code
+from nnunet_moe.modalities.codes import Code
 
 _CONVOLUTION = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 

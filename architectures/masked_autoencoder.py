@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from nnunet_moe.architectures.missing_modality_network import Logits
 from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.architectures.swin_unet import PATCH, PatchExpanding, SwinUNet, blocks, initialize
-from nnunet_moe.codes import zero_absent
 from nnunet_moe.errors import ModelError
-from nnunet_moe.precision import cpu_autocast
-from nnunet_moe.settings import Settings
+from nnunet_moe.modalities.codes import zero_absent
+from nnunet_moe.runtime.precision import cpu_autocast
+from nnunet_moe.settings.settings import Settings
 
 HIDDEN_WINDOW = 16
 """Side of what is hidden or shown as a whole, in pixels."""

@@ -7,9 +7,9 @@ from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions
-from nnunet_moe.codes import zero_absent
-from nnunet_moe.precision import cpu_autocast
-from nnunet_moe.settings import Settings
+from nnunet_moe.modalities.codes import zero_absent
+from nnunet_moe.runtime.precision import cpu_autocast
+from nnunet_moe.settings.settings import Settings
 
 
 class ModalityNetwork(MissingModalityNetwork):

@@ -15,7 +15,7 @@ from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
-from nnunet_moe.settings import Settings
+from nnunet_moe.settings.settings import Settings
 
 
 def place_code_convolutions(network: nn.Module, settings: Settings, *, num_modalities: int) -> list[CodeConv]:

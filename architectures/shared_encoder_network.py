@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from nnunet_moe.architectures.code_conv import state_of
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
-from nnunet_moe.codes import Code, zero_absent
-from nnunet_moe.precision import cpu_autocast
-from nnunet_moe.settings import Settings
+from nnunet_moe.modalities.codes import Code, zero_absent
+from nnunet_moe.runtime.precision import cpu_autocast
+from nnunet_moe.settings.settings import Settings
 
 
 class SharedEncoderOutput(NamedTuple):

@@ -11,9 +11,9 @@ from torch import Tensor
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
-from nnunet_moe.codes import zero_absent
-from nnunet_moe.precision import cpu_autocast
-from nnunet_moe.settings import Settings
+from nnunet_moe.modalities.codes import zero_absent
+from nnunet_moe.runtime.precision import cpu_autocast
+from nnunet_moe.settings.settings import Settings
 
 
 class SwinUNetwork(MissingModalityNetwork):

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunet_moe.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.codes import channel_names, code_text
-from nnunet_moe.workspace import Workspace, case_line, machine
+from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.commands.demo.progress import case_line
+from nnunet_moe.modalities.codes import channel_names, code_text
+from nnunet_moe.runtime.environment import machine
+from nnunet_moe.runtime.workspace import Workspace
 
 
 def main() -> None:

@@ -27,14 +27,15 @@ from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
-from nnunet_moe.codes import MAX_MODALITIES
-from nnunet_moe.losses import gate_regularisation
-from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
-from nnunet_moe.precision import cpu_autocast
+from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
+from nnunet_moe.losses.moesd import gate_regularisation
+from nnunet_moe.modalities.codes import MAX_MODALITIES
+from nnunet_moe.runtime.environment import machine
+from nnunet_moe.runtime.precision import cpu_autocast
+from nnunet_moe.runtime.workspace import Workspace
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
 from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
-from nnunet_moe.workspace import Workspace, machine
 
 DATASET_ID, DATASET = 903, "Dataset903_Head"
 PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}

@@ -30,13 +30,12 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from nnunet_moe.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.codes import Code, channel_names, code_digits, code_text
-from nnunet_moe.environment import VARIABLE, external_trainers_folder, trainers_known
-from nnunet_moe.export.export import Request, export_models
-from nnunet_moe.files import dataset_name, folder_name, nnunet_folder
-from nnunet_moe.trained import planned_network
-from nnunet_moe.workspace import machine
+from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.commands.export.export import Request, export_models
+from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_text
+from nnunet_moe.models.networks import planned_network
+from nnunet_moe.runtime.environment import VARIABLE, external_trainers_folder, machine, trainers_known
+from nnunet_moe.runtime.files import dataset_name, folder_name, nnunet_folder
 
 COMMAND = "nnUNetv2_predict_from_modelfolder"
 STOCK, SINGLE, HALF = "stock nnU-Net", "ours, single precision", "ours, bfloat16"

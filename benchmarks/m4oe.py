@@ -30,11 +30,13 @@ from torch import Tensor
 
 from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.architectures.swin_network import SwinUNetwork
-from nnunet_moe.environment import trainers_known
-from nnunet_moe.evaluation.models import folder_cases
-from nnunet_moe.evaluation.segmenter import PredictionSettings, Segmenter
-from nnunet_moe.trained import find_model, find_trainer
-from nnunet_moe.workspace import Workspace, add_small_configuration, machine
+from nnunet_moe.commands.demo.small_configuration import add_small_configuration
+from nnunet_moe.commands.evaluate.models import folder_cases
+from nnunet_moe.models.folders import find_model
+from nnunet_moe.models.networks import find_trainer
+from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
+from nnunet_moe.runtime.environment import machine, trainers_known
+from nnunet_moe.runtime.workspace import Workspace
 
 OF_KINDS, ONE_CHANNEL = "Dataset510_Abdomen", "Dataset511_AbdomenOneChannel"
 NUM_TRAINING, NUM_TEST = 12, 8  # cases of each kind

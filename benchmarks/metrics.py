@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from nnunet_moe.evaluation.metrics import MetricSettings, score_segmentation
-from nnunet_moe.workspace import machine
+from nnunet_moe.commands.evaluate.metrics import MetricSettings, score_segmentation
+from nnunet_moe.runtime.environment import machine
 
 SHAPE = (182, 218, 182)
 GRID = 9  # voxels between the lesions' places, so that no two touch

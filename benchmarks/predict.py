@@ -15,11 +15,10 @@ import torch
 from cost import in_turn, ratio
 from nnunetv2.paths import nnUNet_results
 
-from nnunet_moe.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.codes import channel_names
-from nnunet_moe.environment import trainers_known
-from nnunet_moe.files import dataset_name, nnunet_folder
-from nnunet_moe.workspace import machine
+from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.modalities.codes import channel_names
+from nnunet_moe.runtime.environment import machine, trainers_known
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 
 COMMANDS = {"nnUNetv2_predict": ("nnUNetv2_predict",), "nnunet_moe predict": ("nnunet_moe", "predict")}
 

@@ -14,7 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nnunet_moe.workspace import Workspace, add_small_configuration, machine
+from nnunet_moe.commands.demo.small_configuration import add_small_configuration
+from nnunet_moe.runtime.environment import machine
+from nnunet_moe.runtime.workspace import Workspace
 
 DATASET_ID, DATASET = 502, "Dataset502_SimMS"
 CONFIGURATION = "2d_cpu"

@@ -7,9 +7,9 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from nnunet_moe.environment import export_line
+from nnunet_moe.commands.parser import make_parser
 from nnunet_moe.errors import NnunetMoeError, SettingsError
-from nnunet_moe.parser import make_parser
+from nnunet_moe.runtime.environment import export_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,13 +37,13 @@ def _env(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from nnunet_moe.demo import run_demo
+    from nnunet_moe.commands.demo.demo import run_demo
 
     run_demo(options.o, _device(options.device))
 
 
 def _import(options: argparse.Namespace) -> None:
-    from nnunet_moe.importing.dataset import Request, import_dataset
+    from nnunet_moe.commands.import_dataset.dataset import Request, import_dataset
 
     if len(modalities := dict(options.m)) < len(options.m):
         raise SettingsError(f"-m names a modality twice: {', '.join(name for name, _ in options.m)}.")
@@ -76,7 +76,7 @@ _FILLED = {True: "Treated as absent", False: "Suspect, but placed (see --filled_
 
 
 def _plan_and_preprocess(options: argparse.Namespace) -> None:
-    from nnunet_moe.planning.plan_and_preprocess import Request, plan_and_preprocess
+    from nnunet_moe.commands.plan_and_preprocess.plan_and_preprocess import Request, plan_and_preprocess
 
     request = Request(
         datasets=tuple(options.d),
@@ -97,8 +97,8 @@ def _plan_and_preprocess(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from nnunet_moe.cohort.case import Requirement
-    from nnunet_moe.cohort.predict import Request, predict_cohort
+    from nnunet_moe.commands.predict.predict import Request, predict_cohort
+    from nnunet_moe.models.inference import Requirement
 
     request = Request(
         images=options.i,
@@ -133,7 +133,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _upcycle(options: argparse.Namespace) -> None:
-    from nnunet_moe.upcycle import upcycle_checkpoint
+    from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
 
     target = upcycle_checkpoint(
         options.i,
@@ -152,11 +152,11 @@ def _upcycle(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from nnunet_moe.evaluation.evaluate import Request, score_models
-    from nnunet_moe.evaluation.metrics import MetricSettings
-    from nnunet_moe.evaluation.report import write_evaluation
-    from nnunet_moe.evaluation.segmenter import PredictionSettings
-    from nnunet_moe.evaluation.tables import code_table
+    from nnunet_moe.commands.evaluate.evaluate import Request, score_models
+    from nnunet_moe.commands.evaluate.metrics import MetricSettings
+    from nnunet_moe.commands.evaluate.report import write_evaluation
+    from nnunet_moe.commands.evaluate.tables import code_table
+    from nnunet_moe.models.segmenter import PredictionSettings
 
     request = Request(
         dataset=options.d,
@@ -184,7 +184,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from nnunet_moe.export.export import Request, export_models
+    from nnunet_moe.commands.export.export import Request, export_models
 
     request = Request(
         dataset=options.d,
@@ -203,7 +203,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _package(options: argparse.Namespace) -> None:
-    from nnunet_moe.submission.package import Request, package_model
+    from nnunet_moe.commands.package.package import Request, package_model
 
     inputs = options.inputs
     if inputs is not None and len(dict(inputs)) < len(inputs):
@@ -239,10 +239,10 @@ def _package(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("yaml") is None:
         raise SettingsError("A study needs Snakemake and PyYAML: pip install 'nnunet-moe[study]'")
-    from nnunet_moe.study.models import write_plans
-    from nnunet_moe.study.plan import make_plan
-    from nnunet_moe.study.report import write_report
-    from nnunet_moe.study.run import JobsFailedError, Machine, require_runnable, run_plan
+    from nnunet_moe.commands.study.models import write_plans
+    from nnunet_moe.commands.study.plan import make_plan
+    from nnunet_moe.commands.study.report import write_report
+    from nnunet_moe.commands.study.run import JobsFailedError, Machine, require_runnable, run_plan
 
     if options.jobs is not None and options.jobs < 1:
         raise SettingsError(f"-jobs is {options.jobs}; it must be at least 1.")

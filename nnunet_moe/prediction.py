@@ -9,9 +9,9 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
-from nnunet_moe.environment import trainers_known
 from nnunet_moe.errors import ModelError
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+from nnunet_moe.runtime.environment import trainers_known
 
 
 class MissingModalityPredictor(nnUNetPredictor):
@@ -66,7 +66,7 @@ class MissingModalityPredictor(nnUNetPredictor):
 
     def _modality_network(self) -> MissingModalityNetwork:
         assert isinstance(self.network, nn.Module)
-        network = unwrapped(self.network)
+        network = unwrap(self.network)
         if not isinstance(network, MissingModalityNetwork):
             raise ModelError(
                 f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
@@ -76,7 +76,7 @@ class MissingModalityPredictor(nnUNetPredictor):
         return network
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
     """The network itself, out of DistributedDataParallel and torch.compile."""
     if isinstance(network, DistributedDataParallel):
         network = network.module

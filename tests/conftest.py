@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_batches import LABELS
-from two_kinds import write_two_kinds
 from xdist.scheduler import LoadFileScheduling
 
 from incomplete import plan_and_preprocess
-from nnunet_moe.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.phantom import SIGNAL, write_phantom_cohort
-from nnunet_moe.workspace import Workspace, add_small_configuration
+from made_batches import LABELS
+from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
+from nnunet_moe.commands.demo.small_configuration import add_small_configuration
+from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
+from nnunet_moe.runtime.workspace import Workspace
+from two_kinds import write_two_kinds
 
 DATASET_ID, DATASET, CONFIGURATION = 901, "Dataset901_Tiny", "3d_tiny"
 TRAINER = "nnUNetTrainerMoESD"
@@ -36,7 +37,7 @@ torch.set_num_threads(1)
 
 
 TOGETHER = {
-    "trained": ("test_cohort", "test_commands", "test_evaluate", "test_export", "test_submission"),
+    "trained": ("test_predict", "test_nnunet_commands", "test_evaluate", "test_export", "test_package"),
     "two_kinds": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }
 """Which files need the same session fixture."""

@@ -7,8 +7,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_moe.cli import main
-from nnunet_moe.phantom import draw_phantom
-from nnunet_moe.planning.fingerprint import IncompleteDatasetFingerprintExtractor
+from nnunet_moe.commands.plan_and_preprocess.fingerprint import IncompleteDatasetFingerprintExtractor
+from nnunet_moe.images.phantom import draw_phantom
 
 SHAPE = (24, 26, 24)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-from nnunet_moe.environment import trainers_known
+from nnunet_moe.runtime.environment import trainers_known
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,7 @@ def preprocessor_name(pickled):
 
 def main():
     import nnunet_moe, nnunet_moe.architectures, nnunet_moe.trainers
-    from nnunet_moe.environment import trainers_known
+    from nnunet_moe.runtime.environment import trainers_known
     from nnunet_moe.preprocessing import MissingModalityConfigurationManager
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 

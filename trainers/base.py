@@ -16,7 +16,11 @@ from torch import Tensor, distributed, nn
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import (
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets, covered
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.losses.label_sets import LabelSetLoss
+from nnunet_moe.modalities.codes import (
     Code,
     all_codes,
     available_modalities,
@@ -24,13 +28,10 @@ from nnunet_moe.codes import (
     code_text,
     drop_modalities,
 )
-from nnunet_moe.election import Content
-from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.files import written_whole
-from nnunet_moe.label_sets import BY_CASE, BY_MODALITY, LabelSetLoss, LabelSets, covered
-from nnunet_moe.labels import labels_of
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
-from nnunet_moe.settings import PLANS_KEY, Settings
+from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.settings.settings import PLANS_KEY, Settings
+from nnunet_moe.trainers.election import CaseContent
 from nnunet_moe.training_log import dice_line
 
 Levels = Tensor | list[Tensor]
@@ -287,7 +288,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with written_whole(Path(filename)) as unfinished:
+        with atomic_write(Path(filename)) as unfinished:
             super().save_checkpoint(str(unfinished))
 
     def _log_availability(self, counts: Mapping[Code, int]) -> None:
@@ -309,12 +310,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         dataset_class: Any = self.dataset_class
         return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
 
-    def _content(self, case: str) -> Content:
+    def _content(self, case: str) -> CaseContent:
         """What a preprocessed case has, and of which labels its reference has voxels."""
         dataset_class: Any = self.dataset_class
         image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
         locations, values = properties["class_locations"], enumerate(self._foreground().values())
-        return Content(code_of(image), frozenset(number for number, value in values if len(locations[value])))
+        return CaseContent(code_of(image), frozenset(number for number, value in values if len(locations[value])))
 
     def _foreground(self) -> dict[str, Any]:
         """Name -> label or region of what is scored, in nnU-Net's order."""

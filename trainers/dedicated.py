@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_moe.codes import channel_names, code_text
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 
 

@@ -11,14 +11,14 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from torch import Tensor, distributed
 
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork, SharedEncoderOutput
-from nnunet_moe.codes import Code, available_modalities, channel_names, drop_modalities
-from nnunet_moe.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.losses import cross_modal_distillation
-from nnunet_moe.lr_schedule import TwoPhasePolyLR
-from nnunet_moe.prediction import unwrapped
-from nnunet_moe.settings import PLANS_KEY, Settings
+from nnunet_moe.losses.lckd import cross_modal_distillation
+from nnunet_moe.modalities.codes import Code, available_modalities, channel_names, drop_modalities
+from nnunet_moe.prediction import unwrap
+from nnunet_moe.settings.settings import PLANS_KEY, Settings
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+from nnunet_moe.trainers.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
+from nnunet_moe.trainers.learning_rates import TwoPhasePolyLR
 
 # positions of `_seed` that no iteration has
 OF_CASES, OF_RANDOM_TEACHERS = 2**32 - 1, 2**32 - 2
@@ -233,7 +233,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         return round(self.settings.warm_up_fraction * self.num_epochs)
 
     def _modality_network(self) -> SharedEncoderNetwork:
-        network = unwrapped(self.network)
+        network = unwrap(self.network)
         assert isinstance(network, SharedEncoderNetwork)
         return network
 

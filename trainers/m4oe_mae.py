@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_unet import DIVISOR
-from nnunet_moe.codes import zero_absent
-from nnunet_moe.losses import reconstruction_loss
-from nnunet_moe.masking import draw_hidden
+from nnunet_moe.losses.m4oe import reconstruction_loss
+from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.trainers.base import Levels
 from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oENoGate
+from nnunet_moe.trainers.masked_patches import draw_hidden
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
 OF_VALIDATION = 2**32 - 3

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
-from nnunet_moe.codes import Code, available_modalities, channel_names, code_text
 from nnunet_moe.errors import ModalityError, ModelError
-from nnunet_moe.lr_schedule import WarmUpCosineLR
-from nnunet_moe.prediction import unwrapped
-from nnunet_moe.settings import Settings
+from nnunet_moe.modalities.codes import Code, available_modalities, channel_names, code_text
+from nnunet_moe.prediction import unwrap
+from nnunet_moe.settings.settings import Settings
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
+from nnunet_moe.trainers.learning_rates import WarmUpCosineLR
 from nnunet_moe.training_log import gates_line
 
 WARM_UP = 0.05
@@ -123,7 +123,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """As every trainer's; the log also tells how the gates weigh the experts for each kind of images."""
         super().on_validation_epoch_end(val_outputs)
-        network, names = unwrapped(self.network), channel_names(self.dataset_json)
+        network, names = unwrap(self.network), channel_names(self.dataset_json)
         assert isinstance(network, SwinUNetwork)
         for kind, images in sorted(self._last_images.items()):
             with self._autocast(), gates_kept(network.mixtures) as kept:

@@ -15,9 +15,9 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.codes import Code, available_modalities, draw_subsets, drop_modalities
-from nnunet_moe.losses import gate_regularisation, ramp_up, self_distillation_loss
-from nnunet_moe.prediction import unwrapped
+from nnunet_moe.losses.moesd import gate_regularisation, ramp_up, self_distillation_loss
+from nnunet_moe.modalities.codes import Code, available_modalities, draw_subsets, drop_modalities
+from nnunet_moe.prediction import unwrap
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 from nnunet_moe.training_log import entropy_line, gate_entropies
 
@@ -126,7 +126,7 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         return target != self.label_manager.ignore_label
 
     def _modality_network(self) -> ModalityNetwork:
-        network = unwrapped(self.network)
+        network = unwrap(self.network)
         assert isinstance(network, ModalityNetwork)
         return network
 

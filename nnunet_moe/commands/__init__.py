@@ -1,0 +1,1 @@
+"""The verbs of the command `nnunet_moe`, one folder each."""

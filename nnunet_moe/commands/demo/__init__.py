@@ -1,0 +1,1 @@
+"""`nnunet_moe demo`: the whole job on a small phantom cohort."""

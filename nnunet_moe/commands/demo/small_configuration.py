@@ -1,0 +1,48 @@
+"""A configuration of the plans that a CPU can train."""
+
+import copy
+import json
+from pathlib import Path
+
+from nnunet_moe.settings.settings import PLANS_KEY
+
+
+def add_small_configuration(
+    plans_file: Path,
+    name: str,
+    *,
+    patch_size: list[int],
+    features_per_stage: list[int],
+    settings: dict,
+    batch_size: int | None = None,
+) -> None:
+    """Add to the plans a configuration that a CPU can train: `2d` or `3d_fullres` with a small patch and network.
+
+    Args:
+        plans_file: an `nnUNetPlans.json` with a `2d` or `3d_fullres` of the plain U-Net.
+        name: of the new configuration.
+        patch_size: in pixels or voxels, two or three numbers; divisible by 2 once for each stage after the first.
+        features_per_stage: also says how many stages there are.
+        settings: what goes under the key `nnunet_moe`.
+        batch_size: as planned if None.
+    """
+    plans = json.loads(plans_file.read_text())
+    planned = "2d" if len(patch_size) == 2 else "3d_fullres"
+    architecture = copy.deepcopy(plans["configurations"][planned]["architecture"])
+    num_stages, dimensions = len(features_per_stage), len(patch_size)
+    architecture["arch_kwargs"].update(
+        n_stages=num_stages,
+        features_per_stage=features_per_stage,
+        kernel_sizes=[[3] * dimensions] * num_stages,
+        strides=[[1] * dimensions] + [[2] * dimensions] * (num_stages - 1),
+        n_conv_per_stage=[2] * num_stages,
+        n_conv_per_stage_decoder=[2] * (num_stages - 1),
+    )
+    plans["configurations"][name] = {
+        "inherits_from": planned,
+        "patch_size": patch_size,
+        "architecture": architecture,
+        PLANS_KEY: settings,
+        **({} if batch_size is None else {"batch_size": batch_size}),
+    }
+    plans_file.write_text(json.dumps(plans, indent=4))

@@ -1,0 +1,146 @@
+"""What the results say: trainers compared in pairs, and what each modality is worth, as tables of numbers."""
+
+import math
+from collections.abc import Collection, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, CORRELATION_WEIGHTS, CSCORE, WITHOUT_CORRELATION, Results
+from nnunet_moe.commands.evaluate.statistics import (
+    compare,
+    gap_closed,
+    holm,
+    loss_when_missing,
+    score_alone,
+    shapley_values,
+)
+from nnunet_moe.modalities.codes import Code
+
+MAIN_METRICS = ("dsc", CSCORE)
+"""Those of the paper's tables, which are compared and broken down by modality."""
+COMPARED_METRICS = ("dsc", WITHOUT_CORRELATION)
+"""Those that a case has by itself: the CScore's correlation is one number for all, and would decide a test alone."""
+EACH_CASE_AND_CODE = "all codes of both, each case and code"
+EACH_CASE = "all codes of both, each case's mean"
+
+
+def means(results: Results) -> pd.DataFrame:
+    """One row a trainer, code, label and metric: mean, standard error, cases, failed."""
+    rows = []
+    for label in results.shown_labels:
+        for trainer in results.trainers:
+            for metric in (*METRICS, WITHOUT_CORRELATION, *CORRELATION_WEIGHTS):
+                for text, code in results.rows.items():
+                    mean = results.mean(trainer, code, label, metric)
+                    rows.append(
+                        {
+                            "trainer": trainer,
+                            "code": text,
+                            "label": label,
+                            "metric": metric,
+                            "mean": mean.mean,
+                            "standard_error": mean.standard_error,
+                            "cases": mean.cases,
+                            "failed": mean.failed,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Pairs of trainers, by default all, for each label, metric and code, and over all codes; first minus second.
+
+    `p_holm` is corrected over the codes of one pair, label and metric. `gap_closed_percent` is how far the first goes
+    from the second to the dedicated models, if there are any.
+    """
+    rows = []
+    for first, second in combinations(results.trainers, 2) if pairs is None else pairs:
+        for label in results.shown_labels:
+            for metric in COMPARED_METRICS:
+                rows.extend(_compare_pair(results, first, second, label, metric))
+    columns = ["trainer", "versus", "label", "metric", "code", "pairs", "mean_difference", "median_difference"]
+    return pd.DataFrame(rows, columns=[*columns, "effect_size", "p", "p_holm", "gap_closed_percent"])
+
+
+def modality_worth(results: Results) -> pd.DataFrame:
+    """Each modality of each trainer: what its loss costs, what it gives alone, its Shapley value.
+
+    All over the cases to which every code applies; NaN where a code that it takes was not scored.
+    """
+    rows = []
+    for trainer in results.trainers:
+        for label in results.shown_labels:
+            for metric in MAIN_METRICS:
+                scores = results.common_means(trainer, label, metric)
+                if not scores:
+                    continue
+                for modality, (name, shapley) in enumerate(
+                    zip(results.modalities, shapley_values(scores), strict=True)
+                ):
+                    rows.append(
+                        {
+                            "trainer": trainer,
+                            "label": label,
+                            "metric": metric,
+                            "modality": name,
+                            "loss_when_missing": loss_when_missing(scores, modality),
+                            "score_alone": score_alone(scores, modality),
+                            "shapley_value": shapley,
+                        }
+                    )
+    columns = ["trainer", "label", "metric", "modality", "loss_when_missing", "score_alone", "shapley_value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compare_pair(results: Results, first: str, second: str, label: str, metric: str) -> list[dict]:
+    by_code = {code: results.paired(first, second, code, label, metric) for code in results.codes}
+    by_code = {code: pairs for code, pairs in by_code.items() if len(pairs)}
+    if not by_code:
+        return []
+    scopes = {results.code_text(code): pairs for code, pairs in by_code.items()}
+    gaps = {results.code_text(code): _gap(results, first, second, [code], label, metric, None) for code in by_code}
+    has_failed = any(
+        results.mean(trainer, code, label, metric).failed for trainer in (first, second) for code in results.codes
+    )
+    if not has_failed:  # what spans the codes spans all of them or is not given
+        of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
+        each_case = pd.concat(of_complete).groupby(level=0).mean()
+        with_all = results.paired(first, second, ALL_EACH_HAS, label, metric)
+        spanning = {results.code_text(ALL_EACH_HAS): with_all, EACH_CASE_AND_CODE: pd.concat(of_complete)}
+        scopes = {**spanning, EACH_CASE: each_case, **scopes}
+        gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric, results.complete_cases)
+    rows = []
+    for scope, pairs in scopes.items():
+        comparison = compare(pairs[0].to_numpy(), pairs[1].to_numpy())
+        if comparison is None:
+            continue
+        about = {"trainer": first, "versus": second, "label": label, "metric": metric, "code": scope}
+        rows.append({**about, **vars(comparison), "p_holm": math.nan, "gap_closed_percent": gaps.get(scope, math.nan)})
+    of_codes = [row for row in rows if row["code"] in gaps and row["code"] != EACH_CASE]
+    for row, corrected in zip(of_codes, holm([row["p"] for row in of_codes]), strict=True):
+        row["p_holm"] = corrected
+    return rows
+
+
+def _gap(
+    results: Results,
+    first: str,
+    second: str,
+    codes: list[Code],
+    label: str,
+    metric: str,
+    cases: Collection[str] | None,
+) -> float:
+    """Of the means over the same cases and codes; NaN unless each code has a dedicated model."""
+    dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
+    if dedicated is None or dedicated in (first, second):
+        return math.nan
+    triples = []
+    for code in codes:
+        means = [results.mean(trainer, code, label, metric, cases) for trainer in (first, second, dedicated)]
+        if all(mean.is_known for mean in means):
+            triples.append([mean.mean for mean in means])
+    return gap_closed(*np.mean(triples, axis=0)) if len(triples) == len(codes) else math.nan

@@ -1,0 +1,288 @@
+"""`nnunet_moe evaluate`: score trained models under every subset of the modalities."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunet_moe.commands.evaluate.metrics import MetricSettings
+from nnunet_moe.commands.evaluate.models import ScoredCase, find_models, folder_cases, validation_cases
+from nnunet_moe.commands.evaluate.overlay import Overlay, overlay_index
+from nnunet_moe.commands.evaluate.records import Records
+from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, MEAN_OVER_LABELS, Results
+from nnunet_moe.commands.evaluate.scoring import ModelRun, Part, Scorer
+from nnunet_moe.errors import ModalityError, ModelError, SettingsError
+from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
+from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.segmenter import PredictionSettings
+from nnunet_moe.reports.table import short_name
+from nnunet_moe.runtime.files import dataset_name, require_own_files
+
+MAX_CODES_BY_DEFAULT = 31  # all of five modalities
+RECORDS, PREDICTIONS = "records", "predictions"
+OF_AN_EVALUATION = (RECORDS, "results.csv")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, in the words of the command's options."""
+
+    dataset: str
+    configuration: str
+    trainers: tuple[str, ...]
+    out: Path
+    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+    plans: str = "nnUNetPlans"
+    images: Path | None = None
+    """A folder of images to score instead of the folds' validation cases; then `labels` too."""
+    labels: Path | None = None
+    codes: tuple[str, ...] | None = None
+    """By names, `T1w+FLAIR`, or digits; None: all."""
+    num_codes: int | None = None
+    """So many codes at random, the complete one among them."""
+    checkpoint: str = "checkpoint_final.pth"
+    save_predictions: bool = False
+    metrics: MetricSettings = field(default_factory=MetricSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    results: Results
+    gates: dict[str, dict[str, np.ndarray]]
+    """Model -> layer -> gate weights `(codes, experts)`."""
+    overlays: list[Overlay]
+    models: dict[str, dict]
+    """Model -> what its scores depend on beside the cases."""
+
+
+def score_models(request: Request) -> Evaluation:
+    """Segment and score every case under every code, with each trainer's models.
+
+    Scores are kept below the output folder, so that a run that was killed goes on where it stopped. A segmentation
+    that fails is a row of its own in the results; the others go on.
+
+    Raises:
+        ModelError: a model, fold or case that is not there, or models that do not belong together.
+        ModalityError: images and labels that do not belong together, or an unknown code.
+        SettingsError: options that do not go together, or an output folder that holds something else.
+    """
+    _check(request)
+    dataset = dataset_name(request.dataset)
+    models = {
+        trainer: find_models(dataset, trainer, request.plans, request.configuration, request.folds, request.checkpoint)
+        for trainer in request.trainers
+    }
+    dataset_json = _dataset_json([model for found in models.values() for model in found])
+    modalities = channel_names(dataset_json)
+    parts = _parts(request, dataset, dataset_json["file_ending"])
+    cases = [case for part in parts for case in part.cases]
+    codes = choose_codes(modalities, request.codes, request.num_codes, cases)
+    labels = tuple(labels_of(dataset_json))
+    if MEAN_OVER_LABELS in labels:
+        raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
+    for names in ([code_text(code, modalities) for code in codes], labels):
+        require_own_files(names)
+    scorer = Scorer(
+        tuple(codes),
+        LabelSets.of(dataset_json),
+        request.metrics,
+        request.prediction,
+        Records(request.out / RECORDS),
+        request.out / PREDICTIONS,
+        request.save_predictions,
+    )
+    scorer.records.folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+    scored = _run_models(scorer, models, parts)
+    results = Results(
+        scored.rows,
+        modalities=modalities,
+        codes=codes,
+        trainers=request.trainers,
+        dedicated=scored.dedicated,
+        labels=labels,
+        cases=[case.name for case in cases],
+    )
+    overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
+    return Evaluation(results, scored.gates, overlays, scored.models)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    rows: list[dict]
+    gates: dict[str, dict[str, np.ndarray]]
+    models: dict[str, dict]
+    dedicated: set[str]
+    last_run: ModelRun
+
+
+def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], parts: Sequence[Part]) -> _Scored:
+    """Score every model over every part's cases, one after another."""
+    rows: list[dict] = []
+    gates: dict[str, dict[str, np.ndarray]] = {}
+    states: dict[str, dict] = {}
+    dedicated: set[str] = set()
+    run = None
+    for trainer, found in models.items():
+        for part in parts:
+            taken: dict[Code, ModelFolder] = {}
+            for model in found:
+                run = ModelRun(scorer, model, part)
+                for code in run.codes:
+                    _require_single(taken.setdefault(code, model), model)
+                if run.segmenter.is_dedicated:
+                    dedicated.add(trainer)
+                states[f"{model.folder.name}, fold {part.fold_text}"] = run.model_state
+                if part is parts[0] and (weights := run.gates()):
+                    gates[f"{trainer}, fold {part.folds[0]}"] = weights
+                rows.extend(run.rows())
+    if run is None or not rows:
+        raise ModelError(
+            f"There is nothing to score: no case has the modalities that {', '.join(models)} and -codes ask for. A "
+            "trainer that knows no missing modalities takes complete cases alone."
+        )
+    return _Scored(rows, gates, states, dedicated, run)
+
+
+def extreme_cases(results: Results) -> list[tuple[str, str]]:
+    """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes.
+
+    Of those that have all modalities and did not fail under any code; where no case has all, by the DSC with all that
+    each has.
+    """
+    trainer, label = results.trainers[0], results.shown_labels[0]
+    failed = results.failures
+    codes = results.codes if results.complete_cases else (ALL_EACH_HAS,)
+    cases = (results.complete_cases or set(results.own_codes)) - set(failed["case"][failed["trainer"] == trainer])
+    by_code = [results.values(trainer, code, label, "dsc", cases) for code in codes]
+    known = [values for values in by_code if values is not None]
+    if not known or not cases:
+        return []
+    order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
+    if len(order) == 1:
+        return [("Only case", str(order[0]))]
+    places = {len(order) - 1: "Best", (len(order) - 1) // 2: "Median", 0: "Worst"}
+    return [(f"{title} case of {short_name(trainer)}", str(order[place])) for place, title in sorted(places.items())]
+
+
+def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run: ModelRun) -> Overlay:
+    part, case = next((part, case) for part in parts for case in part.cases if case.name == name)
+    opened = run.open(case)
+    index = overlay_index(opened.reference)
+    predictions, scores = {}, {}
+    for trainer in results.trainers:
+        for code in results.codes:
+            values = results.values(trainer, code, results.shown_labels[0], "dsc", [name])
+            prediction = run.scorer.records.overlay(trainer, part.fold_text, name, code)
+            if values is not None and prediction is not None:
+                predictions[trainer, code], scores[trainer, code] = prediction, float(values[name])
+    return Overlay(
+        case=name,
+        title=title,
+        images=opened.loaded.image[:, index],
+        reference=opened.reference[index],
+        predictions=predictions,
+        scores=scores,
+        aspect=opened.spacing[-2] / opened.spacing[-1],
+    )
+
+
+def choose_codes(
+    modalities: Sequence[str], texts: Sequence[str] | None, number: int | None, cases: Sequence[ScoredCase]
+) -> list[Code]:
+    """The codes to score: all that some case has, those named, or a number of all drawn at random (always the same).
+
+    Raises:
+        ModalityError: a text that names no code, or cases without any of the modalities.
+        SettingsError: a number out of range, or more than 31 codes without a choice.
+    """
+    codes = all_codes(len(modalities))
+    if texts is not None:
+        named = {parse_code(text, modalities) for text in texts}
+        return [code for code in codes if code in named]
+    kinds_of_cases = {case.channels for case in cases}
+    codes = [code for code in codes if any(kind.issuperset(np.flatnonzero(code)) for kind in kinds_of_cases)]
+    if not codes:
+        raise ModalityError(
+            f"No case has an image of {', '.join(modalities)}. Name the files by the channels of dataset.json: "
+            "CASE_0000, CASE_0001, ..."
+        )
+    if number is not None:
+        if not 1 <= number <= len(codes):
+            raise SettingsError(f"-num_codes is {number}; 1 to {len(codes)} codes can be scored on these cases.")
+        drawn = np.random.default_rng(0).permutation(len(codes) - 1)[: number - 1]
+        return [code for index, code in enumerate(codes) if index in drawn or code == codes[-1]]
+    if len(codes) > MAX_CODES_BY_DEFAULT:
+        raise SettingsError(
+            f"These cases can be scored under {len(codes)} codes of {len(modalities)} modalities. Name those to score "
+            "by -codes, or how many to draw at random by -num_codes."
+        )
+    return codes
+
+
+def _check(request: Request) -> None:
+    if len(set(request.trainers)) < len(request.trainers) or len(set(request.folds)) < len(request.folds):
+        raise SettingsError("A trainer or a fold is named twice. Name each once by -tr and -f.")
+    if (request.images is None) != (request.labels is None):
+        raise SettingsError("-i and -l go together: a folder of images and one of their labels.")
+    if request.codes is not None and request.num_codes is not None:
+        raise SettingsError("-codes and -num_codes exclude each other.")
+    if not 0 < request.prediction.step_size <= 1:
+        raise SettingsError(f"-step_size is {request.prediction.step_size}; it must be above 0 and at most 1.")
+    out = request.out
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OF_AN_EVALUATION):
+        raise SettingsError(f"{out} is not empty and holds no evaluation. Name another folder by -o.")
+
+
+def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
+    if request.images is not None and request.labels is not None:
+        return [Part(request.folds, tuple(folder_cases(request.images, request.labels, file_ending)))]
+    parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.folds]
+    names = [case.name for part in parts for case in part.cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ModelError(
+            f"{', '.join(twice)} are validation cases of more than one of these folds; a case counts once. Name other "
+            "folds by -f."
+        )
+    return parts
+
+
+def _dataset_json(models: Sequence[ModelFolder]) -> dict:
+    """That of all models, with label sets if one of them has some.
+
+    Raises:
+        ModelError: they were trained on other channels, labels or label sets.
+    """
+    contents = [json.loads((model.folder / "dataset.json").read_text()) for model in models]
+    with_sets = [content for content in contents if LabelSets.of(content) is not None]
+    sets = [[content.get(key) for key in (BY_MODALITY, BY_CASE)] for content in with_sets]
+    if any(each != sets[0] for each in sets):
+        raise ModelError(
+            f"{' and '.join(str(model.folder) for model in models)} have different label sets (dataset.json), but what "
+            "is scored must not depend on the model. Give all the same, or score them in runs of their own."
+        )
+    for model, content in zip(models, contents, strict=True):
+        same = channel_names(content) == channel_names(contents[0]) and labels_of(content) == labels_of(contents[0])
+        if not same or content["file_ending"] != contents[0]["file_ending"]:
+            raise ModelError(
+                f"{model.folder} and {models[0].folder} were trained on other channels, labels or files "
+                "(dataset.json). Score them in runs of their own."
+            )
+    return (with_sets or contents)[0]
+
+
+def _require_single(first: ModelFolder, second: ModelFolder) -> None:
+    if first is not second:
+        raise ModelError(
+            f"{first.folder} and {second.folder} are models for the same modalities. Take one of them out of the "
+            "results folder, or name its configuration by -c."
+        )

@@ -1,0 +1,169 @@
+"""Write an evaluation: results, summary, tables, pictures and the report."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from nnunet_moe.commands.evaluate.analysis import comparisons, means, modality_worth
+from nnunet_moe.commands.evaluate.evaluate import Evaluation, Request
+from nnunet_moe.commands.evaluate.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
+from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, Results
+from nnunet_moe.commands.evaluate.scoring import versions_of_figures
+from nnunet_moe.commands.evaluate.tables import (
+    code_table,
+    comparison_table,
+    failure_table,
+    metrics_table,
+    modality_table,
+)
+from nnunet_moe.reports.page import Section, page, write
+from nnunet_moe.reports.table import short_name
+from nnunet_moe.runtime.files import folder_name
+
+MAX_LABELS_WITH_PICTURES = 10
+"""With more labels only their mean has pictures; every label has its tables."""
+
+
+@rc_context({"text.parse_math": False})  # names may hold a $
+def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
+    """Write everything into the request's folder, each file whole or not at all; `report.html` comes last.
+
+    Returns:
+        The report.
+    """
+    results, out = evaluation.results, request.out
+    report = out / "report.html"
+    report.unlink(missing_ok=True)  # where it is, the rest is what it was made with
+    for folder in (out / "tables", out / "figures"):
+        shutil.rmtree(folder, ignore_errors=True)
+    compared, worth = comparisons(results), modality_worth(results)
+    for name, table in (
+        ("results", results.table.astype(dict.fromkeys(("lesions", "reference_lesions"), "Int64"))),
+        ("means", means(results)),
+        ("comparisons", compared),
+        ("modalities", worth),
+    ):
+        write(out / f"{name}.csv", table.to_csv(index=False))
+    settings = _settings(request, results, evaluation.models)
+    write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
+    sections = []
+    for label in results.shown_labels:
+        section = Section(label)
+        tables = {"codes": code_table(results, label), "metrics": metrics_table(results, label)}
+        if len(results.trainers) > 1:
+            tables["comparisons"] = comparison_table(compared, label)
+        if (of_modalities := modality_table(worth, label)).rows:
+            tables["modalities"] = of_modalities
+        for name, table in tables.items():
+            section.add_table(out / "tables" / f"{folder_name(label)}_{name}", table)
+        for name, caption, figure in _figures(results, label):
+            section.add_figure(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
+        sections.append(section)
+    sections += _model_sections(evaluation, out / "figures")
+    write(report, _page(results, sections, settings))
+    return report
+
+
+def _figures(results: Results, label: str) -> Iterator[tuple[str, str, Figure]]:
+    if len(results.labels) > MAX_LABELS_WITH_PICTURES and label != results.shown_labels[0]:
+        return
+    yield "scores", f"{label}: DSC and CScore by modalities", scores_by_code(results, label)
+    if len(results.trainers) > 1:
+        yield "differences", f"{label}: paired differences of the cases", paired_differences(results, label)
+
+
+def _model_sections(evaluation: Evaluation, folder: Path) -> list[Section]:
+    results = evaluation.results
+    cases, gates = Section("Cases"), Section("Gates")
+    for overlay in evaluation.overlays:
+        caption = f"{overlay.title}: {overlay.case}"
+        name = folder_name(overlay.title.split()[0].lower())
+        cases.add_figure(folder / f"case_{name}.png", caption, overlay_picture(overlay, results), is_overlay=True)
+    for model, weights in evaluation.gates.items():
+        caption = f"Gate weights of {model}, by layer, code and expert"
+        trainer = model.partition(",")[0]
+        figure = gate_weights(weights, results, caption)
+        gates.add_figure(folder / f"gates_{trainer}.png", caption, figure)
+    return [section for section in (cases, gates) if section.pictures]
+
+
+def _settings(request: Request, results: Results, models: dict[str, dict]) -> dict[str, Any]:
+    settings = asdict(request)
+    settings |= {name: None if settings[name] is None else str(settings[name]) for name in ("out", "images", "labels")}
+    settings["codes"] = [results.code_text(code) for code in results.codes]
+    return {**settings, "versions": versions_of_figures(), "models": models}
+
+
+def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
+    """In the style of nnU-Net's summary.json, by trainer and code."""
+
+    def by_label(trainer: str, code: Any) -> dict:
+        return {
+            label: {
+                **{name: results.mean(trainer, code, label, name).mean for name in METRICS},
+                "cases": results.mean(trainer, code, label, "dsc").cases,
+                "failed": results.mean(trainer, code, label, "dsc").failed,
+            }
+            for label in results.labels
+        }
+
+    label = results.shown_labels[0]
+    keys = ["trainer", "fold", "case", "code"]
+    return {
+        "foreground_mean": {
+            trainer: {
+                name: (
+                    results.mean_over_codes(trainer, label, name)
+                    if results.complete_cases
+                    else results.mean(trainer, ALL_EACH_HAS, label, name)
+                ).mean
+                for name in METRICS
+            }
+            for trainer in results.trainers
+        },
+        "foreground_mean_is": "mean over codes" if results.complete_cases else results.code_text(ALL_EACH_HAS),
+        "mean": {
+            trainer: {results.code_text(code): by_label(trainer, code) for code in results.codes}
+            for trainer in results.trainers
+        },
+        "metric_per_case": [
+            {
+                **dict(zip(keys, names, strict=True)),
+                "failure": rows["failure"].iloc[0],
+                "metrics": rows.set_index("label")[list(METRICS)].to_dict("index"),
+            }
+            for names, rows in results.table.groupby(keys, sort=False)
+        ],
+        "num_failed": len(results.failures),
+        "unscored_cases": list(results.unscored),
+        "settings": settings,
+    }
+
+
+def _page(results: Results, sections: list[Section], settings: dict[str, Any]) -> str:
+    names = ", ".join(short_name(trainer) for trainer in results.trainers)
+    summary = (
+        f"{len(results.cases)} cases, {len(results.codes)} of the {2 ** len(results.modalities) - 1} subsets of "
+        f"{', '.join(results.modalities)}."
+    )
+    if results.unscored:
+        summary += f" Not scored, for want of the modalities asked for: {', '.join(results.unscored)}."
+    failures = failure_table(results).html() if len(results.failures) else ""
+    return page(f"{settings['dataset']} {settings['configuration']}: {names}", summary, sections, settings, failures)
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,235 @@
+"""The scores of an evaluation and the means over its cases.
+
+A mean is only ever one over all the cases that it is about: where a segmentation failed there is none, and what is
+compared is over the same cases.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from nnunet_moe.commands.evaluate.metrics import METRICS, composite_without_correlation, volume_correlation
+from nnunet_moe.modalities.codes import Code, code_text
+
+CSCORE = "cscore"
+ISBI_SCORE = "isbi_score"
+CORRELATION_WEIGHTS = {CSCORE: 1 / 8, ISBI_SCORE: 1 / 4}
+"""Scores of a cohort -> the weight of its volume correlation: of the paper, and of the ISBI 2015 challenge."""
+WITHOUT_CORRELATION = "cscore_without_corr"
+MEAN_OVER_LABELS = "mean over labels"
+ALL_EACH_HAS: Code = ()
+"""In the place of a code: that of all modalities which a case has, of those asked for; each case's own."""
+COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over cases; NaN if one of them failed or there are none."""
+
+    mean: float
+    standard_error: float
+    """NaN for a single case."""
+    cases: int
+    """For which the metric is defined."""
+    failed: int
+
+    @property
+    def is_known(self) -> bool:
+        return not math.isnan(self.mean)
+
+
+class Results:
+    """All scores of an evaluation.
+
+    Args:
+        rows: one for each trainer, fold, case, code and label, with the keys of `COLUMNS`.
+        modalities: names in channel order.
+        codes: those asked for, in the order of the tables.
+        trainers: in the order given.
+        dedicated: the trainers among them whose models are dedicated.
+        labels: of the dataset.
+        cases: all that were to be scored; by default those with a row.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict],
+        *,
+        modalities: Sequence[str],
+        codes: Sequence[Code],
+        trainers: Sequence[str],
+        dedicated: Collection[str],
+        labels: Sequence[str],
+        cases: Collection[str] | None = None,
+    ) -> None:
+        self.modalities, self.codes, self.trainers = tuple(modalities), tuple(codes), tuple(trainers)
+        self.dedicated, self.labels = frozenset(dedicated), tuple(labels)
+        self.table = pd.DataFrame(rows, columns=list(COLUMNS))
+        composite = composite_without_correlation(
+            *(self.table[name].to_numpy(dtype=float) for name in ("dsc", "ppv", "ltpr", "lfpr"))
+        )
+        self.table[WITHOUT_CORRELATION] = composite
+        scored = set(self.table["case"])
+        self.cases = tuple(sorted(scored if cases is None else cases))
+        self.unscored = tuple(case for case in self.cases if case not in scored)
+        """Cases that have the modalities of no code that was asked for."""
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """One row a segmentation that failed: trainer, fold, case, code, failure."""
+        failed = self.table[self.table["failure"] != ""]
+        return failed[["trainer", "fold", "case", "code", "failure"]].drop_duplicates(ignore_index=True)
+
+    @property
+    def shown_labels(self) -> tuple[str, ...]:
+        """The labels, after their mean where there are several."""
+        return (MEAN_OVER_LABELS, *self.labels) if len(self.labels) > 1 else self.labels
+
+    def code_text(self, code: Code) -> str:
+        return "all that each case has" if code == ALL_EACH_HAS else code_text(code, self.modalities)
+
+    @cached_property
+    def own_codes(self) -> dict[str, Code]:
+        """Case -> all modalities that it has, of those asked for; without cases that were not scored with all these."""
+        codes = {self.code_text(code): code for code in self.codes}
+        found = {}
+        asked_for = self.table[self.table["code"].isin(list(codes))]
+        for case, texts in asked_for.groupby("case")["code"].unique().items():
+            own = tuple(map(any, zip(*(codes[text] for text in texts), strict=True)))
+            if self.code_text(own) in texts:
+                found[case] = own
+        return found
+
+    @property
+    def cases_differ(self) -> bool:
+        """Whether cases have different modalities, and each was scored with all it has."""
+        return len(set(self.own_codes.values())) > 1 and len(self.own_codes) == self.table["case"].nunique()
+
+    @cached_property
+    def complete_cases(self) -> frozenset[str]:
+        """The cases to which every code applies that some trainer takes: they lack none of these modalities."""
+        taken = [cases for code in self.codes if (cases := self.cases_of(code))]
+        return frozenset.intersection(*taken) if taken else frozenset()
+
+    @property
+    def rows(self) -> dict[str, Code | None]:
+        """Text and code of what has a mean: also `ALL_EACH_HAS`, where cases differ, and None, the mean over codes."""
+        over_codes: dict[str, Code | None] = {"mean over codes": None} if self.complete_cases else {}
+        codes = (*self.codes, ALL_EACH_HAS) if self.cases_differ else self.codes
+        return {**{self.code_text(code): code for code in codes}, **over_codes}
+
+    def cases_of(self, code: Code) -> frozenset[str]:
+        """The cases that have the code's modalities; none if no trainer takes it."""
+        return frozenset(self.table["case"][self.table["code"] == self.code_text(code)])
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The modalities that are in no code under which a case was scored."""
+        seen = [code for code in self.codes if self.cases_of(code)]
+        return tuple(name for place, name in enumerate(self.modalities) if not any(code[place] for code in seen))
+
+    def values(
+        self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> pd.Series | None:
+        """The values of a trainer's cases under a code, indexed by case, NaN where not defined.
+
+        Args:
+            trainer: one of the trainers.
+            code: one of the codes, or `ALL_EACH_HAS`, which has values where `cases_differ`.
+            label: one of the labels, or their mean, over those for which the metric is defined.
+            metric: a column of the table, or a score of the cohort, whose correlation is that of these very cases.
+            cases: only these; by default all that have the code's modalities.
+
+        Returns:
+            None if the trainer has no model for the code, or a case failed.
+        """
+        if label == MEAN_OVER_LABELS:
+            parts = [self.values(trainer, code, each, metric, cases) for each in self.labels]
+            return None if any(part is None for part in parts) else pd.concat(parts, axis=1).mean(axis=1)
+        rows = self._rows(trainer, code, label, cases)
+        if rows is None or _num_failed(rows):
+            return None
+        if metric not in CORRELATION_WEIGHTS:
+            return rows[metric]
+        return rows[WITHOUT_CORRELATION] + _volume_correlation(rows) * CORRELATION_WEIGHTS[metric]
+
+    def correlation(self, trainer: str, code: Code, label: str) -> float:
+        """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed.
+
+        That of the mean over labels is the mean of theirs, as far as they are defined.
+        """
+        if label == MEAN_OVER_LABELS:
+            return float(pd.Series([self.correlation(trainer, code, each) for each in self.labels]).mean())
+        rows = self._rows(trainer, code, label, None)
+        return math.nan if rows is None or _num_failed(rows) else _volume_correlation(rows)
+
+    def mean(
+        self, trainer: str, code: Code | None, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> Mean:
+        """Over all cases that have the code's modalities, or over some of them; None: `mean_over_codes`."""
+        if code is None:
+            return self.mean_over_codes(trainer, label, metric)
+        values = self.values(trainer, code, label, metric, cases)
+        return self._unknown(trainer, [code], cases) if values is None else _mean(values)
+
+    def mean_over_codes(self, trainer: str, label: str, metric: str) -> Mean:
+        """Each case's mean over all codes, then over the cases to which every code applies."""
+        by_code = [self.values(trainer, code, label, metric, self.complete_cases) for code in self.codes]
+        if all(values is not None for values in by_code):
+            return _mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
+        return self._unknown(trainer, self.codes, self.complete_cases)
+
+    def common_means(self, trainer: str, label: str, metric: str) -> dict[Code, float]:
+        """The means of the codes over the cases to which every code applies, for those codes that have one."""
+        means = {code: self.mean(trainer, code, label, metric, self.complete_cases) for code in self.codes}
+        return {code: mean.mean for code, mean in means.items() if mean.is_known}
+
+    def paired(
+        self, first: str, second: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """Two trainers' values of the same cases under a code, columns 0 and 1; empty unless both have all of them."""
+        series = [self.values(trainer, code, label, metric, cases) for trainer in (first, second)]
+        if any(values is None for values in series):
+            return pd.DataFrame({0: [], 1: []}, dtype=float)
+        return pd.concat(series, axis=1, keys=(0, 1)).dropna()
+
+    def _unknown(self, trainer: str, codes: Sequence[Code], cases: Collection[str] | None) -> Mean:
+        """No mean, but how many segmentations failed; a segmentation fails for all labels."""
+        tables = [self._rows(trainer, code, self.labels[0], cases) for code in codes]
+        return Mean(math.nan, math.nan, 0, sum(_num_failed(rows) for rows in tables if rows is not None))
+
+    def _rows(self, trainer: str, code: Code, label: str, cases: Collection[str] | None) -> pd.DataFrame | None:
+        rows = self._by_model.get((trainer, self.code_text(code), label))
+        return rows if rows is None or cases is None else rows.loc[rows.index.isin(list(cases))]
+
+    @cached_property
+    def _by_model(self) -> dict[Any, pd.DataFrame]:
+        """(trainer, code, label) -> rows, indexed by case."""
+        table = self.table
+        if self.cases_differ:
+            own = table["case"].map({case: self.code_text(code) for case, code in self.own_codes.items()})
+            with_all = table[table["code"] == own].assign(code=self.code_text(ALL_EACH_HAS))
+            table = pd.concat([table, with_all])
+        return dict(iter(table.set_index("case").sort_index().groupby(["trainer", "code", "label"])))
+
+
+def _volume_correlation(rows: pd.DataFrame) -> float:
+    """Over the cases in which the label was annotated."""
+    volumes = rows[["volume_mm3", "reference_volume_mm3"]].dropna()
+    return volume_correlation(volumes["volume_mm3"], volumes["reference_volume_mm3"])
+
+
+def _num_failed(rows: pd.DataFrame) -> int:
+    return int((rows["failure"] != "").sum())
+
+
+def _mean(values: pd.Series) -> Mean:
+    defined = values.dropna().to_numpy()
+    if not defined.size:
+        return Mean(math.nan, math.nan, 0, 0)
+    error = float(defined.std(ddof=1) / math.sqrt(defined.size)) if defined.size > 1 else math.nan
+    return Mean(float(defined.mean()), error, defined.size, 0)

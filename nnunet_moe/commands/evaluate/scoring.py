@@ -1,0 +1,269 @@
+"""Segment cases under every code and score what comes out."""
+
+import json
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
+from tqdm import tqdm
+
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.commands.evaluate.metrics import METRICS, MetricSettings, score_segmentation
+from nnunet_moe.commands.evaluate.models import ScoredCase
+from nnunet_moe.commands.evaluate.overlay import overlay_index
+from nnunet_moe.commands.evaluate.records import Record, Records, file_state, key_of
+from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.images.geometry import require_same_geometry
+from nnunet_moe.images.reading import read_segmentation
+from nnunet_moe.labels.label_sets import LabelSets, labels_in
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.labels.volumes import axes_in_space
+from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
+from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.runtime.environment import versions
+from nnunet_moe.runtime.files import atomic_write, digest, folder_name
+from nnunet_moe.runtime.precision import uses_cpu_bfloat16
+
+T = TypeVar("T")
+
+
+def versions_of_figures() -> dict[str, str]:
+    """Python and the packages that figures depend on."""
+    packages = versions("nnunet-moe", "nnunetv2", "torch", "numpy", "scipy", "surface-distance")
+    return {"python": platform.python_version(), **packages}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that one fold's model segments, or an ensemble of folds."""
+
+    folds: tuple[Fold, ...]
+    cases: tuple[ScoredCase, ...]
+
+    @property
+    def fold_text(self) -> str:
+        return "+".join(str(fold) for fold in self.folds)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How segmentations are made, measured and kept."""
+
+    codes: tuple[Code, ...]
+    label_sets: LabelSets | None
+    """What was annotated, if dataset.json tells."""
+    metrics: MetricSettings
+    prediction: PredictionSettings
+    records: Records
+    predictions: Path
+    """Where segmentations go that are kept."""
+    save_predictions: bool
+
+
+@dataclass(frozen=True)
+class OpenedCase:
+    """A case's images and its reference."""
+
+    loaded: LoadedCase
+    reference: np.ndarray
+    """Labels, `(*space)`."""
+    spacing: tuple[float, ...]
+
+
+class ModelRun:
+    """One model over the cases of one part.
+
+    Raises:
+        ModelError: a model that cannot be loaded.
+    """
+
+    def __init__(self, scorer: Scorer, model: ModelFolder, part: Part) -> None:
+        self.scorer, self.model, self.part = scorer, model, part
+        self.segmenter = Segmenter(model, part.folds, scorer.prediction)
+        self.labels = labels_of(self.segmenter.dataset_json)
+        self.modalities = channel_names(self.segmenter.dataset_json)
+        self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
+        self.model_state = {
+            "files": _digests(model, part.folds),
+            "bfloat16": uses_cpu_bfloat16(torch.device(scorer.prediction.device)),
+            "metrics": asdict(scorer.metrics),
+            "prediction": asdict(scorer.prediction),
+            "versions": versions_of_figures(),
+        }
+
+    def rows(self) -> Iterator[dict]:
+        """Rows of the results, as `Results` takes them; what has been scored before is not scored again."""
+        total = sum(is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
+        about = f"{self.model.trainer} {self.model.configuration} fold {self.part.fold_text}"
+        with tqdm(total=total, desc=about, unit="segmentation", mininterval=1) as progress:
+            for case in self.part.cases:
+                progress.set_postfix_str(case.name)
+                yield from self._case_rows(case, progress)
+
+    def gates(self) -> dict[str, np.ndarray]:
+        """Layer -> gate weights `(codes, experts)` of every mixture, without noise; before `rows`, the first fold's."""
+        network = self.segmenter.network
+        if not isinstance(network, ModalityNetwork):
+            return {}
+        chosen = torch.tensor(self.codes, device=network.codes.device)
+        names = {module: name for name, module in network.named_modules()}
+        with torch.no_grad():
+            return {names[mixture]: mixture.gates(chosen).cpu().numpy() for mixture in network.mixtures}
+
+    def _case_rows(self, case: ScoredCase, progress: tqdm) -> Iterator[dict]:
+        files = sorted(os.path.abspath(file) for file in (*case.images, case.label))
+        annotation = list(self._annotated_labels(case, self._named(case)))
+        key = key_of([self.model_state, [(file, file_state(file)) for file in files], annotation])
+        records = {code: self._stored(key, case, code) for code in self.codes}
+        known = next((code_of_digits(record.available) for record in records.values() if record is not None), None)
+        pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]
+        for code in pending:  # what an earlier run kept is not what is scored here, or fails
+            self._prediction_file(case, code).unlink(missing_ok=True)
+        opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
+        for code in self.codes:
+            record, failure = records[code], unopened if code in pending else ""
+            if code in pending and opened is not None and is_within(code, opened.loaded.available):
+                record, failure = _attempt(lambda code=code: self._make(case, opened, code, key))
+            if is_within(code, self._named(case)):
+                progress.update()
+            if record is not None or failure:
+                yield from self._record_rows(case, code, record, failure)
+
+    def _named(self, case: ScoredCase) -> Code:
+        """What a case has by the names of its files."""
+        return tuple(channel in case.channels for channel in range(len(self.modalities)))
+
+    def _stored(self, key: str, case: ScoredCase, code: Code) -> Record | None:
+        record = self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
+        if record is None or not self.scorer.save_predictions:
+            return record
+        is_kept = record.kept is not None and record.kept == file_state(self._prediction_file(case, code))
+        return record if is_kept else None
+
+    def open(self, case: ScoredCase) -> OpenedCase:
+        """Read a case.
+
+        Raises:
+            ModalityError: images or a label that cannot be used.
+        """
+        loaded = self.segmenter.read(case)
+        if not os.path.exists(case.label):
+            raise ModalityError(f"{case.label} is not there: without a reference there is no score.")
+        reference, properties = read_segmentation(case.label, self.segmenter.reader)
+        require_same_geometry(
+            min(case.images), case.label, (loaded.image.shape[1:], loaded.properties), (reference.shape, properties)
+        )
+        allowed = np.unique(np.hstack([0, *self.segmenter.dataset_json["labels"].values()]))
+        if unknown := sorted(set(np.unique(reference)) - set(allowed)):
+            raise ModalityError(
+                f"{case.label} has voxels of {', '.join(f'{value:g}' for value in unknown)}; dataset.json's labels are "
+                f"{', '.join(str(value) for value in allowed)}. Correct the label."
+            )
+        return OpenedCase(loaded, reference, tuple(float(step) for step in loaded.properties["spacing"]))
+
+    def _make(self, case: ScoredCase, opened: OpenedCase, code: Code, key: str) -> Record:
+        segmentation = self.segmenter.segment(opened.loaded, code)
+        ignore_label, settings = self.segmenter.label_manager.ignore_label, self.scorer.metrics
+        scored = self._annotated_labels(case, opened.loaded.available)
+        scores = score_labels(segmentation, opened.reference, opened.spacing, scored, ignore_label, settings)
+        scores |= {name: dict.fromkeys(METRICS) for name in self.labels if name not in scored}
+        file = self._prediction_file(case, code)
+        if self.scorer.save_predictions:
+            self._write(segmentation, file, opened.loaded)
+        overlay = segmentation[overlay_index(opened.reference)]
+        record = Record(code_digits(opened.loaded.available), scores, overlay, file_state(file))
+        self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
+        return record
+
+    def _annotated_labels(self, case: ScoredCase, available: Code) -> dict[str, int | tuple[int, ...]]:
+        """Those that are scored, under whatever code: what was annotated in the case."""
+        if self.scorer.label_sets is None:
+            return self.labels
+        is_scored = self.scorer.label_sets.of_items(torch.tensor([available]), [case.name])[0]
+        return labels_in(self.segmenter.dataset_json, is_scored)
+
+    def _prediction_file(self, case: ScoredCase, code: Code) -> Path:
+        folder = self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
+        return folder / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
+
+    def _write(self, segmentation: np.ndarray, file: Path, loaded: LoadedCase) -> None:
+        """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plan.plans.plans)):
+            with atomic_write(file.with_name(f"{name}.json")) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=4))
+        with atomic_write(file) as unfinished:
+            self.segmenter.write(segmentation, str(unfinished), loaded)
+
+    def _record_rows(self, case: ScoredCase, code: Code, record: Record | None, failure: str) -> Iterator[dict]:
+        for label in self.labels:
+            scores = record.scores[label] if record is not None else dict.fromkeys(METRICS)
+            yield {
+                "trainer": self.model.trainer,
+                "fold": self.part.fold_text,
+                "case": case.name,
+                "code": code_text(code, self.modalities),
+                "label": label,
+                **{metric: np.nan if value is None else value for metric, value in scores.items()},
+                "configuration": self.model.configuration,
+                "failure": failure,
+            }
+
+
+def score_labels(
+    segmentation: np.ndarray,
+    reference: np.ndarray,
+    spacing: Sequence[float],
+    labels: Mapping[str, int | tuple[int, ...]],
+    ignore_label: int | None,
+    settings: MetricSettings,
+) -> dict[str, dict[str, float | None]]:
+    """Score each label or region of a case.
+
+    Args:
+        segmentation: labels, `(*space)` as nnU-Net's readers give them; a 2D image has a first axis of one slice.
+        reference: of the same shape; its voxels of the ignore label count for nothing.
+        spacing: mm, as the reader gave it.
+        labels: name -> label or region.
+        ignore_label: nnU-Net's, if the dataset has one.
+        settings: what the definitions leave open.
+
+    Returns:
+        Name -> metric -> value, None where it is not defined.
+    """
+    annotated = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
+    scores = {}
+    for name, label in labels.items():
+        predicted, true = (region_or_label_to_mask(array, label) & annotated for array in (segmentation, reference))
+        space = axes_in_space(true.shape, spacing)
+        if len(space) < true.ndim:
+            predicted, true = predicted[0], true[0]
+        values = asdict(score_segmentation(predicted, true, space, settings))
+        scores[name] = {metric: None if np.isnan(value) else value for metric, value in values.items()}
+    return scores
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
+    """What a piece of work gives, or how it failed: whatever it is, it is one case's, and is counted there."""
+    try:
+        return work(), ""
+    except NnunetMoeError as error:
+        return None, str(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _digests(model: ModelFolder, folds: Sequence[Fold]) -> dict[str, str]:
+    """Of all files that a model is made of, a cascade's previous stage included."""
+    files = [*(model.folder / name for name in ("plans.json", "dataset.json")), *map(model.checkpoint_file, folds)]
+    digests = {str(file.relative_to(model.folder.parent)): digest(file) for file in files}
+    return digests | (_digests(model.previous_stage, folds) if model.previous_stage else {})

@@ -1,0 +1,204 @@
+"""Tables of an evaluation, and how they are written in Markdown, LaTeX, CSV and HTML."""
+
+import math
+
+import pandas as pd
+
+from nnunet_moe.commands.evaluate.analysis import MAIN_METRICS
+from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.results import CSCORE, MEAN_OVER_LABELS, WITHOUT_CORRELATION, Mean, Results
+from nnunet_moe.modalities.codes import Code
+from nnunet_moe.reports.table import ABSENT, PLAIN, PRESENT, UNKNOWN, Cell, Table, emphases, short_name
+
+TITLES = {
+    "dsc": "DSC",
+    "ppv": "PPV",
+    "sensitivity": "Sensitivity",
+    "ltpr": "LTPR",
+    "lfpr": "LFPR",
+    "lesion_f1": "Lesion F1",
+    "lesions": "Lesions",
+    "reference_lesions": "Reference lesions",
+    "volume_mm3": "Volume (mm³)",
+    "reference_volume_mm3": "Reference volume (mm³)",
+    "volume_difference_mm3": "Volume difference (mm³)",
+    "volume_difference_percent": "Volume difference (%)",
+    "surface_dice": "Surface Dice",
+    "hd95_mm": "HD95 (mm)",
+    CSCORE: "CScore",
+    WITHOUT_CORRELATION: "CScore without Corr",
+}
+IN_PERCENT = frozenset(("dsc", "ppv", "sensitivity", "ltpr", "lfpr", "lesion_f1", "surface_dice", CSCORE))
+
+
+def code_table(results: Results, label: str) -> Table:
+    """The paper's tables 2 and 3: a row a code, mean and standard error in per cent of DSC and CScore by trainer."""
+    columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
+    columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
+    rows = []
+    for text, code in results.rows.items():
+        named = [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
+        rows.append((*(_circles(code) if code in results.codes else named), *_mean_cells(results, label, code)))
+    notes = [
+        f"Mean ± standard error over cases, in per cent. {PRESENT} present, {ABSENT} absent. Best in bold, second "
+        "underlined, by row and metric.",
+        *_case_notes(results),
+    ]
+    notes += _cscore_notes(results, label)
+    return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _cscore_notes(results: Results, label: str) -> list[str]:
+    """Why a CScore is not over all that the DSC is over."""
+    shown = [(trainer, code) for trainer in results.trainers for code in results.rows.values() if code is not None]
+    needs = "its volume correlation needs three cases or more, of different volumes, none failed"
+    if not any(results.mean(*model, label, CSCORE).is_known for model in shown):
+        return [f"No CScore: {needs}."]
+    notes = []
+    if any(0 < results.mean(*model, label, CSCORE).cases < results.mean(*model, label, "dsc").cases for model in shown):
+        notes.append("The CScore is over the cases with lesions in their reference alone: means.csv has their number.")
+    if label == MEAN_OVER_LABELS and any(
+        results.mean(*model, each, "dsc").is_known and not results.mean(*model, each, CSCORE).is_known
+        for model in shown
+        for each in results.labels
+    ):
+        notes.append(f"The CScore is the mean of the labels that have one alone: {needs}.")
+    return notes
+
+
+def metrics_table(results: Results, label: str) -> Table:
+    """Means of the other metrics, a row a trainer and code."""
+    metrics = [metric for metric in METRICS if metric != "dsc" and not metric.startswith("reference")]
+    columns = (
+        ("", "Trainer"),
+        ("", "Modalities"),
+        ("", "Cases"),
+        *(("", TITLES[metric]) for metric in metrics),
+        ("", "Volume correlation"),
+    )
+    rows = []
+    for trainer in results.trainers:
+        for code in results.codes:
+            found = {metric: results.mean(trainer, code, label, metric) for metric in metrics}
+            if any(mean.cases or mean.failed for mean in found.values()):
+                cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
+                correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
+                cases = Cell(str(len(results.cases_of(code))))
+                rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
+    note = (
+        "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
+        "nnunet-moe."
+    )
+    return Table(f"{label}: all metrics", columns, tuple(rows), (note, *_case_notes(results)))
+
+
+def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
+    """Paired tests between trainers."""
+    names = (
+        "Trainers",
+        "Metric",
+        "Modalities",
+        "Pairs",
+        "Mean difference",
+        "Median",
+        "Effect size",
+        "p",
+        "p (Holm)",
+        "Gap closed (%)",
+    )
+    rows = [
+        (
+            Cell(f"{short_name(row['trainer'])} - {short_name(row['versus'])}"),
+            Cell(TITLES[row["metric"]]),
+            Cell(row["code"]),
+            Cell(str(row["pairs"])),
+            Cell(_number(100 * row["mean_difference"], "+.2f")),
+            Cell(_number(100 * row["median_difference"], "+.2f")),
+            Cell(_number(row["effect_size"], "+.2f")),
+            Cell(_number(row["p"], ".2g")),
+            Cell(_number(row["p_holm"], ".2g")),
+            Cell(_number(row["gap_closed_percent"], ".0f")),
+        )
+        for row in comparisons[comparisons["label"] == label].to_dict("records")
+    ]
+    notes = (
+        "Two-sided Wilcoxon signed-rank tests over pairs, differences in percentage points; effect size: matched-pairs "
+        "rank-biserial correlation, -1 to 1; Holm's correction over the codes. The pairs of one case under several "
+        "codes are not independent; each case's mean is. The CScore's volume correlation is one number for all cases; "
+        "the tests are without it. A code with a failed case is not tested, nor then all codes together.",
+    )
+    return Table(f"{label}: trainers compared", tuple(("", name) for name in names), tuple(rows), notes)
+
+
+def modality_table(worth: pd.DataFrame, label: str) -> Table:
+    """What each modality is worth."""
+    names = ("Trainer", "Metric", "Modality", "Drop when it alone is missing", "Score alone", "Shapley value")
+    rows = [
+        (
+            Cell(short_name(row["trainer"])),
+            Cell(TITLES[row["metric"]]),
+            Cell(row["modality"]),
+            *(Cell(_number(100 * row[name], ".2f")) for name in ("loss_when_missing", "score_alone", "shapley_value")),
+        )
+        for row in worth[worth["label"] == label].to_dict("records")
+    ]
+    note = (
+        "In percentage points, over the cases to which every code applies. The Shapley values of a trainer sum to its "
+        "score with all modalities, none counting as 0."
+    )
+    return Table(f"{label}: what each modality is worth", tuple(("", name) for name in names), tuple(rows), (note,))
+
+
+def failure_table(results: Results) -> Table:
+    """Every segmentation that failed, and why."""
+    columns = ("Trainer", "Fold", "Case", "Modalities", "Reason")
+    rows = tuple(tuple(Cell(str(value)) for value in row) for row in results.failures.itertuples(index=False))
+    return Table(f"Failed segmentations: {len(rows)}", tuple(("", name) for name in columns), rows)
+
+
+def _mean_cells(results: Results, label: str, code: Code | None) -> list[Cell]:
+    """The number of cases, then a cell a metric and trainer; nothing is marked where a segmentation failed."""
+    cells, cases = [], 0
+    for metric in MAIN_METRICS:
+        found = [results.mean(trainer, code, label, metric) for trainer in results.trainers]
+        cases = max(cases, *(mean.cases for mean in found))
+        comparable = sum(mean.is_known for mean in found) > 1 and not any(mean.failed for mean in found)
+        marks = emphases([mean.mean for mean in found]) if comparable else [PLAIN] * len(found)
+        cells += [Cell(_mean_text(mean, metric), mark) for mean, mark in zip(found, marks, strict=True)]
+    return [Cell(str(cases) if cases else UNKNOWN), *cells]
+
+
+def _mean_text(mean: Mean, metric: str, *, with_error: bool = True) -> str:
+    if mean.failed:
+        return f"{mean.failed} failed"
+    if not mean.is_known:
+        return UNKNOWN
+    scale = 100 if metric in IN_PERCENT else 1
+    error = f" ± {scale * mean.standard_error:.2f}" if with_error and not math.isnan(mean.standard_error) else ""
+    return f"{scale * mean.mean:.2f}{error}"
+
+
+def _case_notes(results: Results) -> list[str]:
+    notes = []
+    num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
+    if num_complete < num_cases:
+        over_codes = f"; the mean over codes is over these {num_complete}" if num_complete else ""
+        notes.append(
+            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Each row is over the cases that "
+            f"have its modalities; rows over different cases cannot be compared{over_codes}."
+        )
+        if results.unseen:
+            notes.append(f"Nothing here tells of {', '.join(results.unseen)}: no code that was scored holds it.")
+    if results.unscored:
+        notes.append(f"Not scored, for want of the modalities asked for: {', '.join(results.unscored)}.")
+    if len(results.failures):
+        notes.append(f"{len(results.failures)} segmentations failed; where one did, no mean is given.")
+    return notes
+
+
+def _circles(code: Code) -> list[Cell]:
+    return [Cell(PRESENT if available else ABSENT) for available in code]
+
+
+def _number(value: float, form: str) -> str:
+    return UNKNOWN if math.isnan(value) else f"{value:{form}}"

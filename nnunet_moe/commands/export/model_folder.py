@@ -1,0 +1,168 @@
+"""The folder of one ordinary nnU-Net model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from nnunetv2.evaluation.evaluate_predictions import save_summary_json
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_moe.architectures.fixed_code import FixedCode, load_fixed, require_equal
+from nnunet_moe.architectures.modality_network import ModalityNetwork
+from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
+from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.commands.export.channels import dataset_json_of, fingerprint_of, plans_of, present_channels
+from nnunet_moe.commands.export.onnx_file import write_onnx
+from nnunet_moe.commands.export.source import STOCK_TRAINER, LoadedFold, Source
+from nnunet_moe.labels.label_sets import covered, labels_in
+from nnunet_moe.modalities.codes import Code, code_digits, code_text
+from nnunet_moe.models.folders import Fold
+from nnunet_moe.models.networks import planned_network
+from nnunet_moe.reports.evaluation_folder import Scores
+from nnunet_moe.runtime.environment import versions
+
+NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
+"""nnU-Net's summary of a validation that has not been."""
+
+
+@dataclass(frozen=True)
+class WrittenFold:
+    """What the model card tells of a fold."""
+
+    epoch: int | None
+    digest: str
+    """SHA-256 of the checkpoint that it was made from."""
+    onnx_takes_any_space: bool
+
+
+class ExportedModel:
+    """A source under one code, as an ordinary model.
+
+    Args:
+        source: the trained model.
+        code: K bools, at least one true.
+        folder: to write.
+    """
+
+    def __init__(self, source: Source, code: Code, folder: Path) -> None:
+        self.source, self.code, self.folder = source, code, folder
+        self.plans, self.dataset_json = plans_of(source.plans, code), dataset_json_of(source.dataset_json, code)
+        self._manager = PlansManager(self.plans)
+        self._configuration = self._manager.get_configuration(source.model.configuration)
+        self._num_inputs = len(present_channels(source.num_channels, code))
+        dimensions = len(self._configuration.patch_size)
+        strides = [np.broadcast_to(stride, dimensions) for stride in self._configuration.pool_op_kernel_sizes]
+        self._divisors = [int(divisor) for divisor in np.prod(strides, axis=0)]
+
+    def write_fold(self, loaded: LoadedFold, *, onnx: bool) -> WrittenFold:
+        """Write what nnU-Net's tools read of a fold, and its network as ONNX if asked.
+
+        Raises:
+            ModelError: the network does not become the one that nnU-Net plans, or cannot be written as ONNX.
+        """
+        folder = self.folder / f"fold_{loaded.fold}"
+        folder.mkdir(parents=True)
+        if isinstance(loaded.network, (SharedEncoderNetwork, SwinUNetwork)):
+            network = FixedCode(loaded.network, self.code).eval()
+        else:
+            assert isinstance(loaded.network, ModalityNetwork)
+            network = self._ordinary(loaded.network)
+            self._write_checkpoint(network, loaded, folder)
+        patch = self._configuration.patch_size
+        divisors = self._divisors if loaded.network.takes_any_space else None
+        any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, divisors, patch)
+        return WrittenFold(loaded.epoch, loaded.digest, any_space)
+
+    def _ordinary(self, network: ModalityNetwork) -> nn.Module:
+        """What nnU-Net plans for the channels of the code, as the same function."""
+        ordinary = planned_network(
+            STOCK_TRAINER, self._manager, self._configuration, self.dataset_json, deep_supervision=False
+        ).eval()
+        load_fixed(ordinary, network, self.code)
+        coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
+        require_equal(ordinary, network, self.code, (self.source.num_channels, *coarsest))
+        return ordinary
+
+    def _write_checkpoint(self, network: nn.Module, loaded: LoadedFold, folder: Path) -> None:
+        """What nnU-Net's tools read of a fold."""
+        (folder / "validation").mkdir()
+        arguments = {
+            "plans": self.plans,
+            "configuration": self.source.model.configuration,
+            "fold": loaded.fold,
+            "dataset_json": self.dataset_json,
+        }
+        torch.save(
+            {
+                "network_weights": network.state_dict(),
+                "trainer_name": STOCK_TRAINER,
+                "init_args": arguments,
+                "inference_allowed_mirroring_axes": loaded.mirroring_axes,
+            },
+            folder / "checkpoint_final.pth",
+        )
+        if loaded.log and all(loaded.log.values()):  # nnUNetv2_export_model_to_zip wants the curves and the summary
+            curves = LocalLogger()
+            curves.load_checkpoint(loaded.log)
+            curves.plot_progress_png(str(folder))
+        save_summary_json(NO_CASES, str(folder / "validation" / "summary.json"))
+
+    def write_rest(self, folds: Mapping[Fold, WrittenFold], scores: Scores | None, *, onnx: bool) -> None:
+        """Write what all folds share, and the model card.
+
+        Args:
+            folds: what `write_fold` gave.
+            scores: of the source under this code, if they are known.
+            onnx: whether the folds have ONNX files.
+        """
+        contents = {
+            "plans": self.plans,
+            "dataset": self.dataset_json,
+            "dataset_fingerprint": fingerprint_of(self.source.fingerprint, self.code),
+        }
+        for name, content in contents.items():
+            (self.folder / f"{name}.json").write_text(json.dumps(content, indent=4))
+        source, any_space = self.source, all(fold.onnx_takes_any_space for fold in folds.values())
+        environment = Environment(loader=PackageLoader("nnunet_moe.commands.export", ""), undefined=StrictUndefined)
+        environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+        card = environment.get_template("card.md.jinja").render(
+            modalities=code_text(self.code, source.modalities),
+            channels={channel: source.modalities[channel] for channel in present_channels(len(self.code), self.code)},
+            takes_one_kind=source.network.takes_one_kind,
+            trained_for=None if source.is_dedicated else source.modalities,
+            code=code_digits(self.code),
+            dataset=source.model.folder.parent.name,
+            model=source.model,
+            previous_stage=source.previous_stage,
+            folds=folds,
+            labels=self.dataset_json["labels"],
+            never=self._never(),
+            file_ending=self.dataset_json["file_ending"],
+            onnx=onnx,
+            is_ordinary=source.becomes_ordinary,
+            any_space=any_space,
+            num_inputs=self._num_inputs,
+            num_outputs=self._manager.get_label_manager(self.dataset_json).num_segmentation_heads,
+            space="space" if any_space else _sizes(self._configuration.patch_size, ", "),
+            divisors=_sizes(self._divisors, " x "),
+            versions=versions("nnunet-moe", "nnunetv2", "torch"),
+            scores=scores,
+        )
+        (self.folder / "README.md").write_text(card)
+
+    def _never(self) -> list[str]:
+        """The labels or regions that do not appear with these modalities, since nobody annotated them there."""
+        by_modality = self.source.network.label_sets
+        if by_modality is None:
+            return []
+        return list(labels_in(self.source.dataset_json, ~covered(torch.tensor([self.code]), by_modality)[0]))
+
+
+def _sizes(sizes: Sequence[int], separator: str) -> str:
+    return separator.join(map(str, sizes))

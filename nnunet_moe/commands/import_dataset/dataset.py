@@ -1,0 +1,270 @@
+"""Write a raw dataset of nnU-Net from a folder in another layout."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.paths import nnUNet_raw
+
+from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
+from nnunet_moe.commands.import_dataset.patterns import LABEL, NO_PATTERN, FoundCase, Pattern, Problem, find_cases
+from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
+from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.modalities.availability import Availability
+from nnunet_moe.modalities.codes import MAX_MODALITIES
+from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
+from nnunet_moe.runtime.processes import map_cases
+
+REPORT = "import_report.csv"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `nnunet_moe import` was asked for."""
+
+    source: Path
+    dataset: str
+    modalities: Mapping[str, str]
+    """Name -> pattern, in the order of the channels."""
+    label: str
+    """The pattern of the segmentations."""
+    labels: Mapping[str, int] | None = None
+    """Name -> value, without the background; None: `label_1` and so on, as many as there are."""
+    file_ending: str | None = None
+    """None: the one that all files have."""
+    link: bool = False
+    unlabelled_to_test: bool = False
+    filled_as_absent: bool = False
+    originals: Sequence[str] = ()
+    """Modalities that are taken for the original where several files of a case are equal, first choice first."""
+    num_processes: int = 8
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"Dataset\d{3,}_\w+", self.dataset):
+            raise SettingsError(f"-d {self.dataset}: nnU-Net's datasets are named like Dataset502_Lesions.")
+        if not 1 <= len(self.modalities) <= MAX_MODALITIES:
+            raise SettingsError(f"{len(self.modalities)} modalities by -m; from 1 to {MAX_MODALITIES} are supported.")
+        if LABEL in self.modalities:
+            raise SettingsError(f"-m {LABEL}=...: call a modality otherwise; segmentations are found by -l.")
+        if unknown := [name for name in self.originals if name not in self.modalities]:
+            raise SettingsError(f"-original {' '.join(unknown)}: the modalities are {', '.join(self.modalities)}.")
+        if self.labels is not None and sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
+            raise SettingsError(f"-labels are {dict(self.labels)}; nnU-Net wants 1, 2, 3 and so on, without gaps.")
+        if not self.source.is_dir():
+            raise SettingsError(f"-i {self.source} is no folder.")
+
+
+@dataclass
+class Imported:
+    """What came of it."""
+
+    folder: Path
+    training: Availability
+    test: Availability | None
+    filled: list[Problem] = field(default_factory=list)
+    """Files that look as if they stood for an absent modality."""
+    not_placed: list[Problem] = field(default_factory=list)
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+
+def import_dataset(request: Request) -> Imported:
+    """Write `nnUNet_raw/DATASET`, whole or not at all.
+
+    Raises:
+        SettingsError: options that do not fit; the dataset is there already.
+        ModalityError: no case with a segmentation was found; labels that nnU-Net does not take.
+        ModelError: `nnUNet_raw` is not set.
+    """
+    folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
+    patterns = _patterns(request)
+    ending = _file_ending(request, patterns)
+    cases, problems = find_cases(request.source.resolve(), patterns, ending)
+    if not cases:
+        raise ModalityError(
+            f"No file below {request.source} that ends in {ending} is an image that could be placed."
+            + _examples(problems)
+        )
+    read, unreadable = _read(request, cases, ending)
+    problems += unreadable
+    cases = {name: case for name, case in cases.items() if name in read}
+    filled = [
+        Problem(case.images[names[channel]], f"{names[channel]} of {name} is {why}.")
+        for name, case in cases.items()
+        for channel, why in read[name].filled.items()
+    ]
+    if request.filled_as_absent:
+        for name, case in cases.items():
+            for channel in read[name].filled:
+                del case.images[names[channel]]
+    training = {name: case for name, case in cases.items() if case.label is not None}
+    test = {name: case for name, case in cases.items() if case.label is None}
+    if not request.unlabelled_to_test:
+        for name, case in test.items():
+            reason = f"{name} has no segmentation. Put such cases into imagesTs by --unlabelled_to_test."
+            problems += [Problem(file, reason) for file in case.images.values()]
+        test = {}
+    if not training:
+        raise ModalityError(
+            f"No case below {request.source} has a segmentation that could be placed.{_examples(problems)}"
+        )
+    labels = _labels(request, {name: read[name].labels for name in training})
+    imported = Imported(
+        folder, _availability(training, read, names), _availability(test, read, names) if test else None
+    )
+    imported.filled, imported.not_placed = filled, problems
+    with atomic_folder(folder) as unfinished:
+        _place(request, unfinished, ending, training=training, test=test)
+        description = {
+            "channel_names": {str(channel): name for channel, name in enumerate(names)},
+            "labels": {"background": 0, **labels},
+            "numTraining": len(training),
+            "file_ending": ending,
+        }
+        (unfinished / "dataset.json").write_text(json.dumps(description, indent=4))
+        _write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
+    return imported
+
+
+def _place(
+    request: Request,
+    folder: Path,
+    ending: str,
+    *,
+    training: Mapping[str, FoundCase],
+    test: Mapping[str, FoundCase],
+) -> None:
+    """Copy or link the files under the names that nnU-Net wants."""
+    names, place = tuple(request.modalities), _link if request.link else shutil.copyfile
+    for part, cases in (("Tr", training), ("Ts", test)):
+        for name, case in cases.items():
+            for modality, file in case.images.items():
+                target = folder / f"images{part}" / f"{name}_{names.index(modality):04d}{ending}"
+                target.parent.mkdir(exist_ok=True)
+                place(file, target)
+    (folder / "labelsTr").mkdir()
+    for name, case in training.items():
+        assert case.label is not None
+        place(case.label, folder / "labelsTr" / f"{name}{ending}")
+
+
+def _patterns(request: Request) -> dict[str, Pattern]:
+    patterns = {name: Pattern(text) for name, text in {**request.modalities, LABEL: request.label}.items()}
+    first = next(iter(patterns.values()))
+    for name, pattern in patterns.items():
+        if set(pattern.fields) != set(first.fields):
+            raise SettingsError(
+                f"The pattern of {name} tells a case by {', '.join(pattern.fields)}, the first one by "
+                f"{', '.join(first.fields)}. Use the same names in braces in all."
+            )
+    return patterns
+
+
+def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
+    """The ending that is asked for, or the one of all files that match a pattern."""
+    known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
+    if request.file_ending is not None:
+        if request.file_ending not in known:
+            raise SettingsError(f"-ending {request.file_ending}: nnU-Net reads {', '.join(known)}.")
+        return request.file_ending
+    found = set()
+    for path in request.source.rglob("*"):
+        relative = path.relative_to(request.source).as_posix()
+        endings = [ending for ending in known if relative.lower().endswith(ending)]
+        if endings and any(pattern.match(relative) is not None for pattern in patterns.values()):
+            found.add(endings[-1])
+    if len(found) != 1:
+        raise SettingsError(
+            f"Files below {request.source} that match the patterns end in {', '.join(sorted(found)) or 'nothing'} that "
+            f"nnU-Net reads ({', '.join(known)}); a dataset has one ending. Choose by -ending, or mend the patterns."
+        )
+    return found.pop()
+
+
+def _read(request: Request, cases: Mapping[str, FoundCase], ending: str) -> tuple[dict[str, ReadCase], list[Problem]]:
+    """Read all cases; those that cannot be used are not placed."""
+    names = tuple(request.modalities)
+    example = next(iter(next(iter(cases.values())).images.values()))
+    reader: Any = determine_reader_writer_from_file_ending(ending, str(example), True, verbose=False)
+    originals = [names.index(name) for name in dict.fromkeys((*request.originals, *names))]
+    tasks = [
+        (
+            {names.index(modality): str(file) for modality, file in case.images.items()},
+            None if case.label is None else str(case.label),
+            reader,
+            names,
+            originals,
+        )
+        for case in cases.values()
+    ]
+    results = map_cases(
+        read_whole, tasks, request.num_processes, description="Reading cases", show_progress=request.show_progress
+    )
+    read, problems = {}, []
+    for (name, case), result in zip(cases.items(), results, strict=True):
+        if isinstance(result, NnunetMoeError):
+            files = (*case.images.values(), *filter(None, [case.label]))
+            problems += [Problem(file, f"It belongs to {name}, which cannot be used: {result}") for file in files]
+        else:
+            read[name] = result
+    return read, problems
+
+
+def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, int]:
+    """Name -> value of the labels that there are, or that are asked for."""
+    values = set().union(*found.values()) - {0}
+    wanted = range(1, max(values, default=0) + 1) if request.labels is None else request.labels.values()
+    if odd := values - set(wanted):
+        cases = [name for name, labels in found.items() if labels & odd]
+        raise ModalityError(
+            f"{len(cases)} segmentations ({cases[0]}, ...) hold {', '.join(map(str, sorted(odd)))}; -labels are "
+            f"{dict(request.labels or {})}. Correct one of both."
+        )
+    if request.labels is not None:
+        return dict(request.labels)
+    if missing := sorted(set(wanted) - values):
+        raise ModalityError(
+            f"The segmentations hold {', '.join(map(str, sorted(values)))} but not {', '.join(map(str, missing))}; "
+            "nnU-Net wants 1, 2, 3 and so on. Change them, or name all by -labels if no case happens to hold these."
+        )
+    if not values:
+        raise ModalityError("The segmentations hold nothing but 0. Name the labels by -labels if that is right.")
+    return {f"label_{value}": value for value in sorted(values)}
+
+
+def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], names: Sequence[str]) -> Availability:
+    files = {case: tuple(name in found.images for name in names) for case, found in cases.items()}
+    codes = {
+        case: tuple(there and read[case].filled.get(channel) != ZEROS for channel, there in enumerate(code))
+        for case, code in files.items()
+    }
+    return Availability(files, names, codes)
+
+
+def _link(file: Path, target: Path) -> None:
+    target.symlink_to(os.path.realpath(file))
+
+
+def _write_report(file: Path, imported: Imported, *, treated_as_absent: bool) -> None:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        table = csv.writer(opened, lineterminator="\n")
+        table.writerow(["file", "what", "reason"])
+        what = "treated as absent" if treated_as_absent else "placed, but suspect"
+        table.writerows([problem.file, what, problem.reason] for problem in imported.filled)
+        table.writerows([problem.file, "not placed", problem.reason] for problem in imported.not_placed)
+
+
+def _examples(problems: Sequence[Problem]) -> str:
+    """The first of each reason, and last what no pattern matches."""
+    by_reason = {problem.reason: f"\n  {problem.file}: {problem.reason}" for problem in reversed(problems)}
+    return "".join(sorted(reversed(by_reason.values()), key=lambda text: NO_PATTERN in text)[:5])

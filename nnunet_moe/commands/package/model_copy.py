@@ -1,0 +1,154 @@
+"""What a container needs of a trained model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
+
+from nnunet_moe.commands.export.channels import dataset_json_of
+from nnunet_moe.commands.export.export import Request as ExportRequest
+from nnunet_moe.commands.export.export import export_models
+from nnunet_moe.commands.export.source import STOCK_TRAINER
+from nnunet_moe.commands.package.case_model import PackagedModel
+from nnunet_moe.errors import ModelError
+from nnunet_moe.modalities.availability import Availability
+from nnunet_moe.modalities.codes import Code, channel_names, code_digits
+from nnunet_moe.models.checkpoints import read_checkpoint
+from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.networks import find_trainer
+
+FOR_INFERENCE = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
+"""What nnU-Net's predictor reads of a checkpoint, besides the configuration; the state of the optimiser is most of the
+rest."""
+
+
+def copy_model(
+    model: ModelFolder, folder: Path, folds: Sequence[Fold], trained: Mapping[Fold, set[Code]] | None
+) -> None:
+    """Write a model as it was trained, of a cascade its previous stages, too, without lists of cases or paths.
+
+    Args:
+        folder: is made.
+        trained: fold -> the codes of its training cases.
+
+    Raises:
+        ModelError: a file of the model is missing or damaged, or its trainer is not in the container.
+    """
+    _require_trainer_in_container(model.trainer)
+    folder.mkdir()
+    for stage in _stages(model):
+        target = folder / stage.folder.name
+        target.mkdir()
+        dataset_json, plans = content(stage, "dataset"), content(stage, "plans")
+        dataset_json = dataset_json_of(dataset_json, tuple(True for _ in channel_names(dataset_json)))
+        for name, kept in (("dataset", dataset_json), ("plans", plans)):
+            (target / f"{name}.json").write_text(json.dumps(kept, indent=4))
+        for fold in folds:
+            stage.require_checkpoint(fold)
+            checkpoint = read_checkpoint(stage.checkpoint_file(fold))
+            (target / f"fold_{fold}").mkdir()
+            arguments = {
+                "plans": plans,
+                "configuration": stage.configuration,
+                "fold": fold,
+                "dataset_json": dataset_json,
+            }
+            read = {key: checkpoint[key] for key in FOR_INFERENCE if key in checkpoint}
+            torch.save({**read, "init_args": arguments}, target / f"fold_{fold}" / stage.checkpoint)
+    PackagedModel(model.folder.name, tuple(folds), model.checkpoint, _digits(trained)).write(folder)
+
+
+def export_model(
+    model: ModelFolder,
+    folder: Path,
+    folds: Sequence[Fold],
+    trained: Mapping[Fold, set[Code]] | None,
+    *,
+    dataset: str,
+    code: Code,
+) -> None:
+    """The same of one subset of the modalities, as an ordinary nnU-Net.
+
+    Args:
+        dataset: the model's, name or id.
+        code: the subset.
+
+    Raises:
+        ModelError: the model cannot be exported.
+    """
+    folder.mkdir()
+    for stage in _stages(model):
+        target = folder / _ordinary_name(stage)
+        asked = (dataset, stage.configuration, stage.trainer, target, code_digits(code))
+        export_models(ExportRequest(*asked, tuple(folds), stage.plans, stage.checkpoint))
+    if trained is not None:
+        trained = {fold: {_reduced(found, code) for found in codes} for fold, codes in trained.items()}
+    PackagedModel(_ordinary_name(model), tuple(folds), "checkpoint_final.pth", _digits(trained)).write(folder)
+
+
+def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str]) -> dict[Fold, set[Code]] | None:
+    """What the training cases of each fold have, by the preprocessed dataset; None if that does not tell.
+
+    Args:
+        dataset: its full name.
+        modalities: K names in channel order.
+    """
+    if not nnUNet_preprocessed.is_set():
+        return None
+    folder = Path(nnUNet_preprocessed) / dataset
+    table, splits = folder / "availability.csv", folder / "splits_final.json"
+    try:
+        if not table.exists():  # planned by nnU-Net's own command, which knows complete cases alone
+            return {fold: {tuple(True for _ in modalities)} for fold in folds} if folder.is_dir() else None
+        codes = Availability.from_csv(table.read_text(), modalities).codes
+        of_folds = json.loads(splits.read_text()) if splits.exists() else []
+        cases = {fold: list(codes) if fold == "all" else of_folds[int(fold)]["train"] for fold in folds}
+        return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError):  # of another state of the dataset
+        return None
+
+
+def content(model: ModelFolder, name: str) -> dict[str, Any]:
+    """What `plans.json` or `dataset.json` of a model says.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    file = model.folder / f"{name}.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}. It belongs to every trained model.") from error
+
+
+def _stages(model: ModelFolder) -> list[ModelFolder]:
+    stages = [model]
+    while (previous := stages[-1].previous_stage) is not None:
+        stages.append(previous)
+    return stages
+
+
+def _ordinary_name(model: ModelFolder) -> str:
+    return f"{STOCK_TRAINER}__{model.plans}__{model.configuration}"
+
+
+def _reduced(found: Code, code: Code) -> Code:
+    return tuple(there for there, is_kept in zip(found, code, strict=True) if is_kept)
+
+
+def _digits(trained: Mapping[Fold, set[Code]] | None) -> dict[str, list[str]] | None:
+    if trained is None:
+        return None
+    return {str(fold): sorted(map(code_digits, codes)) for fold, codes in trained.items()}
+
+
+def _require_trainer_in_container(name: str) -> None:
+    module = find_trainer(name).__module__
+    if module.partition(".")[0] not in ("nnunetv2", "nnunet_moe"):
+        raise ModelError(
+            f"{name} comes from the module {module}, which a container with nnU-Net and this package has not. Package "
+            "a model of one of their trainers."
+        )

@@ -1,0 +1,159 @@
+"""`nnunet_moe package`: a folder from which a container of a trained model is built, tested and submitted."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.commands.package.case_model import CaseModel
+from nnunet_moe.commands.package.mapping import InputMapping
+from nnunet_moe.commands.package.model_copy import content, copy_model, export_model, training_codes
+from nnunet_moe.commands.package.naming import make_mapping, slug
+from nnunet_moe.commands.package.program import log_lines, read_options
+from nnunet_moe.commands.package.sample import sample_arguments, sample_result, write_sample
+from nnunet_moe.commands.package.sent import sent_cases
+from nnunet_moe.commands.package.wheel import constraints, write_wheel
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.modalities.codes import channel_names, code_text, parse_code
+from nnunet_moe.models.folders import Fold, find_model
+from nnunet_moe.models.segmenter import PredictionSettings
+from nnunet_moe.runtime.environment import versions
+from nnunet_moe.runtime.files import atomic_folder
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to package, in the words of the command's options."""
+
+    dataset: str
+    configuration: str
+    trainer: str
+    out: Path
+    target: str
+    """Whose contract to follow, one of `TARGETS`."""
+    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+    plans: str = "nnUNetPlans"
+    checkpoint: str = "checkpoint_final.pth"
+    modalities: str | None = None
+    """One subset, by names or digits, to be exported as an ordinary nnU-Net; None: the model itself."""
+    inputs: Mapping[str, str | None] | None = None
+    """Socket, suffix or flag -> modality, None if it is not used; None: by the modalities' names."""
+    output: str | None = None
+    """The output socket's slug, or the ending of the segmentations' files; None: the contract's."""
+    step_size: float = 0.5
+    mirroring: bool = True
+    device: str = "cpu"
+    """For the sample case, now."""
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What was written."""
+
+    mapping: InputMapping
+    takes: str
+    """Which cases, in words."""
+    said: tuple[str, ...]
+    """What the program said of the sample case."""
+    knows_training: bool
+    """Whether it will warn of subsets of the modalities that no training case had."""
+
+
+def package_model(request: Request) -> Packaged:
+    """Write the folder, whole or not at all, after its program has segmented the sample case.
+
+    Raises:
+        ModelError: the model was not trained, is damaged, cannot be exported, or its trainer is not in the container.
+        ModalityError: an unknown or empty subset of the modalities.
+        SettingsError: the output folder holds something, inputs that do not fit the model, or an option out of range.
+    """
+    model = find_model(
+        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
+    )
+    dataset_json, plans = content(model, "dataset"), content(model, "plans")
+    names = channel_names(dataset_json)
+    code = tuple(True for _ in names) if request.modalities is None else parse_code(request.modalities, names)
+    trained = training_codes(model.folder.parent.name, request.folds, names)
+    with atomic_folder(request.out) as folder:
+        if request.modalities is None:
+            copy_model(model, folder / "model", request.folds, trained)
+        else:
+            export_model(model, folder / "model", request.folds, trained, dataset=request.dataset, code=code)
+        settings = PredictionSettings(request.step_size, request.mirroring, request.device)
+        packaged = CaseModel(folder / "model", settings)
+        mapping = make_mapping(
+            request.target,
+            request.inputs,
+            request.output,
+            modalities=names,
+            kept=packaged.used,
+            file_ending=dataset_json["file_ending"],
+            step_size=request.step_size,
+            mirroring=request.mirroring,
+        )
+        mapping.write(folder / "mapping.json")
+        (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n")
+        wheel = write_wheel(folder)
+        has = [name for name, is_there in zip(packaged.modalities, packaged.largest_code(), strict=True) if is_there]
+        write_sample(folder / "sample" / "input", mapping, has, PlansManager(plans), dataset_json["file_ending"])
+        said = _said_of_sample(folder, mapping, has, packaged)
+        about = {
+            "dataset": model.folder.parent.name,
+            "source": model,
+            "modalities": None if request.modalities is None else code_text(code, names),
+            "takes": packaged.takes,
+            "several": packaged.takes_several_subsets,
+            "folds": request.folds,
+            "labels": labels_of(dataset_json),
+            "said": said,
+            "device": request.device,
+            "knows_training": trained is not None,
+        }
+        _write_texts(folder, request.out, mapping, has, wheel.name, about)
+        for path in folder.rglob("*"):  # whoever the container runs as
+            path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
+    return Packaged(mapping, packaged.takes, tuple(said), trained is not None)
+
+
+def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], model: CaseModel) -> list[str]:
+    """Segment the sample case, as the program does."""
+    with TemporaryDirectory() as output:
+        options = read_options(mapping, sample_arguments(mapping, has, str(folder / "sample" / "input"), output))
+        (case,) = sent_cases(mapping, options)
+        return log_lines(case.name, model.predict(case.files(mapping), case.out))
+
+
+def _write_texts(
+    folder: Path, out: Path, mapping: InputMapping, has: Sequence[str], wheel: str, about: Mapping[str, object]
+) -> None:
+    """Write what is made of templates.
+
+    Args:
+        out: the folder's name in the end, which the image gets.
+        has: the sample case's modalities.
+        about: the model, for the README.
+    """
+    environment = Environment(
+        loader=PackageLoader("nnunet_moe.commands.package", ""), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+    values = {
+        "mapping": mapping,
+        "key": {"grand-challenge": "socket", "fomo": "flag"}.get(mapping.target, "suffix"),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "app": "/app" if mapping.target == "fomo" else "/opt/app",
+        "image": slug(out.resolve().name) or "nnunet-moe",
+        "wheel": wheel,
+        "arguments": " ".join(sample_arguments(mapping, has, "/input", "/output")),
+        "here": " ".join(sample_arguments(mapping, has, "sample/input", "sample/output")),
+        "result": sample_result(mapping),
+        "versions": versions("nnunet-moe", "nnunetv2", "torch"),
+        **about,
+    }
+    names = [".dockerignore", "Dockerfile", "README.md", "predict.py", "test.sh"]
+    for name in [*names, "Apptainer.def"] if mapping.target == "fomo" else names:
+        (folder / name).write_text(environment.get_template(f"{name.lstrip('.')}.jinja").render(values))

@@ -1,0 +1,115 @@
+"""The program of a container: segment what is sent, one case after the other, in this process alone."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nnunet_moe.commands.package.case_model import CaseModel, Segmented
+from nnunet_moe.commands.package.mapping import InputMapping
+from nnunet_moe.commands.package.sent import InputCase, Parser, add_options, sent_cases
+from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.models.segmenter import PredictionSettings
+from nnunet_moe.runtime.environment import versions
+
+PLATFORM_MODEL = Path("/opt/ml/model")
+"""Where grand-challenge.org unpacks a model that was uploaded apart from the image."""
+
+
+def main(app: Path, arguments: Sequence[str] | None = None) -> int:
+    """Run the program of a packaged model.
+
+    A case that cannot be segmented is one line on standard error, and leaves no file; the others are segmented.
+
+    Args:
+        app: the folder with `mapping.json`, and with `model` unless that is given or where the platform puts it.
+        arguments: of the command line, as the contract has them.
+
+    Returns:
+        The exit status: 0 if all cases were segmented.
+    """
+    try:
+        mapping = InputMapping.read(app / "mapping.json")
+        options = read_options(mapping, arguments)
+        model = _load(app, mapping, options)
+        cases = sent_cases(mapping, options)
+    except (NnunetMoeError, OSError) as error:
+        return _failed("", error)
+    if not cases:
+        return _failed("", ModalityError(f"There is no image in {options.input}, named as mapping.json says."))
+    return max([_segmented(case, model, mapping) for case in cases])
+
+
+def log_lines(case: str, segmented: Segmented) -> list[str]:
+    """What the log tells of a case."""
+    volumes = ", ".join(f"{label} {volume:.6g}" for label, volume in segmented.volumes.items())
+    lines = [f"{case}: {segmented.modalities}, {segmented.seconds:.1f} s, volumes: {volumes}"]
+    return lines + [f"{case}: WARNING: {warning}" for warning in segmented.warnings]
+
+
+def read_options(mapping: InputMapping, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was handed over.
+
+    Args:
+        arguments: of the command line; None: the process's.
+
+    Raises:
+        SettingsError: an argument that the contract does not know.
+    """
+    parser = Parser(prog="predict.py", description="Segment what is sent.", allow_abbrev=False)
+    parser.add_argument("--model", type=Path, help="folder of the packaged model (default: where it is)")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    add_options(parser, mapping)
+    return parser.parse_args(arguments)
+
+
+def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> CaseModel:
+    folder = options.model or (PLATFORM_MODEL if _holds_something(PLATFORM_MODEL) else app / "model")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = CaseModel(folder, PredictionSettings(mapping.step_size, mapping.mirroring, device))
+    mapping.require_modalities(model.modalities)
+    packages = ", ".join(f"{name} {version}" for name, version in versions("nnunet-moe", "nnunetv2", "torch").items())
+    print(f"Model: {folder}, {'+'.join(model.modalities)}; {device}; {packages}", flush=True)
+    return model
+
+
+def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
+    try:
+        case.out.unlink(missing_ok=True)  # of an earlier run: what is there afterwards is of this one
+        with _standard_error_in_log():
+            segmented = model.predict(case.files(mapping), case.out)
+    except (NnunetMoeError, OSError) as error:
+        return _failed(f"{case.name}: ", error)
+    except Exception as error:  # whatever it is, it is this case's
+        print(f"{case.name}: {traceback.format_exc()}", flush=True)
+        return _failed(f"{case.name}: {type(error).__name__}: ", error)
+    print(*log_lines(case.name, segmented), sep="\n", flush=True)
+    return 0
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+@contextmanager
+def _standard_error_in_log() -> Iterator[None]:
+    """Let go to standard output what libraries, ITK's above all, say of a case in many lines."""
+    sys.stdout.flush()
+    kept = os.dup(2)
+    os.dup2(1, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _failed(where: str, error: Exception) -> int:
+    """One line, whatever ITK has written into its messages."""
+    print(f"{where}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return 1

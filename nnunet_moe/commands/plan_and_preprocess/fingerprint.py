@@ -1,0 +1,186 @@
+"""nnU-Net's dataset fingerprint from cases that may lack files."""
+
+import io
+import json
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, require_none
+from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.images.reading import read_case, read_segmentation
+from nnunet_moe.modalities.availability import Availability
+from nnunet_moe.modalities.codes import Code
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.processes import map_cases
+
+PERCENTILES = (0.5, 50.0, 99.5)
+UNSEEN = {
+    "mean": 0.0,
+    "median": 0.0,
+    "std": 1.0,
+    "min": 0.0,
+    "max": 0.0,
+    "percentile_99_5": 0.0,
+    "percentile_00_5": 0.0,
+}
+"""Of a channel that has no foreground voxel in any case: what a normalisation by it makes of any image is zero."""
+
+
+@dataclass(frozen=True)
+class AnalysedCase:
+    """What the fingerprint needs of a case."""
+
+    shape_after_crop: tuple[int, ...]
+    spacing: Sequence[float]
+    available: Code
+    intensities: dict[int, np.ndarray]
+    """Channel -> a sample of its foreground voxels, for the channels that the case has."""
+    relative_size_after_crop: float
+
+
+class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
+    """nnU-Net's extractor for cases that may lack files.
+
+    A case is cropped to where any of its images is not zero; the intensities of a channel are those of the cases that
+    have it. For complete cases the fingerprint is nnU-Net's. What the cases have is written beside it,
+    `availability.csv`.
+    """
+
+    availability: Availability
+    """Set by `run`."""
+
+    def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
+        """Write `dataset_fingerprint.json`, or read it if it is there with its table and is not to be overwritten.
+
+        Raises:
+            ModalityError: cases that cannot be used, or a fingerprint of other files than there are.
+        """
+        folder = nnunet_folder(nnUNet_preprocessed) / self.dataset_name
+        fingerprint_file, table_file = folder / "dataset_fingerprint.json", folder / "availability.csv"
+        dataset = read_raw_dataset(self.dataset_name)
+        # one without a table is nnU-Net's own, whose statistics take zeros for an image
+        if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
+            self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
+            return json.loads(fingerprint_file.read_text())
+        num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
+        results = map_cases(
+            analyse_case,
+            [
+                (case["images"], case["label"], dataset.reader_class, dataset.dataset_json, num_samples)
+                for case in dataset.cases.values()
+            ],
+            self.num_processes,
+            description="Extracting dataset fingerprint",
+            show_progress=self.show_progress_bar,
+        )
+        require_none([str(result) for result in results if isinstance(result, NnunetMoeError)], str(dataset.folder))
+        cases = [result for result in results if isinstance(result, AnalysedCase)]
+        codes = {name: case.available for name, case in zip(dataset.cases, cases, strict=True)}
+        self.availability = dataset.availability(codes)
+        fingerprint = fingerprint_of(cases, len(dataset.modalities))
+        folder.mkdir(parents=True, exist_ok=True)
+        table_file.unlink(missing_ok=True)  # a fingerprint without it is never mistaken for one of these files
+        with atomic_write(fingerprint_file) as unfinished:
+            save_json(fingerprint, str(unfinished))
+        with atomic_write(table_file) as unfinished:
+            unfinished.write_text(self.availability.csv())
+        return fingerprint
+
+
+def analyse_case(
+    images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any], num_samples: int
+) -> AnalysedCase:
+    """Read and crop a case as nnU-Net does, with zeros in absent channels.
+
+    Raises:
+        ModalityError: files that cannot be used, or a segmentation of another shape than the images.
+    """
+    reader = reader_class()
+    with redirect_stdout(io.StringIO()):  # what each case lacks stands in a table later
+        image, properties = read_case(images, reader, dataset_json)
+    segmentation, _ = read_segmentation(label, reader)
+    if segmentation.shape != image.shape[1:]:
+        raise ModalityError(
+            f"{label} has the shape {segmentation.shape}, {min(images)} {image.shape[1:]}. Put both on one grid."
+        )
+    present = np.flatnonzero([not np.isnan(channel).any() for channel in image])
+    cropped, segmentation, _ = crop_to_nonzero(np.nan_to_num(image, copy=False), segmentation[None])
+    samples, _ = DatasetFingerprintExtractor.collect_foreground_intensities(
+        segmentation, cropped[present], num_samples=num_samples
+    )
+    shape = cropped.shape[1:]
+    return AnalysedCase(
+        shape,
+        properties["spacing"],
+        tuple(channel in present for channel in range(len(image))),
+        dict(zip(present.tolist(), map(np.asarray, samples), strict=True)),
+        float(np.prod(shape) / np.prod(image.shape[1:])),
+    )
+
+
+def fingerprint_of(cases: Sequence[AnalysedCase], num_modalities: int) -> dict[str, Any]:
+    """What nnU-Net's planner wants to know of a dataset."""
+    return {
+        "spacings": [case.spacing for case in cases],
+        "shapes_after_crop": [case.shape_after_crop for case in cases],
+        "foreground_intensity_properties_per_channel": {
+            channel: intensity_properties([case.intensities[channel] for case in cases if case.available[channel]])
+            for channel in range(num_modalities)
+        },
+        "median_relative_size_after_cropping": np.median([case.relative_size_after_crop for case in cases], 0),
+    }
+
+
+def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
+    """What nnU-Net keeps of a channel's foreground intensities.
+
+    Args:
+        samples: of each case that has the channel, `(voxels,)`; empty if the case has no foreground.
+    """
+    intensities = np.concatenate(samples) if samples else np.empty(0)
+    if not intensities.size:
+        return dict(UNSEEN)
+    percentile_00_5, median, percentile_99_5 = np.percentile(intensities, np.array(PERCENTILES))
+    return {
+        "mean": float(np.mean(intensities)),
+        "median": float(median),
+        "std": float(np.std(intensities)),
+        "min": float(np.min(intensities)),
+        "max": float(np.max(intensities)),
+        "percentile_99_5": float(percentile_99_5),
+        "percentile_00_5": float(percentile_00_5),
+    }
+
+
+def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
+    """A warning for each modality that cases have, but none of them with a labelled voxel."""
+    properties = fingerprint["foreground_intensity_properties_per_channel"]
+    by_channel = {int(channel): values for channel, values in properties.items()}
+    return [
+        f"No case that has {name} has a labelled voxel. A normalisation by the dataset's intensities (CT) will make "
+        f"zeros of {name}; others do not mind."
+        for channel, name in enumerate(availability.modalities)
+        if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())
+    ]
+
+
+def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:
+    """What a fingerprint that is there already was made from, if that is what there is now."""
+    try:
+        made_from = Availability.from_csv(table_file.read_text(), files.modalities)
+    except (OSError, ValueError) as error:
+        raise ModalityError(f"{table_file} cannot be used: {error} Make both anew with --clean.") from error
+    if made_from.files != files.files:
+        raise ModalityError(
+            f"{fingerprint_file} was made from other files than there are now. Make it anew with --clean."
+        )
+    return made_from

@@ -1,0 +1,263 @@
+"""The file that defines a study, read and checked."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.models.folders import Fold
+from nnunet_moe.reports.table import short_name
+from nnunet_moe.settings.settings import PLANS_KEY, Settings
+
+VALIDATION = "validation cases"
+NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which numbers are what they look like: 010 is a text, by default the number eight; 1e-3 is a number.
+
+    A key that stands twice is an error; by default the last one wins.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore[reportArgumentType]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_WHOLE = r"-?(0|[1-9][0-9]*)"
+_NUMBERS = {"int": rf"{_WHOLE}$", "float": rf"({_WHOLE}(\.[0-9]*)?|-?\.[0-9]+)([eE][-+]?[0-9]+)?$"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for kind, pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list("-.0123456789"))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trainer with settings of its own."""
+
+    name: str
+    """In tables and file names."""
+    trainer: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Under the key `nnunet_moe` of the plans, beside those of the study."""
+    seeds: Sequence[int] = (0,)
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Images to score by the ensemble of a model's folds, beside the folds' validation cases."""
+
+    images: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of `nnunet_moe evaluate`, by their names there."""
+
+    codes: tuple[str, ...] | None = None
+    connectivity: int = 26
+    min_lesion: float = 0.0
+    tolerance: float = 1.0
+    step_size: float = 0.5
+    disable_tta: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on what, and how it is scored."""
+
+    name: str
+    """Of the file; it is part of the name of the study's plans."""
+    dataset: str
+    configuration: str
+    methods: tuple[Method, ...]
+    plans: str = "nnUNetPlans"
+    folds: tuple[Fold, ...] = (0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    """The method that all others are compared with."""
+    cases: Mapping[str, CaseSet] = field(default_factory=dict)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @property
+    def study_plans(self) -> str:
+        """The identifier of the plans that hold the study's configurations."""
+        return f"{self.plans}_{self.name}"
+
+
+def read_study(file: Path) -> Study:
+    """Read the file that defines a study.
+
+    Relative paths in it start at its folder; variables of the environment, `$nnUNet_raw`, may stand in paths.
+
+    Raises:
+        SettingsError: the file is not there or no YAML, has an unknown key, or a value that is not allowed.
+    """
+    try:
+        given = yaml.load(file.read_text(), _Loader)
+    except FileNotFoundError:
+        raise SettingsError(f"{file} is not there. Name the YAML file of a study.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise SettingsError(f"{file} is no YAML: {error}") from error
+    keys = {
+        "dataset": _text,
+        "configuration": _name,
+        "plans": _name,
+        "trainers": _list,
+        "folds": _folds,
+        "seeds": _seeds,
+        "settings": _settings,
+        "baseline": _text,
+        "cases": lambda value, name: _cases(value, name, file.parent),
+        "evaluation": _evaluation,
+    }
+    try:
+        found = _checked(given, "the file", keys, required=("dataset", "configuration", "trainers"))
+        seeds = found.pop("seeds", (0,))
+        methods = tuple(_method(entry, seeds) for entry in found.pop("trainers"))
+        study = Study(name=_name(file.stem, "its name without ending"), methods=methods, **found)
+        _check(study)
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {error}") from error
+    return study if study.baseline else replace(study, baseline=methods[0].name)
+
+
+def _method(entry: Any, seeds: tuple[int, ...]) -> Method:
+    if isinstance(entry, str):
+        return Method(_name(entry, "a trainer"), entry, seeds=seeds)
+    keys = {"trainer": _text, "name": _name, "settings": _settings, "seeds": _seeds}
+    found = _checked(entry, "an entry of trainers", keys, required=("trainer",))
+    return Method(**{"name": _name(found["trainer"], "a trainer"), "seeds": seeds, **found})
+
+
+def _check(study: Study) -> None:
+    names = [method.name for method in study.methods]
+    shown = list(map(short_name, names))
+    if twice := {name for name in shown if shown.count(name) > 1}:
+        raise SettingsError(
+            f"Two trainers are called {', '.join(sorted(twice))} in tables. Give one a 'name' of its own: "
+            "{trainer: ..., name: ..., settings: {...}}."
+        )
+    for method in study.methods:
+        settings = {**study.settings, **method.settings}
+        if reserved := {"seed", "modality_code"} & settings.keys():
+            raise SettingsError(
+                f"{', '.join(sorted(reserved))} cannot stand in 'settings' ({method.name}): seeds are named by "
+                "'seeds', and a dedicated trainer gets a model for each code."
+            )
+        Settings.require_allowed(settings, "in 'settings'")
+    if study.baseline and study.baseline not in names:
+        raise SettingsError(f"The baseline is {study.baseline!r}; it must be one of {', '.join(names)}.")
+    if "all" in study.folds and (len(study.folds) > 1 or not study.cases):
+        raise SettingsError("Fold 'all' has no validation cases: name it alone, and images to score under 'cases'.")
+
+
+def _checked(given: Any, where: str, keys: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of an object, each as its key's function makes it."""
+    if not isinstance(given, dict):
+        raise SettingsError(f"{where} is {given!r}; it must be an object with the keys {', '.join(keys)}.")
+    if unknown := [str(key) for key in given if key not in keys]:
+        raise SettingsError(f"{where} has the unknown key {', '.join(unknown)}. Allowed are {', '.join(keys)}.")
+    if missing := [key for key in required if key not in given]:
+        raise SettingsError(f"{where} lacks {', '.join(missing)}.")
+    return {key: keys[key](value, key) for key, value in given.items()}
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value):
+        raise SettingsError(f"{key} is {value!r}; it must be a name.")
+    return str(value)
+
+
+def _name(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise SettingsError(
+            f"{key} is {value!r}; it becomes part of file names: letters, digits and single _ . + - are allowed."
+        )
+    return value
+
+
+def _list(value: Any, key: str) -> list:
+    if not isinstance(value, list) or not value:
+        raise SettingsError(f"{key} is {value!r}; it must be a list with at least one entry.")
+    return value
+
+
+def _folds(value: Any, key: str) -> tuple[Fold, ...]:
+    return _different(value, key, lambda fold: fold == "all" or _is_whole(fold), "numbers from 0, or [all]")
+
+
+def _seeds(value: Any, key: str) -> tuple[int, ...]:
+    return _different(value, key, _is_whole, "numbers from 0")
+
+
+def _different(value: Any, key: str, accepts: Any, allowed: str) -> tuple:
+    if not all(map(accepts, _list(value, key))) or len(set(value)) < len(value):
+        raise SettingsError(f"{key} is {value!r}; it must be a list of {allowed}, each once.")
+    return tuple(value)
+
+
+def folder_of(cases: str) -> str:
+    """The name of a set of cases as a file name."""
+    return re.sub(r"\s+", "_", cases)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _settings(value: Any, key: str) -> dict:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{key} is {value!r}; it must be an object of settings, as under {PLANS_KEY!r} in plans.")
+    return value
+
+
+def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{key} is {value!r}; it must be an object: NAME: {{images: FOLDER, labels: FOLDER}}.")
+    found = {}
+    for name, entry in value.items():
+        if not re.fullmatch(r"\w[\w .+-]*", str(name)):
+            raise SettingsError(f"{key} are called {name!r}: letters, digits, spaces and _ . + - are allowed.")
+        if folder_of(str(name)) in map(folder_of, (VALIDATION, *found)):
+            raise SettingsError(f"{key} are called {name!r}, as others are, but for spaces. Give them another name.")
+        paths = _checked(entry, f"{key} {name!r}", {"images": _text, "labels": _text}, required=("images", "labels"))
+        folders = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in paths.items()}
+        if missing := [str(path) for path in folders.values() if not path.is_dir()]:
+            unset = " A variable of the environment in it is not set." if "$" in missing[0] else ""
+            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is no folder.{unset}")
+        found[str(name)] = CaseSet(**{kind: path.resolve() for kind, path in folders.items()})
+    return found
+
+
+def _evaluation(value: Any, key: str) -> EvaluationOptions:
+    found = _checked(value, key, {option.name: lambda option, _: option for option in fields(EvaluationOptions)})
+    if "codes" in found:
+        found["codes"] = tuple(str(code) for code in _list(found["codes"], "codes"))
+    for name, option in found.items():
+        if name == "disable_tta":
+            allowed, fits = "true or false", isinstance(option, bool)
+        elif name == "connectivity":
+            allowed, fits = "6, 18 or 26", option in (6, 18, 26)
+        elif name == "step_size":
+            allowed, fits = "above 0 and at most 1", _is_number(option) and 0 < option <= 1
+        else:
+            allowed, fits = "a number from 0", name == "codes" or (_is_number(option) and option >= 0)
+        if not fits:
+            raise SettingsError(f"{name} is {option!r}; it must be {allowed}.")
+    return EvaluationOptions(**found)

@@ -1,0 +1,79 @@
+"""Run one job of a study: a command, once two locks are held.
+
+    python -m nnunet_moe.commands.study.job --lock FILE [--device ID ...] -- COMMAND ...
+
+A study that was killed may leave jobs running. The locks are open files that the command and its own processes
+inherit, so they are free when the last of them has ended, however it ended. One lock is the job's, so that no job runs
+twice at once. The other is a device's, the first that is free, which the command then sees alone; it holds for all
+studies of a user on a machine.
+"""
+
+import argparse
+import fcntl
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+DEVICES = Path(tempfile.gettempdir()) / f"nnunet_moe_devices_{os.getuid()}"
+SECONDS_BETWEEN_TRIES = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Wait for the locks, then become the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--lock", type=Path, required=True, help="file for the job's lock")
+    parser.add_argument("--device", action="append", default=[], help="of CUDA, by number or UUID; may be given again")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args(arguments)
+    _first_free([options.lock])
+    if options.device:
+        # a device that takes several jobs is given several times, and has as many locks
+        counts = [options.device[:number].count(device) for number, device in enumerate(options.device)]
+        places = [DEVICES / f"{device}_{count}" for device, count in zip(options.device, counts, strict=True)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = options.device[_first_free(places)]
+    print(f"+ {shlex.join(options.command)}", flush=True)
+    os.execvp(options.command[0], options.command)
+
+
+def hold(file: Path) -> int | None:
+    """Lock a file for this process and all that inherit from it.
+
+    Returns:
+        The open file, None if others hold the lock.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    opened = os.open(file, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        return None
+    except OSError:  # a file system without locks: nobody holds any
+        pass
+    os.set_inheritable(opened, True)
+    return opened
+
+
+def _first_free(files: Sequence[Path]) -> int:
+    """Wait until one of the locks can be held; its number."""
+    said = False
+    while True:
+        for number, file in enumerate(files):
+            if hold(file) is not None:
+                return number
+        if not said:
+            print(f"waiting: others hold {', '.join(file.name for file in files)}", flush=True)
+            said = True
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()

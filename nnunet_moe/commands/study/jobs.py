@@ -1,0 +1,85 @@
+"""The jobs of a study: ordinary commands, and which must be done before which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_moe.commands.study.definition import VALIDATION, CaseSet, EvaluationOptions, Study, folder_of
+from nnunet_moe.commands.study.models import SeededRun
+
+KINDS = ("preprocess", "plans", "train", "evaluate")
+PREPROCESS, PLANS = "preprocess/preprocess", "plans/plans"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and the names of the jobs that must be done before it."""
+
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str, *, preprocess: bool) -> dict[str, Job]:
+    """All jobs, by `KIND/NAME`, in an order in which they could run one after another.
+
+    Args:
+        study: what to do.
+        trained: its methods under each of their seeds.
+        file: that the study was read from.
+        device: `cpu`, `cuda` or `mps`.
+        preprocess: whether the dataset must be planned and preprocessed first.
+    """
+    jobs = {}
+    if preprocess:
+        options = ("-d", study.dataset, "-c", study.configuration)
+        jobs[PREPROCESS] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
+    jobs[PLANS] = Job(("nnunet_moe", "study", str(file), "-o", ".", "--only", "plans"), tuple(jobs))
+    for model in trained:
+        trainings = {}
+        for name, configuration in model.configurations.items():
+            for fold in study.folds:
+                what = (study.dataset, configuration, str(fold), "-tr", model.method.trainer, "-p", study.study_plans)
+                # --c goes on where a killed training stopped, and begins one that has not begun
+                command = ("nnUNetv2_train", *what, "-device", device, "--c")
+                trainings[f"train/{name}_fold{fold}"] = Job(command, (PLANS,))
+        jobs |= trainings
+        for cases in case_sets(study):
+            jobs[evaluation_job(model, cases)] = Job(_evaluate(study, model, cases, device), tuple(trainings))
+    return jobs
+
+
+def case_sets(study: Study) -> dict[str, CaseSet | None]:
+    """What is scored: the folds' validation cases, if there are, and those that the study names."""
+    validation = {} if "all" in study.folds else {VALIDATION: None}
+    return {**validation, **study.cases}
+
+
+def evaluation_job(model: SeededRun, cases: str) -> str:
+    """The name of the job that scores a model on a set of cases."""
+    return f"evaluate/{model.name}__{folder_of(cases)}"  # a method's name has no __, so no other is called so
+
+
+def evaluation_folder(model: SeededRun, cases: str) -> Path:
+    """Where `nnunet_moe evaluate` writes, below the study's folder."""
+    return Path("evaluations") / folder_of(cases) / model.name
+
+
+def _evaluate(study: Study, model: SeededRun, cases: str, device: str) -> tuple[str, ...]:
+    options = ["-d", study.dataset, "-c", model.configuration, "-tr", model.method.trainer, "-p", study.study_plans]
+    options += ["-f", *map(str, study.folds), "-o", str(evaluation_folder(model, cases)), "-device", device]
+    if (folders := case_sets(study)[cases]) is not None:
+        options += ["-i", str(folders.images), "-l", str(folders.labels)]
+    return ("nnunet_moe", "evaluate", *options, *_options(study.evaluation))
+
+
+def _options(evaluation: EvaluationOptions) -> list[str]:
+    """Those that differ from the command's defaults."""
+    options: list[str] = []
+    for name, value in vars(evaluation).items():
+        if value == getattr(EvaluationOptions(), name):
+            continue
+        if isinstance(value, bool):
+            options.append(f"--{name}")
+        else:
+            options += [f"-{name}", *(value if isinstance(value, tuple) else [str(value)])]
+    return options

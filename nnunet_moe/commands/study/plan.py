@@ -1,0 +1,204 @@
+"""A study made ready: its models, its jobs, what is done and what is left."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.commands.evaluate.evaluate import choose_codes
+from nnunet_moe.commands.evaluate.models import folder_cases, training_cases
+from nnunet_moe.commands.study.definition import Study, read_study
+from nnunet_moe.commands.study.jobs import (
+    KINDS,
+    PLANS,
+    PREPROCESS,
+    Job,
+    case_sets,
+    evaluation_folder,
+    evaluation_job,
+    jobs_of,
+)
+from nnunet_moe.commands.study.models import NUM_FOLDS, SeededRun, plans_of, read_plans, trained_methods
+from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.modalities.codes import Code, channel_names
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder
+
+JOBS = "jobs.json"
+PLANNED = ("2d", "3d_lowres", "3d_fullres")  # by nnU-Net, each standing alone
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study with all that it takes."""
+
+    study: Study
+    codes: list[Code]
+    """Those scored that some case has."""
+    trained: list[SeededRun]
+    jobs: dict[str, Job]
+    out: Path
+
+    def marker(self, job: str) -> Path:
+        """The file that is there when a job, as it was then, has been done."""
+        return self.out / "done" / job
+
+    def done(self) -> set[str]:
+        """The jobs that are done, as they are now."""
+        changed = self.changed()
+        return {job for job in self.jobs if self.marker(job).exists() and job not in changed}
+
+    def changed(self) -> set[str]:
+        """The jobs that count as not done whatever was done before.
+
+        They are another command now, their evaluation is gone, or so it is with one that they need. On another device a
+        job is still the same. Plans and preprocessing are never among them: what stands in plans stays.
+        """
+        known = self.earlier_commands()
+        reports = {
+            evaluation_job(model, cases): self.out / evaluation_folder(model, cases) / "report.html"
+            for model in self.trained
+            for cases in case_sets(self.study)
+        }
+        found: set[str] = set()
+        for name, job in self.jobs.items():
+            is_another = name in known and _without_device(known[name]) != _without_device(job.command)
+            is_gone = name in reports and not reports[name].exists()
+            if name not in (PLANS, PREPROCESS) and (is_another or is_gone or found & set(job.needs)):
+                found.add(name)
+        return found
+
+    def earlier_commands(self) -> dict[str, Sequence[str]]:
+        """What every job of the study was when it was run last, those that are no longer among its jobs counted."""
+        file = self.out / JOBS
+        if not file.exists():
+            return {}
+        earlier = json.loads(file.read_text())
+        return {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
+
+    def seconds(self, job: str) -> list[float]:
+        """What a job took from its last start to its end; empty if that is not known."""
+        file = self.out / "times" / f"{job}.tsv"
+        if not file.exists():
+            return []
+        with file.open() as opened:
+            return [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
+
+    def describe(self, num_jobs: int | None) -> str:
+        """How many jobs there are and are left, by kind, and how long they will take, as far as that can be told.
+
+        Args:
+            num_jobs: that run at a time; None if a cluster decides.
+        """
+        lines = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"]
+        seconds, unknown, all_done = 0.0, [], self.done()
+        for kind in KINDS:
+            of_kind = [job for job in self.jobs if job.startswith(f"{kind}/")]
+            if not of_kind:
+                continue
+            done = [job for job in of_kind if job in all_done]
+            missing, times = len(of_kind) - len(done), [time for job in done for time in self.seconds(job)]
+            each = f", {_duration(sum(times) / len(times))} each" if times else ""
+            lines.append(f"  {kind:10} {len(done):4} of {len(of_kind)} done{each}")
+            if times:
+                seconds += missing * sum(times) / len(times)
+            elif missing and kind in ("train", "evaluate"):
+                unknown.append(kind)
+        left = len(self.jobs) - len(all_done)
+        if not left:
+            return "\n".join([*lines, "All jobs are done."])
+        parallel = "" if num_jobs is None else f", {num_jobs} at a time"
+        lines.append(f"  {left} of {len(self.jobs)} jobs are left{parallel}.")
+        if seconds:
+            at_once = "of computing, over all jobs that run at a time" if num_jobs is None else "to go"
+            lines.append(f"  About {_duration(seconds / (num_jobs or 1))} {at_once}.")
+        if unknown:
+            lines.append(f"  The time of {' and '.join(unknown)} will be known when the first of its jobs is done.")
+        return "\n".join(lines)
+
+
+def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
+    """Read and check a study, and list its jobs; nothing is written.
+
+    Args:
+        file: YAML that defines the study.
+        out: the study's folder, absolute.
+        device: `cpu`, `cuda` or `mps`.
+
+    Raises:
+        ModalityError: an unknown code, or images to score that cannot be.
+        ModelError: a dataset or a trainer that is not there.
+        SettingsError: a mistake in the study's file, or plans that it cannot use.
+    """
+    study = read_study(file)
+    study = replace(study, dataset=dataset_name(study.dataset))
+    dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
+    if not dataset_file.exists():
+        raise ModelError(f"{dataset_file} is not there. Name a raw dataset in {file}.")
+    dataset_json = json.loads(dataset_file.read_text())
+    modalities = channel_names(dataset_json)
+    _require_folds(study)
+    cases = list(training_cases(study.dataset).values())
+    for given in study.cases.values():
+        cases += folder_cases(given.images, given.labels, dataset_json["file_ending"])
+    codes = choose_codes(modalities, study.evaluation.codes, None, cases)
+    trained = trained_methods(study, codes)
+    preprocess = _needs_preprocessing(study, out)
+    if not preprocess:
+        plans_of(study, trained)
+    return StudyPlan(study, codes, trained, jobs_of(study, trained, file.resolve(), device, preprocess=preprocess), out)
+
+
+def _require_folds(study: Study) -> None:
+    """Make sure that the split has the study's folds; nnU-Net would train others, but not say what they are."""
+    splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
+    number = len(json.loads(splits.read_text())) if splits.exists() else NUM_FOLDS
+    if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
+        raise SettingsError(f"{study.dataset} has no fold {unknown[0]}: its split has the folds 0 to {number - 1}.")
+
+
+def _needs_preprocessing(study: Study, out: Path) -> bool:
+    """Whether the study plans and preprocesses: it has begun to, or nobody has planned yet.
+
+    Plans that there are stay as they are, since they may hold what someone has changed.
+    """
+    begun = json.loads((out / JOBS).read_text())["jobs"] if (out / JOBS).exists() else {}
+    if PREPROCESS in begun and not (out / "done" / PREPROCESS).exists():
+        return True
+    file = nnunet_folder(nnUNet_preprocessed) / study.dataset / f"{study.plans}.json"
+    if not file.exists() and study.plans == "nnUNetPlans":
+        if study.configuration not in PLANNED:
+            raise SettingsError(
+                f"{study.dataset} is not planned yet, and {study.configuration!r} is none of nnU-Net's configurations, "
+                f"{', '.join(PLANNED)}. Name one of these, or plan first and add your own to the plans."
+            )
+        return True
+    data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
+    raw = nnunet_folder(nnUNet_raw) / study.dataset
+    ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
+    cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"*{ending}")]
+    # of each case nnU-Net writes this file last
+    if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:
+        raise SettingsError(
+            f"{len(missing)} of {len(cases)} training cases are not preprocessed in {file.parent / data}, {missing[0]} "
+            f"among them. Preprocess them with the plans {study.plans} (nnUNetv2_preprocess, or nnunet_moe "
+            "plan_and_preprocess where files are missing)."
+        )
+    return False
+
+
+def _without_device(command: Sequence[str]) -> list[str]:
+    command = list(command)
+    if "-device" in command:
+        del command[command.index("-device") : command.index("-device") + 2]
+    return command
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,138 @@
+"""The scores of a study: those of its evaluations, each method's averaged over its seeds."""
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunet_moe.commands.evaluate.results import Results
+from nnunet_moe.commands.study.models import SeededRun
+from nnunet_moe.errors import ModelError
+from nnunet_moe.modalities.codes import Code, code_text
+
+
+class StudyResults(Results):
+    """Results in which a trainer is a method of the study, and a value of a case is its mean over the seeds.
+
+    Args:
+        rows: of `COLUMNS`, trainer being the name of a method under a seed.
+        seeds: method -> its names under each seed.
+        modalities: names in channel order.
+        codes: those scored, in the order of the tables.
+        dedicated: the methods whose models are dedicated.
+        labels: of the dataset.
+        cases: all that were to be scored; by default those with a row.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict],
+        *,
+        seeds: Mapping[str, Sequence[str]],
+        modalities: Sequence[str],
+        codes: Sequence[Code],
+        dedicated: Collection[str],
+        labels: Sequence[str],
+        cases: Collection[str] | None = None,
+    ) -> None:
+        methods = {name: method for method, names in seeds.items() for name in names}
+        super().__init__(
+            [{**row, "trainer": methods[row["trainer"]]} for row in rows],
+            modalities=modalities,
+            codes=codes,
+            trainers=tuple(seeds),
+            dedicated=dedicated,
+            labels=labels,
+            cases=cases,
+        )
+        self.seeds = dict(seeds)
+        self.by_seed = Results(
+            rows, modalities=modalities, codes=codes, trainers=tuple(methods), dedicated=(), labels=labels
+        )
+        """The same scores, a trainer being a method under one seed."""
+
+    def values(
+        self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
+    ) -> pd.Series | None:
+        """The mean over the seeds of each case's value; None if one of them has none."""
+        by_seed = [self.by_seed.values(name, code, label, metric, cases) for name in self.seeds[trainer]]
+        if any(values is None for values in by_seed):
+            return None
+        return pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
+
+    def correlation(self, trainer: str, code: Code, label: str) -> float:
+        """The mean over the seeds."""
+        return float(np.mean([self.by_seed.correlation(name, code, label) for name in self.seeds[trainer]]))
+
+
+def read_results(
+    folders: Mapping[Path, SeededRun], *, modalities: Sequence[str], codes: Sequence[Code], labels: Sequence[str]
+) -> StudyResults:
+    """Read what `nnunet_moe evaluate` has written.
+
+    Args:
+        folders: the output folder of each model's evaluation.
+        modalities: names in channel order.
+        codes: those scored, on whatever cases.
+        labels: of the dataset.
+
+    Raises:
+        ModelError: an evaluation is not finished, or it is of other cases than the others.
+    """
+    rows, seeds, cases = [], {}, {}
+    for folder, model in folders.items():
+        try:
+            summary = json.loads((folder / "summary.json").read_text())
+            names = dict.fromkeys(("trainer", "fold", "case", "code", "label", "configuration", "failure"), str)
+            numbers = pd.read_csv(folder / "results.csv", nrows=0).columns.difference(list(names))
+            empty = {number: [""] for number in numbers}  # names stay text, whatever they look like
+            table = pd.read_csv(folder / "results.csv", dtype=names, keep_default_na=False, na_values=empty)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder} holds no finished evaluation ({error}). Run the study again.") from error
+        scored = {row["case"] for row in summary["metric_per_case"]} | set(summary["unscored_cases"])
+        cases.setdefault(frozenset(scored), folder)
+        rows += table.assign(trainer=model.name).to_dict("records")
+        seeds.setdefault(model.method.name, []).append(model.name)
+    if len(cases) > 1:
+        raise ModelError(
+            f"{' and '.join(map(str, cases.values()))} are evaluations of other cases. Remove the older "
+            "one, and run the study again."
+        )
+    scored_codes = {row["code"] for row in rows}
+    return StudyResults(
+        rows,
+        seeds=seeds,
+        modalities=modalities,
+        codes=[code for code in codes if code_text(code, modalities) in scored_codes],
+        dedicated={model.method.name for model in folders.values() if model.codes},
+        labels=labels,
+        cases=next(iter(cases), frozenset()),
+    )
+
+
+def seed_spread(results: StudyResults, label: str, metric: str) -> pd.DataFrame:
+    """One row a method and code, and one over the codes: the mean of each seed, their mean and standard deviation.
+
+    The standard deviation (divided by n - 1) is NaN for a single seed.
+    """
+    rows = []
+    for method, names in results.seeds.items():
+        for text, code in results.rows.items():
+            means = [results.by_seed.mean(name, code, label, metric).mean for name in names]
+            deviation = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
+            rows.append(
+                {
+                    "trainer": method,
+                    "code": text,
+                    "label": label,
+                    "metric": metric,
+                    "seeds": len(means),
+                    "by_seed": means,
+                    "mean": float(np.mean(means)),
+                    "standard_deviation": deviation,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,251 @@
+"""Run a study's jobs by Snakemake, on this machine or on a cluster."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from nnunetv2.paths import nnUNet_results
+
+from nnunet_moe.commands.study.job import hold
+from nnunet_moe.commands.study.jobs import PLANS, PREPROCESS
+from nnunet_moe.commands.study.plan import JOBS, StudyPlan
+from nnunet_moe.errors import NnunetMoeError, SettingsError
+from nnunet_moe.runtime.environment import trainers_known
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+
+RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
+PROFILES = Path(__file__).parent / "profiles"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+SECONDS_TO_STOP = 60
+
+
+class StudyError(NnunetMoeError):
+    """A study whose jobs cannot be run."""
+
+
+class JobsFailedError(StudyError):
+    """Jobs of a study failed; others are done."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the jobs run."""
+
+    device: str
+    """`cpu`, `cuda` or `mps`."""
+    num_jobs: int | None = None
+    """That run at a time on this machine; by default one on each of its GPUs, or one."""
+    profile: str | None = None
+    """Of Snakemake, for a cluster: one that comes with this package, or a folder."""
+    more: tuple[str, ...] = ()
+    """Options of Snakemake."""
+
+    @property
+    def jobs_at_a_time(self) -> int | None:
+        """None on a cluster, whose profile says it."""
+        return None if self.profile is not None else self.num_jobs or max(1, len(self._gpus()))
+
+    @property
+    def devices(self) -> list[str]:
+        """The CUDA device of each job that runs at a time; none on a cluster, which gives its own."""
+        gpus = self._gpus()
+        return [gpus[job % len(gpus)] for job in range(self.jobs_at_a_time or 0)] if gpus else []
+
+    @property
+    def threads(self) -> int:
+        """Of each job, as OMP_NUM_THREADS and its like tell: its share of the cores, or what the user's own says.
+
+        With a profile it is 1 unless the profile sets threads.
+        """
+        if self.profile is not None:
+            return 1
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return max(1, int(given) if given.isdecimal() else _cores() // (self.jobs_at_a_time or 1))
+
+    def options(self) -> list[str]:
+        """What Snakemake is told of it.
+
+        Raises:
+            SettingsError: there is no such profile.
+        """
+        if self.profile is None:
+            cores = max(self.jobs_at_a_time or 1, _cores())
+            # Snakemake's variable for a profile is for other work than this
+            return ["--profile", "none", "--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
+        for folder in (PROFILES / self.profile, Path(self.profile)):
+            if folder.is_dir():
+                return ["--profile", str(folder.resolve())]
+        known = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
+        raise SettingsError(f"--profile {self.profile} is neither a folder nor one of the package's own: {known}.")
+
+    def _gpus(self) -> list[str]:
+        if self.device != "cuda" or self.profile is not None:
+            return []
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return [gpu.strip() for gpu in given.split(",")] if given else list(map(str, range(torch.cuda.device_count())))
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_plan(plan: StudyPlan, machine: Machine) -> None:
+    """Run all jobs that are not done yet; progress goes to the screen, what Snakemake says into a log.
+
+    Jobs that have nothing to do with one that failed go on.
+
+    Raises:
+        JobsFailedError: jobs failed, or were not done for another reason.
+        SettingsError: the folder holds something else, or there is no such profile.
+        StudyError: no Snakemake, or another run of the study.
+    """
+    require_runnable(plan, machine)
+    where = machine.options()
+    with _only_run_of(plan) as lock:
+        print(plan.describe(machine.jobs_at_a_time), flush=True)
+        _write_jobs(plan, machine)
+        begun = time.time()
+        with _interruptible(), _snakemake(plan, [*where, *machine.more], lock) as process:
+            _watch(process, plan, machine.jobs_at_a_time)
+    done = plan.done()
+    logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if job not in done}
+    if not logs:
+        return
+    failed = {job: log for job, log in logs.items() if log.exists() and log.stat().st_mtime >= begun}
+    listed = [f"  {job}: {' | '.join(_last_lines(log, 2))}\n    {log}" for job, log in failed.items()]
+    if not failed:
+        listed = [f"  {line}" for line in _last_lines(plan.out / SNAKEMAKE_LOG, 10)]
+    raise JobsFailedError(
+        f"{len(failed)} jobs failed, {len(logs)} are not done. Mend what the logs tell and run it again: what is done "
+        "stays.\n" + "\n".join([*listed, f"  Snakemake: {plan.out / SNAKEMAKE_LOG}"])
+    )
+
+
+def require_runnable(plan: StudyPlan, machine: Machine) -> None:
+    """Make sure of what can be known before a study runs.
+
+    Raises:
+        SettingsError: the folder holds something else, or there is no such profile.
+        StudyError: no Snakemake.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
+    machine.options()
+    out = plan.out
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (JOBS, RUNNING)):
+        raise SettingsError(f"{out} is not empty and holds no study. Name another folder by -o.")
+
+
+@contextmanager
+def _only_run_of(plan: StudyPlan) -> Iterator[int]:
+    lock = hold(plan.out / RUNNING)
+    if lock is None:
+        raise StudyError(
+            f"Another run of this study is going on in {plan.out}. Wait for it, or stop it first: if its terminal is "
+            "gone, look for a process `snakemake`."
+        )
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _write_jobs(plan: StudyPlan, machine: Machine) -> None:
+    """Write Snakemake's configuration; what a changed job has done before does not count any more."""
+    for name in plan.changed() | ({PLANS, PREPROCESS} & plan.jobs.keys()):  # plans grow with the study
+        plan.marker(name).unlink(missing_ok=True)
+    locks = nnunet_folder(nnUNet_results) / plan.study.dataset / f"locks_{plan.study.study_plans}"
+    content = {
+        "jobs": {name: asdict(job) for name, job in plan.jobs.items()},
+        "earlier": {name: command for name, command in plan.earlier_commands().items() if name not in plan.jobs},
+        "devices": machine.devices,
+        "threads": machine.threads,
+        "locks": str(locks.resolve()),
+        "python": sys.executable,
+    }
+    with atomic_write(plan.out / JOBS) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=4))
+
+
+@contextmanager
+def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[subprocess.Popen]:
+    """Snakemake at work; if the block ends with an error, it and its jobs are stopped.
+
+    It inherits the lock, so that the study counts as running as long as Snakemake does.
+    """
+    arguments = ["--snakefile", str(Path(__file__).parent / "Snakefile"), "--directory", str(plan.out)]
+    arguments += ["--configfile", str(plan.out / JOBS), "--keep-going", "--rerun-incomplete", "--nocolor"]
+    arguments += ["--rerun-triggers", "mtime", "--nolock"]  # the lock is ours, and ends with its process
+    with trainers_known(), (plan.out / SNAKEMAKE_LOG).open("a") as log:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        environment |= {name: str(Path(os.environ[name]).resolve()) for name in FOLDERS if name in os.environ}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments, *options],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
+            start_new_session=True,  # so that an interruption reaches it and its jobs once, from here
+        )
+    try:
+        yield process
+    except BaseException:
+        try:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_STOP)  # for the jobs of a cluster to be cancelled
+        finally:  # also after a second interruption
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM interrupts like Ctrl-C, and both do where a shell began this in the background, ignoring them.
+
+    So does the end of the terminal, unless `nohup` has it ignored. Processes that begin inside the block do not ignore
+    what interrupts.
+    """
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None) -> None:
+    """Say which jobs get done until Snakemake ends."""
+    done = plan.done()
+    while True:
+        has_ended = process.poll() is not None
+        for job in [job for job in plan.jobs if job not in done and plan.marker(job).exists()]:
+            done.add(job)
+            left = plan.describe(num_jobs).splitlines()[-1].strip()
+            print(f"[{len(done)} of {len(plan.jobs)}] {job} done. {left}", flush=True)
+        if has_ended:
+            return
+        time.sleep(1)
+
+
+def _last_lines(log: Path, number: int) -> list[str]:
+    """The last lines that are not empty."""
+    return [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()][-number:]

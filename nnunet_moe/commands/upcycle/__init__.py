@@ -1,0 +1,1 @@
+"""`nnunet_moe upcycle`: initial weights for a trainer with experts from a checkpoint without them."""

@@ -1,0 +1,76 @@
+"""The files of cases by their names, `CASE_XXXX` and the dataset's file ending, where XXXX is the channel."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.modalities.codes import channel_names
+
+READABLE_ENDINGS = frozenset(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
+"""File endings that nnU-Net has a reader for."""
+
+
+def case_and_channel(file: str, file_ending: str) -> tuple[str, int] | None:
+    """The case and the channel that an image's name tells, or None; the ending may be in lower or upper case."""
+    match = re.fullmatch(rf"(.+)_(\d{{4}})(?i:{re.escape(file_ending)})", Path(file).name, re.DOTALL | re.ASCII)
+    return None if match is None else (match[1], int(match[2]))
+
+
+def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], list[str]]:
+    """The cases of a folder of images, any of whose files may be missing.
+
+    Hidden files and those of other endings are not looked at.
+
+    Returns:
+        Case -> its files, both in alphabetical order; and the files whose names tell no channel or are not in UTF-8,
+        which ends ITK's process.
+
+    Raises:
+        ModalityError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ModalityError(f"{folder} is no folder.")
+    cases: dict[str, list[str]] = {}
+    strays = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith(file_ending.lower()):
+            continue
+        found = case_and_channel(path.name, file_ending)
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        if found is None or name != path.name:
+            strays.append(str(folder / name))
+        else:
+            cases.setdefault(found[0], []).append(str(path))
+    return dict(sorted(cases.items())), strays
+
+
+def files_by_channel(image_files: Sequence[str], dataset_json: dict) -> dict[int, str]:
+    """The files of a case by their channels.
+
+    Args:
+        image_files: in any order.
+
+    Raises:
+        ModalityError: no file, one whose name tells no channel of this dataset, or two of one channel.
+    """
+    names, file_ending = channel_names(dataset_json), dataset_json["file_ending"]
+    files: dict[int, str] = {}
+    allowed = ", ".join(f"_{channel:04d} ({name})" for channel, name in enumerate(names))
+    for file in image_files:
+        found = case_and_channel(file, file_ending)
+        if found is None or found[1] >= len(names):
+            raise ModalityError(
+                f"{file} names no channel of this dataset. Names end in one of {allowed}, then {file_ending!r}. "
+                "Rename or remove the file."
+            )
+        _, channel = found
+        if channel in files:
+            raise ModalityError(f"{files[channel]} and {file} are both channel {channel} ({names[channel]}). Keep one.")
+        files[channel] = file
+    if not files:
+        raise ModalityError(f"A case without any image file. At least one of {allowed} must be there.")
+    return files

@@ -1,0 +1,47 @@
+"""The grids that images lie on, compared."""
+
+from typing import Any
+
+import numpy as np
+
+from nnunet_moe.errors import ModalityError
+
+ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on one grid differ by rounding
+TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
+
+
+def require_same_geometry(
+    first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
+) -> None:
+    """Compare the shapes and the properties that nnU-Net's reader gave of two files of a case.
+
+    Raises:
+        ModalityError: they do not lie on one grid.
+    """
+    sides = [{"shape": shape, **_flat(properties)} for shape, properties in (first, other)]
+    for name, value in sides[0].items():
+        if not _is_same(name, value, sides[1].get(name)):
+            raise ModalityError(
+                f"{file} and {first_file} differ in {name}: {sides[1].get(name)} and {value}. The files of a case "
+                "must lie on one grid; register and resample them first."
+            )
+
+
+def _flat(properties: dict) -> dict[str, Any]:
+    """What a reader tells of a file's geometry, `sitk_stuff.origin` and so on, without nesting."""
+    flat: dict[str, Any] = {}
+    for key, value in properties.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": entry for inner, entry in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _is_same(name: str, value: Any, other: Any) -> bool:
+    if np.shape(value) != np.shape(other):
+        return False
+    tolerance = np.full(np.shape(value), ORIGIN_TOLERANCE if name.endswith("origin") else TOLERANCE)
+    if name.endswith("affine"):
+        tolerance[..., -1] = ORIGIN_TOLERANCE  # its last column is the origin
+    return bool((np.abs(np.subtract(value, other)) <= tolerance).all())

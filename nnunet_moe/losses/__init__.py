@@ -1,0 +1,1 @@
+"""The losses beside nnU-Net's own, one module a method."""

@@ -1,0 +1,1 @@
+"""Which modalities a case has: modality codes, and tables of availability."""

@@ -1,0 +1,1 @@
+"""Trained models: their folders, their networks, and prediction with them."""

@@ -1,0 +1,96 @@
+"""What nnU-Net's training commands leave behind: model folders and their checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder
+
+Fold = int | str
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What one training command made: the folder of a trainer, plans and configuration."""
+
+    trainer: str
+    plans: str
+    configuration: str
+    folder: Path
+    checkpoint: str
+    """The name of the checkpoint file in each fold."""
+
+    def checkpoint_file(self, fold: Fold) -> Path:
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+    @property
+    def previous_stage(self) -> "ModelFolder | None":
+        """The model whose segmentations a cascade takes."""
+        plans = PlansManager(str(self.folder / "plans.json"))
+        name = plans.get_configuration(self.configuration).previous_stage_name
+        if name is None:
+            return None
+        folder = self.folder.with_name(f"{self.trainer}__{self.plans}__{name}")
+        return ModelFolder(self.trainer, self.plans, name, folder, self.checkpoint)
+
+    def require_checkpoint(self, fold: Fold) -> None:
+        """Make sure that a fold was trained.
+
+        Raises:
+            ModelError: it was not.
+        """
+        if not self.checkpoint_file(fold).exists():
+            there = sorted(str(file.relative_to(self.folder)) for file in self.folder.glob("fold_*/checkpoint_*.pth"))
+            raise ModelError(
+                f"{self.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
+                "-chk."
+            )
+
+
+def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> list[ModelFolder]:
+    """The model folders of a trainer and plans on a dataset, one a configuration.
+
+    Args:
+        dataset: its full name.
+        trainer: the class's name.
+        plans: their identifier.
+        checkpoint: the name of the checkpoint file in each fold.
+    """
+    folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
+    return [ModelFolder(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
+
+
+def find_model(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
+) -> ModelFolder:
+    """One trained model, all of its folds there.
+
+    Args:
+        dataset: its name or id.
+
+    Raises:
+        ModelError: no such dataset, the model was not trained, or a fold's checkpoint is missing.
+        SettingsError: a fold is named twice.
+    """
+    if len(set(folds)) < len(folds):
+        raise SettingsError("A fold is named twice. Name each once by -f.")
+    name = dataset_name(dataset)
+    for model in trained_models(name, trainer, plans, checkpoint):
+        if model.configuration == configuration:
+            for fold in folds:
+                model.require_checkpoint(fold)
+            return model
+    raise not_trained(name, trainer, plans, configuration)
+
+
+def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:
+    """The error that a model was not trained; it tells what was."""
+    trained = sorted(folder.name for folder in (nnunet_folder(nnUNet_results) / dataset).glob("*__*__*"))
+    return ModelError(
+        f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
+        f"Trained are: {', '.join(trained) or 'none'}. Name one by -tr, -p and -c."
+    )

@@ -1,0 +1,121 @@
+"""The output folder of `nnunet_moe evaluate`, read again: what it found for one model."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_moe.errors import ModelError
+from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.runtime.files import digest
+
+SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 (mm)"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The means of one model under one code."""
+
+    means: pd.DataFrame
+    """A row a label and metric: label, metric, mean, standard_error, cases, failed."""
+    cases: str
+    """Which they are, in words."""
+    settings: str
+    """How they were predicted, in words."""
+
+    def markdown(self) -> str:
+        """A row a label; shares in per cent."""
+        lines = [f"| | Cases | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 2) + "|"]
+        for label, rows in self.means.groupby("label", sort=False):
+            by_metric = rows.set_index("metric").to_dict("index")
+            cells = [_cell(by_metric[metric], 1 if metric.endswith("_mm") else 100) for metric in SHOWN]
+            lines.append(f"| {label} | {by_metric['dsc']['cases']} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+
+class EvaluationFolder:
+    """The output folder of `nnunet_moe evaluate`, as far as it is about one model.
+
+    Args:
+        folder: with `summary.json` and `means.csv`.
+        model: the one whose scores are wanted.
+        folds: of it; all that were scored must be among them, and an ensemble must be of just these.
+
+    Raises:
+        ModelError: the folder holds no finished evaluation, or none of these folds with these weights.
+    """
+
+    def __init__(self, folder: Path, model: ModelFolder, folds: Sequence[Fold]) -> None:
+        self._model = model
+        try:
+            settings = json.loads((folder / "summary.json").read_text())["settings"]
+            scored_folds, self._is_validation = settings["folds"], settings["images"] is None
+            self._prediction, states = settings["prediction"], settings["models"]
+            self._means = _read_means(folder / "means.csv")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{folder} holds no evaluation that can be read ({type(error).__name__}: {error}). Name the output "
+                "folder of `nnunet_moe evaluate` by -scores; evaluate again if it is of an older version."
+            ) from error
+        own = [state for name, state in states.items() if name.partition(",")[0] == model.folder.name]
+        fits = set(scored_folds) <= set(folds) if self._is_validation else set(scored_folds) == set(folds)
+        if not own or not fits:
+            raise ModelError(
+                f"{folder} has scores of {', '.join(states)}; asked for is {model.folder.name}, fold {_words(folds)}. "
+                "Name the same folds by -f, evaluate these, or leave -scores out."
+            )
+        self._folds, self._is_half = scored_folds, any(state["bfloat16"] for state in own)
+        scored = {file: sha256 for state in own for file, sha256 in state["files"].items()}
+        for file in (model.folder / "plans.json", *map(model.checkpoint_file, scored_folds)):
+            if scored.get(str(file.relative_to(model.folder.parent))) != digest(file):
+                raise ModelError(
+                    f"{folder} has scores of another {file}: it was trained or changed since, or another checkpoint "
+                    "was scored. Evaluate it again, or leave -scores out."
+                )
+
+    def differences(self, *, step_size: float, mirroring: bool) -> list[str]:
+        """In what a prediction differs from those that were scored, in words."""
+        now = {"step_size": step_size, "mirroring": mirroring}
+        return [f"{name} {self._prediction[name]}" for name, value in now.items() if self._prediction[name] != value]
+
+    def scores(self, code: str) -> Scores | None:
+        """The scores under a code, given by the names of its modalities; None if it was not scored."""
+        means = self._means[(self._means["trainer"] == self._model.trainer) & (self._means["code"] == code)]
+        if not (means["cases"] + means["failed"]).any():
+            return None
+        how = "with" if self._prediction["mirroring"] else "without"
+        precision = ", in bfloat16" if self._is_half else ""
+        return Scores(
+            means[["label", "metric", "mean", "standard_error", "cases", "failed"]],
+            f"{'validation cases' if self._is_validation else 'other cases'}, fold {_words(self._folds)}",
+            f"Predicted on {self._prediction['device']}{precision}, {how} mirroring, in steps of "
+            f"{self._prediction['step_size']} of a patch.",
+        )
+
+
+def _read_means(file: Path) -> pd.DataFrame:
+    """Names stay text, whatever they look like; an empty number is NaN."""
+    names = dict.fromkeys(("trainer", "code", "label", "metric"), str)
+    numbers = ("mean", "standard_error")
+    means = pd.read_csv(file, dtype=names, keep_default_na=False, na_values={number: [""] for number in numbers})
+    if missing := {*names, *numbers, "cases", "failed"} - set(means.columns):
+        raise ValueError(f"{file} has no columns {', '.join(sorted(missing))}")
+    if missing := SHOWN.keys() - set(means["metric"]):
+        raise ValueError(f"{file} has no rows of {', '.join(sorted(missing))}")
+    return means
+
+
+def _words(folds: Sequence[Fold]) -> str:
+    return ", ".join(map(str, folds))
+
+
+def _cell(row: dict[Any, Any], factor: float) -> str:
+    """A mean as text; NaN is one that is not known."""
+    if math.isnan(row["mean"]):
+        return f"{row['failed']} failed" if row["failed"] else "-"
+    error = "" if math.isnan(row["standard_error"]) else f" ± {factor * row['standard_error']:.2f}"
+    return f"{factor * row['mean']:.2f}{error}"

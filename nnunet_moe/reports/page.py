@@ -1,0 +1,77 @@
+"""Files of a report: tables in several formats, pictures, and the page that holds all of them."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from nnunet_moe.reports.table import Table
+from nnunet_moe.runtime.files import atomic_write
+
+
+@dataclass
+class Picture:
+    caption: str
+    data: str
+    """PNG in base64."""
+    is_overlay: bool = False
+
+
+@dataclass
+class Section:
+    title: str
+    tables: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    """Text and relative address, in quotes for URLs."""
+
+    def add_table(self, stem: Path, table: Table) -> None:
+        """Show a table and write it beside the page."""
+        for ending, text in ((".md", table.markdown()), (".csv", table.csv()), (".tex", table.latex())):
+            write(stem.with_name(stem.name + ending), text)
+        self.tables.append(table.html())
+
+    def add_figure(self, file: Path, caption: str, figure: Figure, *, is_overlay: bool = False) -> None:
+        """Show a figure and write it beside the page."""
+        png = io.BytesIO()
+        figure.savefig(png, dpi=130, format="png")
+        write(file, png.getvalue())
+        self.add_picture(caption, png.getvalue(), is_overlay=is_overlay)
+
+    def add_picture(self, caption: str, png: bytes, *, is_overlay: bool = False) -> None:
+        self.pictures.append(Picture(caption, base64.b64encode(png).decode(), is_overlay))
+
+
+def page(title: str, summary: str, sections: Sequence[Section], settings: Mapping[str, Any], failures: str = "") -> str:
+    """The HTML of a report that holds all its pictures and asks for nothing from elsewhere.
+
+    Args:
+        title: plain text, as are `summary` and the settings' names.
+        summary: one paragraph.
+        sections: in the order of the page.
+        settings: shown at the end.
+        failures: a table as HTML; nothing if empty.
+    """
+    environment = Environment(
+        loader=PackageLoader("nnunet_moe.reports", ""), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=title,
+        summary=summary,
+        sections=sections,
+        failures=failures,
+        settings=[(name, json.dumps(value, ensure_ascii=False)) for name, value in settings.items()],
+    )
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Write a file whole, and the folders it lies in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)

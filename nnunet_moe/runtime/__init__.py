@@ -1,0 +1,1 @@
+"""Files, processes, the environment and the arithmetic that the package runs with."""

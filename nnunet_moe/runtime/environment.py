@@ -1,0 +1,67 @@
+"""What is installed, and how nnU-Net finds our trainers: its documented variable `nnUNet_extTrainer`."""
+
+import importlib.util
+import os
+import platform
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+VARIABLE = "nnUNet_extTrainer"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Package -> version; one that is not installed, as this one in a bare checkout, says so."""
+    return {package: _version(package) for package in packages}
+
+
+def external_trainers_folder() -> Path:
+    """The folder that holds nothing but the module of re-exports; finding it does not import the trainers."""
+    spec = importlib.util.find_spec("nnunet_moe.trainers")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).resolve() / "external"
+
+
+def export_line(shell: str) -> str:
+    """The line that makes our trainers known in `bash` (also zsh, sh) or `fish`; folders already named stay."""
+    folder = shlex.quote(str(external_trainers_folder()))
+    if shell == "fish":
+        return f"set -gx --path {VARIABLE} {folder} ${VARIABLE}"
+    return f"export {VARIABLE}={folder}${{{VARIABLE}:+{os.pathsep}${VARIABLE}}}"
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Let a variable of the environment have a value inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def trainers_known() -> AbstractContextManager[None]:
+    """Let nnU-Net find our trainers inside the block, whatever the environment says."""
+    folders = (str(external_trainers_folder()), os.environ.get(VARIABLE))
+    return variable(VARIABLE, os.pathsep.join(filter(None, folders)))
+
+
+def machine() -> str:
+    """This machine in words, to stand beside what was measured on it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return f"{platform.platform()}, {f'{len(names)} x {names[0]}' if names else platform.processor()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

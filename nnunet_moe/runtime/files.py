@@ -1,0 +1,105 @@
+"""Where nnU-Net's datasets are, names and contents of files, and files that are written whole or not at all."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunet_moe.errors import ModelError, SettingsError
+
+
+def dataset_name(name_or_id: str) -> str:
+    """The full name of a dataset.
+
+    Raises:
+        ModelError: there is no such dataset in nnU-Net's folders.
+    """
+    try:
+        return str(maybe_convert_to_dataset_name(name_or_id))  # which gives NumPy's kind of string
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"-d {name_or_id} is no dataset that nnU-Net finds: {error}") from error
+
+
+def nnunet_folder(variable: Any) -> Path:
+    """The folder that one of `nnunetv2.paths`' variables names.
+
+    Raises:
+        ModelError: it is not set.
+    """
+    if not variable.is_set():
+        raise ModelError(f"{variable.env_var_name} is not set. Set nnU-Net's three variables as for a training.")
+    return Path(os.fspath(variable))
+
+
+def folder_name(name: str) -> str:
+    """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
+    return re.sub(r'[/\\:*?"<>|]|^\.+', "_", name)
+
+
+def require_own_files(names: Sequence[str]) -> None:
+    """Make sure that all names can be names of files, each of its own.
+
+    Raises:
+        SettingsError: one is empty, or two become one.
+    """
+    by_file: dict[str, str] = {}
+    for name in names:
+        if not name.strip():
+            raise SettingsError(f"A name is empty: {', '.join(map(repr, names))}. Name it in dataset.json.")
+        if (file := folder_name(name)) in by_file:
+            raise SettingsError(
+                f"{name!r} and {by_file[file]!r} would be written into the same file, {file!r}. Rename one of the "
+                "modalities or labels in dataset.json."
+            )
+        by_file[file] = name
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    content = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            content.update(part)
+    return content.hexdigest()
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """A path beside a file, with its ending, to write to; it becomes the file when the block ends without an error."""
+    unfinished = file.with_name(f".unfinished_{file.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside another one to fill; what is in it moves up when the block ends without an error.
+
+    Raises:
+        SettingsError: the folder holds something already, or is a file.
+    """
+    unfinished, is_new = folder / ".unfinished", not folder.exists()
+    if unfinished.exists():
+        raise SettingsError(
+            f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder."
+        )
+    if not is_new and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in sorted(unfinished.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()

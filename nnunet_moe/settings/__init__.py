@@ -1,0 +1,1 @@
+"""The settings that stand under the key `nnunet_moe` in a configuration of the plans."""

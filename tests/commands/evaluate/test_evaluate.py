@@ -1,0 +1,516 @@
+"""`nnunet_moe evaluate` from start to end on the tiny dataset, against nnU-Net's own prediction."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_in_process import command, train
+from nnunet_moe.cli import main
+from nnunet_moe.commands.evaluate.evaluate import choose_codes
+from nnunet_moe.commands.evaluate.metrics import MetricSettings
+from nnunet_moe.commands.evaluate.models import ScoredCase
+from nnunet_moe.commands.evaluate.scoring import score_labels
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.phantom import SIGNAL
+from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
+from nnunet_moe.models.segmenter import Segmenter
+
+NAMES = tuple(SIGNAL)
+CODES = [code_text(code, NAMES) for code in all_codes(3)]
+MOESD, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
+CASE = "phantomTs000"
+
+
+@pytest.fixture(scope="module")
+def models(trained, tmp_path_factory):
+    """Beside MoE-SD: the baseline, two dedicated models, and nnU-Net's own network with its first weights."""
+    results = tmp_path_factory.mktemp("results")
+    folder = Path(shutil.copytree(trained.model_folder(), results / "Dataset901_Tiny" / trained.model_folder().name))
+    plans = json.loads(trained.plans_file.read_text())
+    for name, code in (("3d_t1w", [1, 0, 0]), ("3d_all", [1, 1, 1])):
+        settings = {**plans["configurations"]["3d_tiny"]["nnunet_moe"], "modality_code": code}
+        plans["configurations"][name] = {"inherits_from": "3d_tiny", "nnunet_moe": settings}
+    trained.plans_file.write_text(json.dumps(plans))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(results))
+        train(901, "3d_tiny", BASELINE)
+        for configuration in ("3d_t1w", "3d_all"):
+            train(901, configuration, DEDICATED)
+        write_stock_model(folder)
+        yield trained
+
+
+def write_stock_model(folder):
+    """The model folder of an ordinary nnU-Net, beside that of MoE-SD."""
+    stock = folder.with_name("nnUNetTrainer__nnUNetPlans__3d_tiny")
+    shutil.copytree(folder, stock, ignore=shutil.ignore_patterns("fold_1", "validation", "*.png"))
+    plans = PlansManager(str(stock / "plans.json"))
+    network = nnUNetTrainer.build_network_architecture(plans, plans.get_configuration("3d_tiny"), 3, 2)
+    file = stock / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    torch.save({**checkpoint, "trainer_name": "nnUNetTrainer", "network_weights": network.state_dict()}, file)
+
+
+def evaluate(out, *more, trainers=(MOESD,), folds=(0,)):
+    options = ("-d", "901", "-c", "3d_tiny", "-tr", *trainers, "-f", *folds, "-o", out, "-device", "cpu")
+    main(["evaluate", *map(str, (*options, "--disable_tta", *more))])
+
+
+def rows_of(out):
+    with (out / "results.csv").open() as opened:
+        return list(csv.DictReader(opened))
+
+
+def copied(dataset, folder):
+    """Images and labels of the two test cases, to be spoilt."""
+    images, labels = (shutil.copytree(dataset.raw / name, folder / name) for name in ("imagesTs", "labelsTs"))
+    return Path(images), Path(labels)
+
+
+def rewrite(file, change):
+    image = sitk.ReadImage(str(file))
+    changed = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(file))
+
+
+def keep_center_only(array):
+    outside = np.ones_like(array)
+    outside[8:-8, 10:-10, 8:-8] = 0
+    return np.where(outside, 0, array)
+
+
+@pytest.fixture(scope="module")
+def two_cases(dataset, tmp_path_factory):
+    """The first case as it is; the second with a T1w that covers less, so that nnU-Net crops it to less alone."""
+    images, labels = copied(dataset, tmp_path_factory.mktemp("two"))
+    rewrite(images / "phantomTs001_0000.nii.gz", keep_center_only)
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def evaluated(models, two_cases, tmp_path_factory):
+    """All trainers on the test cases, segmentations kept."""
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    where = ("-i", two_cases[0], "-l", two_cases[1], "--save_predictions")
+    evaluate(out, *where, trainers=(MOESD, BASELINE, DEDICATED, "nnUNetTrainer"))
+    return out
+
+
+def read(file):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_the_segmentations_are_those_of_nnunetv2_predict_voxel_by_voxel(evaluated, two_cases, tmp_path):
+    """Every code of every case, as if its other files were missing; also where that changes what is cropped."""
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    for code in all_codes(3):
+        for channel in np.flatnonzero(code):
+            for case in ("phantomTs000", "phantomTs001"):
+                target = incoming / f"{case}_{code_digits(code)}_{channel:04d}.nii.gz"
+                shutil.copy(two_cases[0] / f"{case}_{channel:04d}.nii.gz", target)
+    model = ("-d", 901, "-c", "3d_tiny", "-tr", MOESD, "-f", 0, "-device", "cpu", "--disable_tta")
+    command("nnUNetv2_predict", *model, "-i", incoming, "-o", tmp_path / "out", "-npp", 0, "-nps", 0)
+    for code, text in zip(all_codes(3), CODES, strict=True):
+        for case in ("phantomTs000", "phantomTs001"):
+            ours = evaluated / "predictions" / MOESD / text / f"{case}.nii.gz"
+            theirs = tmp_path / "out" / f"{case}_{code_digits(code)}.nii.gz"
+            assert np.array_equal(read(ours), read(theirs)), (case, text)
+            assert sitk.ReadImage(str(ours)).GetSpacing() == sitk.ReadImage(str(theirs)).GetSpacing()
+
+
+def test_kept_segmentations_are_a_folder_that_nnunets_evaluation_takes_and_agrees_with(evaluated, two_cases):
+    folder = evaluated / "predictions" / MOESD / "T1w+FLAIR"
+    files = ("-djfile", folder / "dataset.json", "-pfile", folder / "plans.json", "-np", 1)
+    command("nnUNetv2_evaluate_folder", two_cases[1], folder, *files)
+    theirs = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()
+    by_case = {Path(case["prediction_file"]).name[:-7]: case["metrics"]["1"] for case in theirs["metric_per_case"]}
+    ours = {row["case"]: row for row in rows_of(evaluated) if (row["trainer"], row["code"]) == (MOESD, "T1w+FLAIR")}
+    assert by_case.keys() == ours.keys() and len(ours) == 2
+    for case, metrics in by_case.items():
+        assert float(ours[case]["dsc"]) == pytest.approx(metrics["Dice"])
+        assert float(ours[case]["volume_mm3"]) == metrics["n_pred"]
+        assert float(ours[case]["reference_volume_mm3"]) == metrics["n_ref"]
+        assert float(ours[case]["ppv"]) == pytest.approx(metrics["TP"] / metrics["n_pred"])
+        assert float(ours[case]["sensitivity"]) == pytest.approx(metrics["TP"] / metrics["n_ref"])
+
+
+def test_each_model_is_scored_under_the_codes_that_it_takes(evaluated):
+    scored = {(row["trainer"], row["configuration"], row["code"]) for row in rows_of(evaluated)}
+    everything = {(trainer, "3d_tiny", code) for trainer in (MOESD, BASELINE) for code in CODES}
+    dedicated = {(DEDICATED, "3d_t1w", "T1w"), (DEDICATED, "3d_all", CODES[-1])}
+    assert scored == everything | dedicated | {("nnUNetTrainer", "3d_tiny", CODES[-1])}
+    assert not any(row["failure"] for row in rows_of(evaluated)) and len(rows_of(evaluated)) == 2 * (7 + 7 + 2 + 1)
+
+
+def test_the_tables_and_pictures_are_there(evaluated):
+    assert (evaluated / "figures" / f"gates_{MOESD}.png").exists()
+    assert not (evaluated / "figures" / f"gates_{BASELINE}.png").exists()
+    assert {path.name for path in (evaluated / "figures").glob("case_*")} == {"case_worst.png", "case_best.png"}
+    lines = (evaluated / "tables" / "lesion_codes.md").read_text().splitlines()
+    assert sum(line.startswith("| ●") or line.startswith("| ○") for line in lines) == 7
+    with (evaluated / "comparisons.csv").open() as opened:
+        compared = list(csv.DictReader(opened))
+    assert len({(row["trainer"], row["versus"]) for row in compared}) == 6
+
+
+def test_a_case_is_preprocessed_once_for_all_codes_that_nnunet_crops_alike(models, two_cases, tmp_path, monkeypatch):
+    """The first case once; the second also for T1w alone, which covers less."""
+    seen = []
+    preprocess = Segmenter._preprocess
+
+    def counted(self, case, code, *more):
+        seen.append(code)
+        return preprocess(self, case, code, *more)
+
+    monkeypatch.setattr(Segmenter, "_preprocess", counted)
+    evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1])
+    assert seen == [(True, True, True)] * 2 + [(True, False, False)]
+
+
+def test_the_validation_cases_of_the_folds(models, tmp_path):
+    out = tmp_path / "out"
+    evaluate(out, folds=(0, 1))
+    splits = json.loads(models.plans_file.with_name("splits_final.json").read_text())
+    expected = {(str(fold), case) for fold in (0, 1) for case in splits[fold]["val"]}
+    assert {(row["fold"], row["case"]) for row in rows_of(out)} == expected
+    assert len(rows_of(out)) == 7 * len(expected)
+
+
+def test_an_ensemble_of_folds(models, two_cases, tmp_path):
+    evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR", folds=(0, 1))
+    assert {(row["fold"], row["code"]) for row in rows_of(tmp_path / "out")} == {("0+1", "FLAIR")}
+
+
+def contents(out):
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {path.relative_to(out): path.read_bytes() for path in files if path.suffix != ".npz"}
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1])
+    arguments = ["evaluate", "-d", "901", "-c", "3d_tiny", "-tr", MOESD, "-f", "0", "-o", out, "-device", "cpu"]
+    arguments = [str(argument) for argument in (*arguments, "--disable_tta", *where)]
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_moe", *arguments], stderr=subprocess.DEVNULL)
+    while len(list(out.glob("records/**/[!.]*.npz"))) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in out.glob("records/**/[!.]*.npz")}
+    assert 3 <= len(done) < 14 and not (out / "report.html").exists() and not (out / "results.csv").exists()
+    main(arguments)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    first = contents(out)
+    main(arguments)
+    assert contents(out) == first
+    shutil.rmtree(out)
+    main(arguments)
+    assert contents(out) == first, "the same command gives the same figures"
+
+
+def test_what_changed_is_scored_anew(models, dataset, tmp_path):
+    images, labels = copied(dataset, tmp_path)
+    out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "FLAIR")
+    evaluate(out, *where)
+    before = {row["case"]: row for row in rows_of(out)}
+    rewrite(labels / f"{CASE}.nii.gz", np.zeros_like)
+    evaluate(out, *where)
+    after = {row["case"]: row for row in rows_of(out)}
+    assert after[CASE]["reference_lesions"] == "0" and after[CASE]["ltpr"] == after[CASE]["sensitivity"] == ""
+    assert after["phantomTs001"] == before["phantomTs001"]
+    evaluate(out, *where, "-min_lesion", "5")
+    assert {row["case"]: row for row in rows_of(out)} != after
+    evaluate(out, *where[:-1], "FLAIR", "T1w")
+    assert {row["code"] for row in rows_of(out)} == {"FLAIR", "T1w"}
+
+
+def test_nothing_of_an_earlier_evaluation_stays_beside_a_later_one(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    evaluate(out, *where, trainers=(MOESD, BASELINE))
+    assert (out / "tables" / "lesion_comparisons.md").exists()
+    evaluate(out, *where, trainers=(BASELINE,))
+    assert not list(out.glob("*/*_comparisons*")) and not list(out.glob("figures/gates*"))
+    assert {row["trainer"] for row in rows_of(out)} == {BASELINE}
+    with pytest.raises(SystemExit, match=r"There is nothing to score.*takes complete cases alone"):
+        evaluate(tmp_path / "none", *where, trainers=("nnUNetTrainer",))
+
+
+def test_a_checkpoint_that_is_damaged(models, two_cases, tmp_path):
+    folder = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny"
+    damaged = folder / "fold_0" / "damaged.pth"
+    damaged.write_bytes((folder / "fold_0" / "checkpoint_final.pth").read_bytes()[:5000])
+    with pytest.raises(SystemExit, match=r"fold 0, cannot be loaded: .*Train it again"):
+        evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-chk", "damaged.pth")
+    damaged.unlink()
+
+
+def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset, tmp_path, capsys):
+    images, labels = copied(dataset, tmp_path)
+    broken = images / f"{CASE}_0001.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "T1w", "T2w")
+    with pytest.raises(SystemExit, match=r"Failed segmentations: 2\. The report tells which and why"):
+        evaluate(out, *where)
+    assert "1 failed" in capsys.readouterr().out
+    failed = [row for row in rows_of(out) if row["failure"]]
+    assert {(row["case"], row["code"], row["dsc"]) for row in failed} == {(CASE, "T1w", ""), (CASE, "T2w", "")}
+    assert all("cannot be read" in row["failure"] for row in failed) and len(rows_of(out)) == 4
+    assert json.loads((out / "summary.json").read_text())["num_failed"] == 2
+    assert "cannot be read" in (out / "report.html").read_text()
+    broken.write_bytes(whole)
+    evaluate(out, *where)
+    assert not any(row["failure"] for row in rows_of(out))
+
+
+def cropped(file):
+    sitk.WriteImage(sitk.ReadImage(str(file))[:-1], str(file))
+
+
+def moved(file):
+    image = sitk.ReadImage(str(file))
+    image.SetOrigin((0.0, 500.0, 0.0))
+    sitk.WriteImage(image, str(file))
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (cropped, "differ in shape"),
+        (moved, "differ in sitk_stuff.origin"),
+        (truncated, "cannot be read"),
+        (lambda file: rewrite(file, lambda array: array * 255), "has voxels of 255; dataset.json's labels are 0, 1"),
+        (lambda file: rewrite(file, lambda array: array * np.float32(0.7)), "has voxels of 0.7"),
+        (lambda file: rewrite(file, lambda array: np.where(array, np.nan, 0)), "voxels that are NaN or infinite"),
+    ],
+)
+def test_a_label_that_cannot_be_trusted_is_a_failure(models, dataset, tmp_path, spoil, reason):
+    images, labels = copied(dataset, tmp_path)
+    spoil(labels / f"{CASE}.nii.gz")
+    with pytest.raises(SystemExit, match="Failed segmentations: 1"):
+        evaluate(tmp_path / "out", "-i", images, "-l", labels, "-codes", "T1w")
+    (failed,) = (row for row in rows_of(tmp_path / "out") if row["failure"])
+    assert failed["case"] == CASE and reason in failed["failure"]
+
+
+def test_a_case_without_any_of_the_modalities_asked_for_is_named(models, dataset, tmp_path):
+    images, labels = copied(dataset, tmp_path)
+    (images / f"{CASE}_0002.nii.gz").unlink()
+    out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "FLAIR")
+    evaluate(out, *where)
+    assert f"Not scored, for want of the modalities asked for: {CASE}." in (out / "report.html").read_text()
+    assert json.loads((out / "summary.json").read_text())["unscored_cases"] == [CASE]
+    (images / "phantomTs001_0002.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="There is nothing to score"):
+        evaluate(out, *where)
+
+
+def test_kept_segmentations_are_those_that_were_scored(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    file = out / "predictions" / MOESD / "FLAIR" / f"{CASE}.nii.gz"
+
+    def kept_volume():
+        (row,) = (row for row in rows_of(out) if row["case"] == CASE)
+        return float(row["volume_mm3"]), float(read(file).sum()) if file.exists() else None
+
+    evaluate(out, *where, "--save_predictions")
+    assert len(set(kept_volume())) == 1
+    evaluate(out, *where, "-step_size", "1")
+    assert not file.exists(), "it is not what was scored last"
+    evaluate(out, *where, "-step_size", "1", "--save_predictions")
+    assert len(set(kept_volume())) == 1
+    rewrite(file, np.ones_like)
+    evaluate(out, *where, "-step_size", "1", "--save_predictions")
+    assert len(set(kept_volume())) == 1
+    label = shutil.copytree(two_cases[1], tmp_path / "labels") / f"{CASE}.nii.gz"
+    truncated(label)
+    with pytest.raises(SystemExit, match="Failed segmentations: 1"):
+        evaluate(out, *where[:3], label.parent, *where[4:], "--save_predictions")
+    assert not file.exists(), "a failure leaves no segmentation that looks scored"
+
+
+def scored_again(out, before):
+    """Which records were written anew."""
+    return {path.parent.name for path in out.glob("records/**/*.npz") if path.stat().st_mtime_ns != before[path]}
+
+
+def test_damaged_records_and_changed_models_are_scored_anew(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    evaluate(out, *where)
+    first = contents(out)
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in out.glob("records/**/*.npz")}
+
+    damaged, empty = sorted(times())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    empty.write_bytes(b"")
+    before = times()
+    evaluate(out, *where)
+    assert scored_again(out, before) == {CASE, "phantomTs001"} and contents(out) == first
+    before = times()
+    evaluate(out, *where)
+    assert scored_again(out, before) == set()
+    plans = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny" / "plans.json"
+    text = plans.read_text()
+    plans.write_text(text + "\n")
+    evaluate(out, *where)
+    plans.write_text(text)
+    assert scored_again(out, before) == {CASE, "phantomTs001"}
+
+
+def test_an_output_folder_that_cannot_be_written_is_an_error_before_any_work(models, two_cases, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit, match="Not a directory"):
+        evaluate(tmp_path / "file" / "out", "-i", two_cases[0], "-l", two_cases[1])
+
+
+def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, dataset, tmp_path):
+    images, labels = copied(dataset, tmp_path)
+    (images / f"{CASE}_0002.nii.gz").unlink()
+    rewrite(images / f"{CASE}_0001.nii.gz", np.zeros_like)  # zero everywhere: absent too
+    out = tmp_path / "out"
+    evaluate(out, "-i", images, "-l", labels, trainers=(MOESD, "nnUNetTrainer"))
+    scored = {(row["trainer"], row["code"]) for row in rows_of(out) if row["case"] == CASE}
+    assert scored == {(MOESD, "T1w")}
+    assert "1 of 2 cases have all these modalities" in (out / "tables" / "lesion_codes.md").read_text()
+    evaluate(out, "-i", images, "-l", labels, trainers=(MOESD, "nnUNetTrainer"))
+    assert {(row["trainer"], row["code"]) for row in rows_of(out) if row["case"] == CASE} == scored
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ("-tr", "nnUNetTrainerSD"),
+            "nnUNetTrainerSD.*has not been trained on.*Trained are: .*MoESD__nnUNetPlans__3d_tiny",
+        ),
+        (("-d", "987"), "-d 987 is no dataset that nnU-Net finds"),
+        (("-f", "3"), "fold_3/checkpoint_final.pth is not there. There are: fold_0/checkpoint"),
+        (("-chk", "other.pth"), "fold_0/other.pth is not there"),
+        (("-f", "one"), "a fold is a number"),
+        (("-f", "0", "0"), "named twice"),
+        (("-codes", "T1w+PET"), "'T1w.PET' names no subset of the modalities T1w, T2w, FLAIR"),
+        (("-codes", "T1w", "-num_codes", "2"), "exclude each other"),
+        (("-num_codes", "8"), "-num_codes is 8; 1 to 7 codes can be scored"),
+        (("-i", "here"), "-i and -l go together"),
+        (("-i", "here", "-l", "there"), "here is no folder"),
+        (("-step_size", "0"), "above 0 and at most 1"),
+        (("-tolerance", "-1"), "tolerance_mm is -1"),
+        (("-min_lesion", "nan"), "min_lesion_mm3 is nan"),
+    ],
+)
+def test_bad_options_are_one_sentence_and_leave_nothing(models, tmp_path, more, message):
+    with pytest.raises(SystemExit, match=message):
+        evaluate(tmp_path / "out", *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_do_not_belong_together(models, dataset, tmp_path):
+    images, labels = copied(dataset, tmp_path)
+    (labels / f"{CASE}.nii.gz").rename(labels / "other.nii.gz")
+    where = ("-i", images, "-l", labels)
+    with pytest.raises(SystemExit, match=f"in one of them only are other, {CASE}"):
+        evaluate(tmp_path / "out", *where)
+    (images / f"{CASE}_0000.nii.gz").rename(images / "stranger.nii.gz")
+    with pytest.raises(SystemExit, match=r"stranger.nii.gz names no channel"):
+        evaluate(tmp_path / "out", *where)
+    with pytest.raises(SystemExit, match="is not empty and holds no evaluation"):
+        evaluate(images, *where)
+
+
+def test_more_than_five_modalities_ask_for_a_choice():
+    names, complete = tuple("ABCDEF"), [having(range(6))]
+    assert len(choose_codes(names[:5], None, None, complete)) == 31
+    with pytest.raises(SettingsError, match="under 63 codes of 6 modalities"):
+        choose_codes(names, None, None, complete)
+    drawn = choose_codes(names, None, 10, complete)
+    assert len(set(drawn)) == 10 and (True,) * 6 in drawn and drawn == choose_codes(names, None, 10, complete)
+    assert choose_codes(names, ["F+A", "B"], None, complete) == [parse("010000"), parse("100001")]
+
+
+def test_codes_that_no_case_has_are_not_scored():
+    names = tuple("ABCDEFG")
+    each_of_one_kind = [having([channel]) for channel in range(7)]
+    assert choose_codes(names, None, None, each_of_one_kind) == [
+        tuple(place == channel for place in range(7)) for channel in range(7)
+    ]
+    some = choose_codes(names, None, None, [having([0, 2]), having([2, 5])])
+    assert some == [parse(digits) for digits in ("1000000", "0010000", "0000010", "1010000", "0010010")]
+    assert parse("0010010") in choose_codes(names, None, 2, [having([0, 2]), having([2, 5])])
+    with pytest.raises(SettingsError, match="is 6; 1 to 5 codes"):
+        choose_codes(names, None, 6, [having([0, 2]), having([2, 5])])
+    with pytest.raises(ModalityError, match="No case has an image of A, B"):
+        choose_codes(names, None, None, [having([7])])
+
+
+def having(channels):
+    return ScoredCase("case", (), "", frozenset(channels))
+
+
+def parse(digits):
+    return tuple(digit == "1" for digit in digits)
+
+
+@pytest.mark.parametrize(
+    ("reader", "ending"), [(SimpleITKIO, ".nii.gz"), (SimpleITKIO, ".mha"), (NaturalImage2DIO, ".png")]
+)
+def test_images_of_two_dimensions_are_measured_in_the_plane(tmp_path, reader, ending):
+    labels = np.zeros((9, 8), dtype=np.uint8)
+    labels[2:4, 3:6] = 1
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((0.5, 0.5))
+    sitk.WriteImage(image, str(tmp_path / f"label{ending}"))
+    reference, properties = reader().read_seg(str(tmp_path / f"label{ending}"))
+    scores = score_labels(
+        np.zeros_like(reference[0]), reference[0], properties["spacing"], {"a": 1}, None, MetricSettings()
+    )
+    width = 1 if reader is NaturalImage2DIO else 0.5  # those files tell no spacing
+    assert scores["a"]["reference_volume_mm3"] == 6 * width**2
+    assert scores["a"]["hd95_mm"] == pytest.approx(width * math.hypot(9, 8))
+
+
+def test_a_fold_without_validation_cases(models, tmp_path):
+    folder = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny"
+    shutil.copytree(folder / "fold_0", folder / "fold_all")
+    try:
+        with pytest.raises(SystemExit, match=r"Fold all has no validation cases.*score cases.*-i IMAGES -l LABELS"):
+            evaluate(tmp_path / "out", folds=("all",))
+    finally:
+        shutil.rmtree(folder / "fold_all")
+
+
+def test_two_models_for_the_same_modalities_are_an_error(models, two_cases, tmp_path):
+    folder = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny"
+    twin = folder / f"{DEDICATED}__nnUNetPlans__3d_twin"
+    shutil.copytree(folder / f"{DEDICATED}__nnUNetPlans__3d_t1w", twin)
+    plans = json.loads((twin / "plans.json").read_text())
+    plans["configurations"]["3d_twin"] = plans["configurations"]["3d_t1w"]
+    (twin / "plans.json").write_text(json.dumps(plans))
+    try:
+        with pytest.raises(SystemExit, match="3d_twin are models for the same modalities"):
+            evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-codes", "T1w", trainers=(DEDICATED,))
+    finally:
+        shutil.rmtree(twin)

@@ -1,0 +1,97 @@
+"""Paired tests and Shapley values, held to values computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nnunet_moe.commands.evaluate.statistics import (
+    compare,
+    gap_closed,
+    holm,
+    loss_when_missing,
+    rank_biserial,
+    score_alone,
+    shapley_values,
+)
+from nnunet_moe.modalities.codes import all_codes
+
+
+def test_a_comparison_computed_by_hand():
+    """Differences 1, 2, -3, 4 and a 0 that is left out: W+ = 7 and W- = 3; of 2^4 signs 5 give W- of 3 or less."""
+    comparison = compare([2, 4, 1, 9, 5], [1, 2, 4, 5, 5])
+    assert comparison is not None
+    assert (comparison.pairs, comparison.mean_difference, comparison.median_difference) == (5, 0.8, 1)
+    assert comparison.effect_size == pytest.approx((7 - 3) / 10)
+    assert comparison.p == pytest.approx(2 * 5 / 2**4)
+
+
+def test_a_comparison_turned_round():
+    first, second = np.random.default_rng(0).random((2, 30))
+    there, back = compare(first, second), compare(second, first)
+    assert there is not None and back is not None
+    assert there.p == back.p and there.effect_size == -back.effect_size
+    assert there.mean_difference == -back.mean_difference
+
+
+def test_differences_that_are_equal_on_paper_are_ties():
+    """0.3 - 0.2 and 0.2 - 0.1 differ in binary; as ties of opposite sign they cancel."""
+    assert 0.3 - 0.2 != 0.2 - 0.1
+    comparison = compare([0.3, 0.1], [0.2, 0.2])
+    assert comparison is not None and comparison.effect_size == 0
+
+
+def test_equal_models_do_not_differ():
+    comparison = compare([0.5, 0.7], [0.5, 0.7])
+    assert comparison is not None
+    assert (comparison.p, comparison.effect_size, comparison.mean_difference) == (1, 0, 0)
+    assert compare([], []) is None
+
+
+def test_the_effect_size_is_one_if_the_first_is_better_each_time():
+    assert rank_biserial(np.array([0.1, 3.0, 0.2])) == 1
+    assert rank_biserial(np.array([-0.1, -3.0])) == -1
+    assert rank_biserial(np.array([0.0])) == 0
+
+
+def test_holms_correction_computed_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == pytest.approx([1, 1])
+    assert holm([]) == []
+
+
+def test_the_gap_closed():
+    assert gap_closed(0.66, 0.6, 0.7) == pytest.approx(60)
+    assert gap_closed(0.5, 0.6, 0.7) == pytest.approx(-100)
+    assert gap_closed(0.8, 0.6, 0.7) == pytest.approx(200)
+    assert math.isnan(gap_closed(0.8, 0.7, 0.7)), "there is no gap to close"
+
+
+A, B, AB = (True, False), (False, True), (True, True)
+
+
+def test_the_worth_of_two_modalities_computed_by_hand():
+    scores = {A: 0.2, B: 0.5, AB: 0.6}
+    assert shapley_values(scores) == pytest.approx([(0.2 + 0.1) / 2, (0.5 + 0.4) / 2])
+    assert [loss_when_missing(scores, modality) for modality in (0, 1)] == pytest.approx([0.1, 0.4])
+    assert [score_alone(scores, modality) for modality in (0, 1)] == [0.2, 0.5]
+
+
+@pytest.mark.parametrize("num_modalities", [1, 3, 5])
+def test_shapley_values_sum_to_the_complete_score_and_are_additive(num_modalities):
+    codes, rng = all_codes(num_modalities), np.random.default_rng(0)
+    scores = dict(zip(codes, rng.random(len(codes)), strict=True))
+    assert sum(shapley_values(scores)) == pytest.approx(scores[codes[-1]])
+    worth = rng.random(num_modalities)
+    additive = {code: float(worth[np.array(code)].sum()) for code in codes}
+    assert shapley_values(additive) == pytest.approx(list(worth))
+
+
+def test_a_single_modality_cannot_be_missing():
+    assert math.isnan(loss_when_missing({(True,): 0.5}, 0)) and score_alone({(True,): 0.5}, 0) == 0.5
+
+
+def test_without_all_codes_there_is_no_shapley_value():
+    assert all(math.isnan(value) for value in shapley_values({A: 0.2, AB: 0.6}))
+    assert math.isnan(loss_when_missing({A: 0.2, AB: 0.6}, 0))
+    assert loss_when_missing({A: 0.2, AB: 0.6}, 1) == pytest.approx(0.4)

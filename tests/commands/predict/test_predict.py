@@ -1,0 +1,529 @@
+"""`nnunet_moe predict`: every case that can be predicted is, whatever the others are, and whenever it is killed."""
+
+import _multiprocessing
+import csv
+import ctypes
+import gzip
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from subprocess import PIPE
+
+import nibabel.loadsave
+import nibabel.nifti1
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from nnunet_moe.cli import main
+from nnunet_moe.commands.predict.manifest import Manifest, Prediction
+from nnunet_moe.errors import ModelError
+from nnunet_moe.labels.volumes import volumes_of
+from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
+from nnunet_moe.reports.evaluation_folder import Scores
+
+MODEL = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_progress_bar")
+INLINE = ("-npp", 0, "-nps", 0)
+NAMES = ("T1w", "T2w", "FLAIR")
+
+
+def predict(images: Path, out: Path, *more, workers=INLINE):
+    main(["predict", *map(str, ("-i", images, "-o", out, *MODEL, *workers, *more))])
+
+
+def rows(file: Path) -> dict[str, dict[str, str]]:
+    with file.open() as opened:
+        return {row["case"]: row for row in csv.DictReader(opened)}
+
+
+def segmentations(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.nii.gz")}
+
+
+@pytest.fixture(scope="module")
+def by_nnunet(trained, subsets, tmp_path_factory) -> Path:
+    """The predictions of nnU-Net's own command for one case under all codes."""
+    out = tmp_path_factory.mktemp("by_nnunet")
+    where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(out))
+    options = [*map(str, MODEL), "--save_probabilities", "-npp", "0", "-nps", "0"]
+    trained.workspace.run("nnUNetv2_predict", *where, *options)
+    return out
+
+
+@pytest.mark.parametrize("workers", [INLINE, ("-npp", 2, "-nps", 1)])
+def test_the_predictions_are_those_of_nnunets_command(by_nnunet, subsets, tmp_path, workers):
+    predict(subsets.predictions.parent / "incoming", tmp_path / "out", "--save_probabilities", workers=workers)
+    assert segmentations(tmp_path / "out") == segmentations(by_nnunet) and len(segmentations(by_nnunet)) == 7
+    for file in by_nnunet.glob("*.npz"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    for name in ("dataset.json", "plans.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((by_nnunet / name).read_text())
+
+
+def test_the_manifest_tells_where_each_modality_came_from_and_what_was_found(by_nnunet, subsets, tmp_path, capsys):
+    images = subsets.predictions.parent / "incoming"
+    predict(images, tmp_path, "--save_probabilities")
+    manifest = rows(tmp_path / "manifest.csv")
+    assert list(manifest) == sorted(file.name[:-7] for file in by_nnunet.glob("*.nii.gz"))
+    for code in all_codes(3):
+        case = f"{subsets.cases[0]}_{code_digits(code)}"
+        row = manifest[case]
+        assert row["modalities"] == code_text(code, NAMES)
+        for channel, (name, available) in enumerate(zip(NAMES, code, strict=True)):
+            assert row[f"file_{name}"] == (str(images / f"{case}_{channel:04d}.nii.gz") if available else "")
+        lesions = sitk.GetArrayFromImage(sitk.ReadImage(str(by_nnunet / f"{case}.nii.gz"))) == 1
+        assert float(row["volume_mm3_lesion"]) == lesions.sum() > 0  # voxels of 1 mm3
+        assert 0 < float(row["seconds"]) < 600
+        assert row["notes"] == row["expected_dsc_lesion"] == ""
+    assert (tmp_path / "failures.csv").read_text() == "case,files,reason\n"
+    assert "Predicted 7 cases into" in capsys.readouterr().out
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subsets, tmp_path, capsys):
+    options = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_tta")
+    main(["evaluate", *map(str, (*options, "-o", tmp_path / "scores", "-codes", "T1w", "T1w+FLAIR"))])
+    predict(subsets.predictions.parent / "incoming", tmp_path / "out", "-scores", tmp_path / "scores")
+    assert "WARNING: -scores are of predictions with mirroring False; expect" in capsys.readouterr().out
+    with (tmp_path / "scores" / "means.csv").open() as opened:
+        means = {(row["code"], row["metric"]): row for row in csv.DictReader(opened)}
+    for row in rows(tmp_path / "out" / "manifest.csv").values():
+        mean = means.get((row["modalities"], "dsc"))
+        if row["modalities"] in ("T1w", "T1w+FLAIR"):
+            assert float(row["expected_dsc_lesion"]) == float(mean["mean"])
+            assert row["dsc_standard_error_lesion"] == mean["standard_error"]
+            assert row["expected_from_cases"] == mean["cases"]
+        else:
+            assert row["expected_dsc_lesion"] == row["expected_from_cases"] == ""
+
+
+class Faults:
+    """A folder of good and bad cases."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        self.folder, self.source = folder, sorted(source.glob("phantomTs001_*"))
+        folder.mkdir()
+        for good in ("good", "with space", "тест 患者", "p", 'comma, "quote"', "two\nlines", "NA", "007"):
+            self.case(good)
+        self.case("p_1", channels=(2,))  # `p` is the beginning of its name
+        self.case("UPPER", ending=".NII.GZ")
+        self.reasons: dict[str, str] = {}
+
+    def case(self, name: str, channels=(0, 1, 2), ending=".nii.gz") -> list[Path]:
+        return [
+            Path(shutil.copy(self.source[channel], self.folder / f"{name}_{channel:04d}{ending}"))
+            for channel in channels
+        ]
+
+    def bad(self, name: str, reason: str) -> Path:
+        """A case whose second file is to be spoilt."""
+        self.reasons[name] = reason
+        return self.case(name)[1]
+
+
+@pytest.fixture
+def faults(dataset, tmp_path) -> Faults:
+    faults = Faults(tmp_path / "in", dataset.raw / "imagesTs")
+    file = faults.bad("truncated", "cannot be read")
+    file.write_bytes(file.read_bytes()[:-5000])
+    faults.bad("text", "cannot be read").write_text("This is no image.")
+    faults.bad("empty", "cannot be read").write_bytes(b"")
+    faults.bad("gzipped text", "cannot be read").write_bytes(gzip.compress(b"This is no image."))
+    image = sitk.ReadImage(str(faults.source[1]))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(faults.bad("four dimensions", "holds 2 channels")))
+    moved = sitk.Image(image)
+    moved.SetOrigin((0, 0, 7))
+    sitk.WriteImage(moved, str(faults.bad("moved", "differ in sitk_stuff.origin")))
+    turned = sitk.Image(image)
+    turned.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+    sitk.WriteImage(turned, str(faults.bad("turned", "differ in sitk_stuff.direction")))
+    sitk.WriteImage(image[1:], str(faults.bad("cut", "differ in shape")))
+    spoilt = sitk.GetArrayFromImage(image)
+    spoilt[3, 4, 5] = np.nan
+    holes = sitk.GetImageFromArray(spoilt)
+    sitk.WriteImage(holes, str(faults.bad("nan", "has 1 voxels that are NaN or infinite")))
+    complex_image = nibabel.nifti1.Nifti1Image(np.ones(image.GetSize(), dtype=np.complex64), np.eye(4))
+    nibabel.loadsave.save(complex_image, faults.bad("complex", "holds complex numbers"))
+    file = faults.bad("twice", "are both channel 1 (T2w)")
+    shutil.copy(file, file.with_name("twice_0001.NII.GZ"))
+    file = faults.bad("beyond", "names no channel of this dataset")
+    file.rename(file.with_name("beyond_0003.nii.gz"))
+    faults.bad("folder", "cannot be read").unlink()
+    (faults.folder / "folder_0001.nii.gz").mkdir()
+    faults.bad("locked", "cannot be read: there is no permission").chmod(0)
+    (faults.folder / "dangling_0000.nii.gz").symlink_to("nowhere")
+    faults.reasons["dangling"] = "cannot be read: it is a link to nowhere, which is not there"
+    for file in faults.case("nothing"):
+        sitk.WriteImage(image * 0, str(file))
+    faults.reasons["nothing"] = "are zero everywhere"
+    shutil.copy(faults.source[0], faults.folder / "other ending_0000.nii")
+    faults.reasons["other ending"] = "No file of the case ends in .nii.gz"
+    shutil.copy(faults.source[0], os.fsencode(faults.folder) + b"/M\xfcller_0000.nii.gz")
+    faults.reasons["M\\xfcller_0000.nii.gz"] = "not in UTF-8"
+    shutil.copy(faults.source[0], faults.folder / "no channel.nii.gz")
+    faults.reasons["no channel.nii.gz"] = "The name tells no channel"
+    shutil.copy(faults.source[0], faults.folder / "._good_0000.nii.gz")  # as other systems leave them
+    (faults.folder / "notes.txt").write_text("not an image")
+    return faults
+
+
+def without_privileges() -> None:
+    """A root that may not read what no one may, as in a container."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, out of what the program that follows gets
+        libc.prctl(24, capability, 0, 0, 0)
+
+
+def run_predict(images: Path, out: Path, *more: object) -> subprocess.CompletedProcess:
+    """The command in a process of its own, without a root's privileges."""
+    return subprocess.run(
+        [sys.executable, "-m", "nnunet_moe", "predict", *map(str, ("-i", images, "-o", out, *MODEL, *more))],
+        capture_output=True,
+        text=True,
+        preexec_fn=without_privileges,
+    )
+
+
+def test_every_good_case_among_faults_is_predicted_as_alone(trained, faults, tmp_path):
+    done = run_predict(faults.folder, tmp_path / "out", "-npp", 1, "-nps", 1)
+    assert done.returncode == 1
+    failures = rows(tmp_path / "out" / "failures.csv")
+    assert failures.keys() == faults.reasons.keys()
+    for case, reason in faults.reasons.items():
+        assert reason in failures[case]["reason"] and f"  {case}: {failures[case]['reason']}" in done.stderr
+    assert f"Not predicted are {len(failures)}" in done.stderr
+    good = {"good", "with space", "тест 患者", "p", 'comma, "quote"', "two\nlines", "NA", "007", "p_1", "UPPER"}
+    assert rows(tmp_path / "out" / "manifest.csv").keys() == good
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for channel in range(3):
+        shutil.copy(faults.source[channel], alone / f"good_{channel:04d}.nii.gz")
+    shutil.copy(faults.source[2], alone / "p_1_0002.nii.gz")
+    predict(alone, tmp_path / "one")
+    expected = segmentations(tmp_path / "one")
+    assert segmentations(tmp_path / "out") == {
+        f"{case}.nii.gz": expected["p_1.nii.gz" if case == "p_1" else "good.nii.gz"] for case in good
+    }
+
+
+def outputs(folder: Path) -> dict[str, object]:
+    """All that a run leaves, but for the seconds that it took."""
+    found: dict[str, object] = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".csv"}
+    for name in ("manifest.csv", "failures.csv"):
+        found[name] = [{**row, "seconds": ""} for row in rows(folder / name).values()]
+    return found
+
+
+def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_files(trained, dataset, tmp_path):
+    """Ten times killed, at random moments of what a whole run takes; with worker processes and without."""
+    images = tmp_path / "in"
+    images.mkdir()
+    for number in range(6):
+        for channel in range(3) if number % 3 else (number % 2, 2):
+            source = dataset.raw / "imagesTs" / f"phantomTs00{number % 2}_{channel:04d}.nii.gz"
+            shutil.copy(source, images / f"case{number}_{channel:04d}.nii.gz")
+    (images / "bad_0000.nii.gz").write_bytes(b"bad")
+    with pytest.raises(SystemExit, match="Not predicted are 1"):
+        predict(images, tmp_path / "whole", "--save_probabilities")
+    expected = outputs(tmp_path / "whole")
+    assert len(expected) == 6 * 3 + 5
+    rng = np.random.default_rng()
+    out, num_killed_at_work = tmp_path / "out", 0
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdin=PIPE, stdout=PIPE, text=True) as starter:
+        assert starter.stdin is not None and starter.stdout is not None
+        for number in range(10):
+            workers = ("-npp", "1", "-nps", "1") if number == 4 else INLINE
+            options = ("-i", images, "-o", out, *MODEL, *workers, "--save_probabilities", "--continue_prediction")
+            begun = beginning(out)
+            print(json.dumps(["predict", *map(str, options)]), file=starter.stdin, flush=True)
+            process = int(starter.stdout.readline())
+            while beginning(out) == begun:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.6))
+            os.kill(process, signal.SIGKILL)
+            num_killed_at_work += starter.stdout.readline() == "killed\n"
+            if (out / "manifest.csv").exists():  # what is said to be done is
+                assert all((out / f"{case}.nii.gz").exists() for case in rows(out / "manifest.csv"))
+            for file in out.glob("case*.*"):  # and whatever has its name is whole
+                assert file.read_bytes() == expected[file.name]
+    assert num_killed_at_work >= 5
+    with pytest.raises(SystemExit, match="Not predicted are 1"):
+        predict(images, out, "--save_probabilities", "--continue_prediction")
+    assert outputs(out) == expected
+
+
+def beginning(out: Path) -> int:
+    """Which run it is that began in a folder last."""
+    settings = out / "prediction.json"
+    return settings.stat().st_mtime_ns if settings.exists() else 0
+
+
+STARTER = """
+import json, os, sys, time
+import nnunet_moe.commands.predict.predict
+from nnunet_moe.cli import main
+replace = os.replace
+def slow(*files):  # most of such a small run is the network's; now it is between the files that it writes
+    time.sleep(0.03)
+    replace(*files)
+    time.sleep(0.03)
+if __name__ == "__main__":
+    for line in sys.stdin:
+        process = os.fork()  # which saves the imports
+        if not process:
+            os.replace = slow
+            sys.stdout = sys.stderr = open(os.devnull, "w")
+            main(json.loads(line))
+            os._exit(0)
+        print(process, flush=True)
+        print("killed" if os.WIFSIGNALED(os.waitpid(process, 0)[1]) else "ended", flush=True)
+"""
+
+
+@pytest.fixture
+def two_cases(dataset, tmp_path) -> Path:
+    """`a` is complete, `b` lacks T2w."""
+    images = tmp_path / "two"
+    images.mkdir()
+    for case, channels in (("a", (0, 1, 2)), ("b", (0, 2))):
+        for channel in channels:
+            source = dataset.raw / "imagesTs" / f"phantomTs000_{channel:04d}.nii.gz"
+            shutil.copy(source, images / f"{case}_{channel:04d}.nii.gz")
+    return images
+
+
+def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_cases, tmp_path, dataset, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.nii.gz").write_text("of another program")
+    with pytest.raises(SystemExit, match=r"holds segmentations of 1 of the cases \(a, ...\), but not of a run of this"):
+        predict(two_cases, out, "--continue_prediction")
+    predict(two_cases, out)
+    before = rows(out / "manifest.csv")
+    times = {case: (out / f"{case}.nii.gz").stat().st_mtime_ns for case in "ab"}
+    predict(two_cases, out, "--continue_prediction")
+    assert rows(out / "manifest.csv") == before and "2 of them predicted before" in capsys.readouterr().out
+    assert {case: (out / f"{case}.nii.gz").stat().st_mtime_ns for case in "ab"} == times
+
+    shutil.copy2(dataset.raw / "imagesTs" / "phantomTs000_0001.nii.gz", two_cases / "b_0001.nii.gz")  # and older
+    predict(two_cases, out, "--continue_prediction")
+    after = rows(out / "manifest.csv")
+    assert "1 cases are predicted again, since their files or" in capsys.readouterr().out
+    assert after["a"] == before["a"] and after["b"]["modalities"] == "T1w+T2w+FLAIR"
+    assert (out / "b.nii.gz").read_bytes() == (out / "a.nii.gz").read_bytes()
+
+    shutil.copy(dataset.raw / "imagesTs" / "phantomTs001_0001.nii.gz", two_cases / "a_0001.nii.gz")  # of the same name
+    predict(two_cases, out, "--continue_prediction")
+    assert (out / "b.nii.gz").read_bytes() != (out / "a.nii.gz").read_bytes()
+
+    for file in two_cases.glob("b_*"):
+        file.write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"Not predicted are 1 .*\n  b: .*cannot be read"):
+        predict(two_cases, out, "--continue_prediction")
+    assert not (out / "b.nii.gz").exists() and list(rows(out / "manifest.csv")) == ["a"]
+    with pytest.raises(SystemExit, match=r"was begun with other settings \(step_size; see prediction\.json\)"):
+        predict(two_cases, out, "--continue_prediction", "-step_size", 1)
+    with pytest.raises(SystemExit, match="Not predicted are 1"):
+        predict(two_cases, out, "-step_size", 1)  # anew
+    (out / "manifest.csv").write_text("nonsense")
+    with pytest.raises(SystemExit, match="is none that a run with this model wrote"):
+        predict(two_cases, out, "--continue_prediction", "-step_size", 1)
+    (out / "prediction.json").write_text("nonsense")
+    with pytest.raises(SystemExit, match=r"prediction\.json cannot be read"):
+        predict(two_cases, out, "--continue_prediction")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--require", "T2w"), "T1w+FLAIR without T2w, which --require asks for."),
+        (("--min_modalities", 3), "T1w+FLAIR alone; --min_modalities asks for 3 modalities."),
+    ],
+)
+def test_too_few_modalities_are_a_failure_with_a_reason(trained, two_cases, tmp_path, options, reason):
+    out = tmp_path / "out"
+    predict(two_cases, out)
+    with pytest.raises(SystemExit):
+        predict(two_cases, out, "--continue_prediction", *options)
+    assert rows(out / "failures.csv")["b"] == {
+        "case": "b",
+        "files": "; ".join(str(two_cases / f"b_{channel:04d}.nii.gz") for channel in (0, 2)),
+        "reason": reason,
+    }
+    assert segmentations(out).keys() == {"a.nii.gz"}  # not the guess of before
+
+
+def test_a_file_of_zeros_is_no_modality_and_the_manifest_says_so(trained, two_cases, tmp_path):
+    image = sitk.ReadImage(str(two_cases / "b_0000.nii.gz"))
+    sitk.WriteImage(image * 0, str(two_cases / "b_0001.nii.gz"))
+    shutil.copy(two_cases / "a_0001.nii.gz", two_cases / "a_0001.mha")
+    (two_cases / "a_0001.nii.gz").rename(two_cases / "a_0001.nii")
+    with pytest.raises(SystemExit):
+        predict(two_cases, tmp_path / "out", "--require", "T2w")
+    predict(two_cases, tmp_path / "out")
+    manifest = rows(tmp_path / "out" / "manifest.csv")
+    assert manifest["b"]["modalities"] == manifest["a"]["modalities"] == "T1w+FLAIR"
+    assert manifest["b"]["file_T2w"] == str(two_cases / "b_0001.nii.gz") and manifest["a"]["file_T2w"] == ""
+    assert manifest["b"]["notes"] == f"{two_cases / 'b_0001.nii.gz'} is zero everywhere: treated as absent"
+    assert manifest["a"]["notes"] == "a: not used, since not ending in .nii.gz: a_0001.mha, a_0001.nii"
+
+
+def test_parts_share_the_cases_and_do_not_disturb_each_other(trained, two_cases, tmp_path):
+    predict(two_cases, tmp_path / "whole")
+    for part in (0, 1):
+        predict(two_cases, tmp_path / "out", "-num_parts", 2, "-part_id", part)
+    assert segmentations(tmp_path / "out") == segmentations(tmp_path / "whole")
+    for part, case in enumerate("ab"):
+        assert list(rows(tmp_path / "out" / f"manifest_{part}_of_2.csv")) == [case]
+        assert not rows(tmp_path / "out" / f"failures_{part}_of_2.csv")
+    with pytest.raises(SystemExit, match=r"other settings \(num_parts; see prediction_0_of_2"):
+        predict(two_cases, tmp_path / "out", "--continue_prediction")
+    predict(two_cases, tmp_path / "out")
+    kept = {"a.nii.gz", "b.nii.gz", "dataset.json", "plans.json", "prediction.json", "manifest.csv", "failures.csv"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == kept
+
+
+def test_a_worker_that_is_killed_is_one_cases_failure(trained, two_cases, tmp_path, monkeypatch):
+    """By an image that takes all memory, say; a case that was at work beside it is none the worse."""
+    (two_cases / "b_0000.nii.gz").unlink()
+    os.mkfifo(two_cases / "b_0000.nii.gz")  # reading it waits, until the process is killed
+    killer = threading.Thread(target=kill_readers_of, args=(two_cases / "b_0000.nii.gz", 2), daemon=True)
+    killer.start()
+    with pytest.raises(SystemExit, match="  b: The process at work on it was killed, most likely for want of memory"):
+        predict(two_cases, tmp_path / "out", workers=("-npp", 1, "-nps", 0))
+    assert segmentations(tmp_path / "out").keys() == {"a.nii.gz"}
+
+
+def kill_readers_of(fifo: Path, times: int) -> None:
+    """Kill those who open a pipe, so many times."""
+    for _ in range(times):
+        with fifo.open("wb"):
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+
+
+def test_without_shared_memory_or_a_home_by_an_unknown_user_from_read_only_folders(trained, two_cases, tmp_path):
+    """What containers take away: semaphores and processes, a home, a name for the user, permission to write."""
+    predict(two_cases, tmp_path / "expected")
+    out = tmp_path / "out"
+    out.mkdir()
+    locked = [two_cases, *two_cases.iterdir(), *(path for path in trained.model_folder().rglob("*"))]
+    modes = {path: path.stat().st_mode for path in locked}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    options = map(str, ("predict", "-i", two_cases, "-o", out, *MODEL, *INLINE))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CONTAINER, *options],
+            env={**os.environ, "HOME": "/nonexistent", "USER": "", "LOGNAME": ""},
+            capture_output=True,
+            text=True,
+            preexec_fn=without_privileges,
+        )
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert done.returncode == 0, done.stderr
+    assert segmentations(out) == segmentations(tmp_path / "expected") and len(segmentations(out)) == 2
+
+
+CONTAINER = """
+import _multiprocessing, os, pwd, sys
+class SemLock:
+    SEM_VALUE_MAX = 1
+    def __init__(self, *_, **__):
+        raise OSError(38, "Function not implemented")
+_multiprocessing.SemLock = SemLock
+def nobody(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = nobody
+def no_fork(*_):
+    raise OSError(11, "Resource temporarily unavailable")
+from nnunet_moe.cli import main
+import multiprocessing.process
+multiprocessing.process.BaseProcess.start = no_fork
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-step_size", 0), r"-step_size is 0\.0; allowed is more than 0, up to 1"),
+        (("-npp", -1), "-npp and -nps are numbers of processes, from 0"),
+        (("-num_parts", 2, "-part_id", 2), "-part_id is 2; with -num_parts 2"),
+        (("--require", "T3w"), "--require T3w: the model's modalities are T1w, T2w, FLAIR"),
+        (("--min_modalities", 4), "--min_modalities is 4; allowed is 1 to 3"),
+        (("-prev_stage_predictions", "x"), "takes no segmentations of a previous stage"),
+        (("-f", 3), r"fold_3/checkpoint_final\.pth is not there"),
+        (("-tr", "nnUNetTrainerSD"), "has not been trained on"),
+        (("-i", "nowhere"), "nowhere is no folder"),
+        (("-scores", "nowhere"), "nowhere holds no evaluation"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_before_anything_is_written(trained, two_cases, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        predict(two_cases, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="is the folder of -i or -prev_stage_predictions"):
+        predict(two_cases, two_cases)
+    with pytest.raises(SystemExit, match="is the folder of -i or -prev_stage_predictions"):
+        predict(two_cases, tmp_path / "out", "-prev_stage_predictions", tmp_path / "out")
+    with pytest.raises(SystemExit, match="holds no images"):
+        predict(trained.plans_file.parent, tmp_path / "out")
+
+
+def test_without_semaphores_the_command_says_what_to_do(trained, two_cases, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", none)
+    with pytest.raises(SystemExit, match=r"Function not implemented\)\. Do without: -npp 0 -nps 0\."):
+        predict(two_cases, tmp_path / "out", workers=("-npp", 1, "-nps", 1))
+    assert not (tmp_path / "out").exists()
+
+
+class Evaluation:
+    """Scores as `EvaluationFolder` gives them, for one code, of two labels and their mean."""
+
+    def scores(self, modalities: str) -> Scores | None:
+        rows = [("a", 0.5, 0.125), ("se_a", 0.25, math.nan), ("mean over labels", 0.375, 0.1)]
+        means = pd.DataFrame(
+            [(label, metric, mean, error, 4, 1) for label, mean, error in rows for metric in ("dsc", "hd95_mm")],
+            columns=["label", "metric", "mean", "standard_error", "cases", "failed"],
+        )
+        return Scores(means, "", "") if modalities == "T1w" else None
+
+
+def test_the_manifest_of_several_labels(tmp_path):
+    manifest = Manifest(tmp_path / "manifest.csv", ("T1w", "a b/c"), ("a", "se_a"), Evaluation())
+    manifest.add("y", Prediction("a b/c", {"a b/c": "y_0001.mha"}, 1.0, {"a": 1.5, "se_a": 0.0}, "note, with comma"))
+    manifest.add("x", Prediction("T1w", {"T1w": "x_0000.mha"}, 2.0, {"a": 1e-7, "se_a": 12345678.5}, ""))
+    assert manifest.file.read_text().splitlines() == [
+        "case,modalities,file_T1w,file_a b/c,seconds,volume_mm3_a,expected_dsc_a,dsc_standard_error_a,"
+        "volume_mm3_se_a,expected_dsc_se_a,dsc_standard_error_se_a,expected_from_cases,notes",
+        "x,T1w,x_0000.mha,,2.00,1e-07,0.5,0.125,12345678.5,0.25,,4,",
+        'y,a b/c,,y_0001.mha,1.00,1.5,,,0,,,,"note, with comma"',
+    ]
+    again = Manifest(manifest.file, manifest.modalities, manifest.labels, None)
+    again.read()
+    assert again.predictions == manifest.predictions
+    with pytest.raises(ModelError, match="is none that a run with this model wrote"):
+        Manifest(manifest.file, ("T1w",), manifest.labels, None).read()
+
+
+def test_volumes_by_hand():
+    segmentation = np.array([[[0, 1, 1], [2, 2, 2]]])
+    labels = {"a": 1, "both": (1, 2), "none": 3}
+    assert volumes_of(segmentation, (2.0, 0.5, 3.0), labels) == {"a": 6.0, "both": 15.0, "none": 0.0}
+    assert volumes_of(segmentation, (999.0, 1.0, 1.0), labels) == {"a": 2.0, "both": 5.0, "none": 0.0}  # a 2D image

@@ -1,0 +1,255 @@
+"""Starting a training with experts from an ordinary nnU-Net."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_moe.cli import main
+from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
+from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.runtime.environment import trainers_known
+
+CPU = torch.device("cpu")
+MOESD = "nnUNetTrainerMoESD"
+
+
+def initialised(trainer: str, configuration: str = "3d_tiny"):
+    with trainers_known():
+        made = get_trainer_from_args("901", configuration, 0, trainer, device=CPU)
+    made.initialize()
+    return made
+
+
+@pytest.fixture(scope="module")
+def ordinary(dataset, tmp_path_factory):
+    """An ordinary nnU-Net with weights that are not its first ones, biases included, and its checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("ordinary")))
+        trainer = initialised("nnUNetTrainer")
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in trainer.network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        file = Path(trainer.output_folder) / "checkpoint_final.pth"
+        trainer.save_checkpoint(str(file))
+        return trainer, file
+
+
+@pytest.fixture(autouse=True)
+def results_and_precision(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnunet_moe_bf16", "0")
+
+
+def outputs(network, x):
+    """All resolutions, in evaluation."""
+    with torch.inference_mode():
+        return network.eval()(x)
+
+
+@pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerMoEStem", "nnUNetTrainerDynamicStem"])
+def test_without_noise_it_gives_the_ordinary_networks_output_exactly(ordinary, tmp_path, trainer):
+    stock, file = ordinary
+    upcycle_checkpoint(file, tmp_path / "up.pth", trainer, noise=0)
+    made = initialised(trainer)
+    made.network.load_state_dict(torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"])
+    x = torch.randn(2, 3, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    for mine, theirs in zip(outputs(made.network, x), outputs(stock.network, x), strict=True):
+        assert torch.equal(mine, theirs)
+    x[:, 1] = torch.nan  # and with zeros for what is absent
+    for mine, theirs in zip(outputs(made.network, x), outputs(stock.network, x.nan_to_num(0)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_each_expert_is_a_copy_plus_noise_of_the_given_size_and_the_seed_fixes_it(ordinary, tmp_path):
+    stock, file = ordinary
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        upcycle_checkpoint(file, tmp_path / f"{name}.pth", MOESD, noise=0.1, seed=seed)
+    first, again, other = (torch.load(tmp_path / f"{n}.pth", weights_only=True)["network_weights"] for n in "abc")
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    key = "encoder.stages.2.0.convs.1.conv.weight"
+    assert (first[key] != other[key]).any() and (
+        first[key.replace("weight", "gate.weight")] != other[key.replace("weight", "gate.weight")]
+    ).any()
+    plain = stock.network.state_dict()
+    difference = (first[key] - plain[key]) / plain[key].std()
+    assert len(difference) == 4 and difference.flatten(1).std(1).tolist() == pytest.approx([0.1] * 4, rel=0.1)
+    assert (difference[0] - difference[1]).std() > 0.1
+    unmixed = [key for key in plain if first[key].shape == plain[key].shape]
+    assert len(unmixed) > 20 and all(torch.equal(first[key], plain[key]) for key in unmixed)
+    assert torch.equal(first[key], first["decoder." + key])  # nnU-Net's second name of the same tensor
+
+
+def test_nnunet_loads_it_as_pretrained_weights(ordinary, tmp_path):
+    _, file = ordinary
+    main(["upcycle", "-i", str(file), "-tr", MOESD, "-o", str(tmp_path / "up.pth")])
+    made = initialised(MOESD)
+    load_pretrained_weights(made.network, str(tmp_path / "up.pth"))
+    upcycled = torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"]
+    own = made.network.state_dict()
+    assert all(torch.equal(own[key], upcycled[key]) for key in own if ".seg_layers." not in key)
+    assert any((own[key] != upcycled[key]).any() for key in own if ".seg_layers." in key)
+
+
+def test_the_command_says_how_to_go_on_and_takes_another_configuration(dataset, ordinary, tmp_path, capsys):
+    _, file = ordinary
+    dataset.add_configuration("3d_seven", num_experts=7, placement=["decoder"])
+    out = tmp_path / "up.pth"
+    main(["upcycle", "-i", str(file), "-tr", "nnUNetTrainerMoE", "-c", "3d_seven", "-d", "901", "-o", str(out)])
+    model = "Dataset901_Tiny 3d_seven FOLD -tr nnUNetTrainerMoE -p nnUNetPlans"
+    assert f"nnUNetv2_train {model} -pretrained_weights {out}" in capsys.readouterr().out
+    load_pretrained_weights(initialised("nnUNetTrainerMoE", "3d_seven").network, str(out))
+
+
+def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
+    _, file = ordinary
+    upcycle_checkpoint(file, tmp_path / "up.pth", MOESD)
+    dataset.add_configuration("3d_upcycled", num_epochs=1)
+    dataset.train(configuration="3d_upcycled", more=("-pretrained_weights", str(tmp_path / "up.pth")))
+    assert "Loading pretrained weights from file" in dataset.last_log()
+    assert (dataset.model_folder(configuration="3d_upcycled") / "fold_0" / "checkpoint_final.pth").exists()
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerSD", "nnUNetTrainerModalityDropout"])
+def test_trainers_without_experts_take_an_ordinary_checkpoint_as_it_is(ordinary, tmp_path, trainer):
+    with pytest.raises(ModelError, match="There is nothing to upcycle: the checkpoint fits"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", trainer)
+    made = initialised(trainer)
+    load_pretrained_weights(made.network, str(ordinary[1]))
+    weights, own = ordinary[0].network.state_dict(), made.network.state_dict()
+    assert all(torch.equal(own[key], weights[key]) for key in weights if ".seg_layers." not in key)
+
+
+def other_network(checkpoint):
+    checkpoint["network_weights"]["encoder.stages.9.weight"] = torch.zeros(1)
+
+
+def other_channels(checkpoint):
+    for key in [key for key in checkpoint["network_weights"] if "stages.0.0.convs.0" in key and "conv.weight" in key]:
+        checkpoint["network_weights"][key] = torch.zeros(4, 2, 3, 3, 3)
+
+
+def other_width(checkpoint):
+    for key in [key for key in checkpoint["network_weights"] if "stages.2.0.convs.0" in key and "conv.weight" in key]:
+        checkpoint["network_weights"][key] = torch.zeros(9, 6, 3, 3, 3)
+
+
+def no_configuration(checkpoint):
+    checkpoint["init_args"]["configuration"] = "3d_gone"
+
+
+def no_dataset(checkpoint):
+    checkpoint["init_args"]["plans"] = {**checkpoint["init_args"]["plans"], "dataset_name": "Dataset999_Gone"}
+
+
+def no_weights(checkpoint):
+    del checkpoint["network_weights"]
+
+
+def no_plans(checkpoint):
+    checkpoint["init_args"] = None
+
+
+def weights_of_nothing(checkpoint):
+    checkpoint["network_weights"] = None
+
+
+def not_a_number(checkpoint):
+    next(iter(checkpoint["network_weights"].values())).fill_(torch.nan)
+
+
+def unchanged(checkpoint):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "trainer", "message"),
+    [
+        (other_network, MOESD, "1 weights are in one of them only, first encoder.stages.9.weight"),
+        (other_channels, MOESD, r"is \(4, 2, 3, 3, 3\) in the checkpoint and should be \(4, 3, 3, 3, 3\)"),
+        (other_width, "nnUNetTrainerSD", r"is \(9, 6, 3, 3, 3\) in the checkpoint and should be \(8, 6, 3, 3, 3\)"),
+        (no_configuration, MOESD, "has no configuration '3d_gone', only 2d, 3d_fullres"),
+        (no_dataset, MOESD, "Dataset999_Gone/nnUNetPlans.json is not there"),
+        (no_weights, MOESD, "is no nnU-Net checkpoint: KeyError 'network_weights'"),
+        (no_plans, MOESD, "is no nnU-Net checkpoint: TypeError"),
+        (weights_of_nothing, MOESD, "is no nnU-Net checkpoint: AttributeError"),
+        (not_a_number, MOESD, "weights that are NaN or infinite"),
+        (unchanged, "nnUNetTrainer", "nnUNetTrainer has nothing that experts can take the place of"),
+        (unchanged, "nnUNetTrainerMoeSD", "There is no trainer 'nnUNetTrainerMoeSD'"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, change, trainer, message):
+    checkpoint = torch.load(ordinary[1], weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "changed.pth")
+    with pytest.raises(ModelError, match=message):
+        upcycle_checkpoint(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
+    assert not list(tmp_path.glob("up*"))
+
+
+@pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerSD"])
+def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path, trainer):
+    upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
+    checkpoint = torch.load(ordinary[1], weights_only=False)
+    checkpoint["network_weights"] = torch.load(tmp_path / "up.pth")["network_weights"]
+    torch.save(checkpoint, tmp_path / "moe.pth")
+    with pytest.raises(ModelError, match="has experts or a stem of its own already"):
+        upcycle_checkpoint(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
+
+
+def test_an_inheritance_that_leads_nowhere_is_named(dataset, ordinary, tmp_path):
+    plans = json.loads(dataset.plans_file.read_text())
+    plans["configurations"]["3d_orphan"] = {"inherits_from": "3d_nowhere"}
+    changed = dataset.plans_file.with_name("OrphanPlans.json")
+    changed.write_text(json.dumps(plans))
+    with pytest.raises(ModelError, match=r"'3d_orphan' of .*OrphanPlans\.json cannot be used"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD, plans="OrphanPlans", configuration="3d_orphan")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(ordinary, tmp_path, monkeypatch):
+    def fails_half_way(_, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fails_half_way)
+    with pytest.raises(ModelError, match=r"up\.pth cannot be written: unexpected pos"):
+        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
+    assert not list(tmp_path.glob("up*"))
+
+
+def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
+    checkpoint = torch.load(ordinary[1], weights_only=False)
+    heads = [key for key in checkpoint["network_weights"] if ".seg_layers." in key]
+    for key in heads:
+        checkpoint["network_weights"][key] = torch.cat([checkpoint["network_weights"][key]] * 3)
+    torch.save(checkpoint, tmp_path / "labels.pth")
+    upcycle_checkpoint(tmp_path / "labels.pth", tmp_path / "up.pth", MOESD)
+    load_pretrained_weights(initialised(MOESD).network, str(tmp_path / "up.pth"))
+
+
+def test_bad_options_and_files_are_named(ordinary, tmp_path):
+    file, out = ordinary[1], tmp_path / "up.pth"
+    for options in ({"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}, {"seed": -1}, {"seed": 2**70}):
+        with pytest.raises(SettingsError, match="must be at least 0"):
+            upcycle_checkpoint(file, out, MOESD, **options)
+    for name in ("777", "foo"):
+        with pytest.raises(ModelError, match=f"-d {name} is no dataset that nnU-Net finds"):
+            upcycle_checkpoint(file, out, MOESD, dataset=name)
+    with pytest.raises(ModelError, match="lies in no folder that there is"):
+        upcycle_checkpoint(file, tmp_path / "gone" / "up.pth", MOESD)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="nnUNet_preprocessed is not set"):
+        patch.delenv("nnUNet_preprocessed")
+        upcycle_checkpoint(file, out, MOESD)
+    with pytest.raises(SystemExit, match=r"gone\.pth is not there"):
+        main(["upcycle", "-i", str(tmp_path / "gone.pth"), "-tr", MOESD, "-o", str(out)])
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
+        upcycle_checkpoint(tmp_path / "text.pth", out, MOESD)
+    shutil.copy(file, out)
+    with pytest.raises(ModelError, match="exists already"):
+        upcycle_checkpoint(file, out, MOESD)
