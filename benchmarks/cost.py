@@ -34,8 +34,7 @@ from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.runtime.workspace import Workspace
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
-from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
 
 DATASET_ID, DATASET = 903, "Dataset903_Head"
 PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}

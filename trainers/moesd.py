@@ -1,4 +1,15 @@
-"""MoE-SD: the method of the paper, with the decisions of docs/method.md."""
+"""MoE-SD and the other rows of the paper's table 1: what each has of experts, gate regularisation and distillation.
+
+| trainer | experts in | alpha L_reg | beta L_sd |
+|---|---|---|---|
+| `nnUNetTrainerModalityDropout` | | | |
+| `nnUNetTrainerDynamicStem` | (filters of the stem are scaled) | | |
+| `nnUNetTrainerSD` | | | yes |
+| `nnUNetTrainerMoEStem` | stem | yes | |
+| `nnUNetTrainerMoENoReg` | stem, encoder | | |
+| `nnUNetTrainerMoE` | stem, encoder | yes | |
+| `nnUNetTrainerMoESD` | stem, encoder | yes | yes |
+"""
 
 from typing import Any, ClassVar
 
@@ -22,4 +33,49 @@ class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
         "code_noise_sd": 0.2,
         "specialization_sign": 1,
         "ramp_up_fraction": 1 / 3,
+    }
+
+
+class nnUNetTrainerModalityDropout(nnUNetTrainerTwoViews):
+    """The baseline: both views supervised; no experts, no self-distillation."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
+
+
+class nnUNetTrainerMoE(nnUNetTrainerTwoViews):
+    """Mixtures in stem and encoder, gate regularisation; no self-distillation."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {"beta": 0.0}
+
+
+class nnUNetTrainerMoEStem(nnUNetTrainerTwoViews):
+    """As `nnUNetTrainerMoE`, with a mixture in the stem only."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerMoE.forced_settings, "placement": ("stem",)}
+
+
+class nnUNetTrainerMoENoReg(nnUNetTrainerTwoViews):
+    """As `nnUNetTrainerMoE`, without gate regularisation."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerMoE.forced_settings, "alpha": 0.0}
+
+
+class nnUNetTrainerSD(nnUNetTrainerTwoViews):
+    """Both views supervised, self-distillation; no experts."""
+
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0}
+
+
+class nnUNetTrainerDynamicStem(nnUNetTrainerTwoViews):
+    """ModDrop++'s dynamic stem on modality dropout (Liu et al., MICCAI 2022).
+
+    The stem's filters are scaled by a small network of the code, which sees it without noise; nothing else.
+    """
+
+    forced_settings: ClassVar[dict[str, Any]] = {
+        "placement": ("stem",),
+        "conditioning": "filter_scaling",
+        "code_noise_sd": 0.0,
+        "alpha": 0.0,
+        "beta": 0.0,
     }

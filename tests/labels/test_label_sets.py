@@ -32,8 +32,7 @@ from nnunet_moe.settings.settings import Settings
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.election import CaseContent
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
-from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD
+from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
 from two_kinds import CHANNELS, phantom
 
 ABDOMEN = {

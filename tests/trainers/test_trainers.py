@@ -17,11 +17,16 @@ from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
 from nnunet_moe.modalities.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
-from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
-from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
-from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
-from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
+from nnunet_moe.trainers.moesd import (
+    nnUNetTrainerDynamicStem,
+    nnUNetTrainerModalityDropout,
+    nnUNetTrainerMoE,
+    nnUNetTrainerMoENoReg,
+    nnUNetTrainerMoESD,
+    nnUNetTrainerMoESDPaper,
+    nnUNetTrainerMoEStem,
+    nnUNetTrainerSD,
+)
 
 
 def gradients(trainer):

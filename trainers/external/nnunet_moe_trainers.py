@@ -11,7 +11,6 @@ if importlib.util.find_spec("nnunet_moe") is None:  # a checkout that is not ins
     sys.path.append(str(Path(__file__).parents[2]))
 
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
-from nnunet_moe.trainers.dynamic_stem import nnUNetTrainerDynamicStem
 from nnunet_moe.trainers.lckd import (
     nnUNetTrainerLCKD,
     nnUNetTrainerLCKDFixedTeacher,
@@ -27,10 +26,16 @@ from nnunet_moe.trainers.m4oe import (
     nnUNetTrainerM4oENoGate,
 )
 from nnunet_moe.trainers.m4oe_mae import nnUNetTrainerM4oEMAE
-from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
-from nnunet_moe.trainers.moe import nnUNetTrainerMoE, nnUNetTrainerMoENoReg, nnUNetTrainerMoEStem
-from nnunet_moe.trainers.moesd import nnUNetTrainerMoESD, nnUNetTrainerMoESDPaper
-from nnunet_moe.trainers.self_distillation import nnUNetTrainerSD
+from nnunet_moe.trainers.moesd import (
+    nnUNetTrainerDynamicStem,
+    nnUNetTrainerModalityDropout,
+    nnUNetTrainerMoE,
+    nnUNetTrainerMoENoReg,
+    nnUNetTrainerMoESD,
+    nnUNetTrainerMoESDPaper,
+    nnUNetTrainerMoEStem,
+    nnUNetTrainerSD,
+)
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
 __all__ = [

@@ -494,7 +494,7 @@ def test_modalities_of_one_name_keep_their_numbers_in_the_card(spoilt, tmp_path)
 
 ODD = """
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.trainers.modality_dropout import nnUNetTrainerModalityDropout
+from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout
 
 
 class Odd(ModalityNetwork):
