@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from nnunet_moe.modalities.codes import Code
+from nnunet_moe.modalities.codes import Code, is_within
 
 MOST = 0.25
 """The part of the cases of one kind that elections may take at most, if `election_fraction` is not larger."""
@@ -53,7 +53,7 @@ def cases_for_elections(
     """
     codes = {content.code for content in cases.values()}
     kinds = {
-        case: [*content.pairs, *(code for code in codes if _contains(content.code, code))]
+        case: [*content.pairs, *(code for code in codes if is_within(code, content.code))]
         for case, content in cases.items()
     }
     counts, taken = Counter(kind for of_case in kinds.values() for kind in of_case), Counter()
@@ -74,10 +74,6 @@ def cases_for_elections(
         shown |= cases[best].pairs
         taken.update(kinds[best])
     return found
-
-
-def _contains(code: Code, other: Code) -> bool:
-    return all(there or not needed for there, needed in zip(code, other, strict=True))
 
 
 def soft_dice(probabilities: Tensor, reference: Collection[Tensor], valid: Tensor | None = None) -> list[float]:

@@ -59,10 +59,11 @@ def election(trainer: nnUNetTrainerLCKD, rank: int, world: int) -> dict:
     trainer.is_ddp, trainer.local_rank = world > 1, rank
     if world > 1:
         trainer.network = DistributedDataParallel(trainer.network)
-    scored, score = [], trainer._case_scores
-    trainer._case_scores = lambda case, predictor: (scored.append(case), score(case, predictor))[1]
-    found = {"cases": trainer.election_cases, "scores": trainer._scores_alone()[0], "scored": tuple(scored)}
-    trainer._elect()
+    held = trainer.election
+    scored, score = [], held.case_scores
+    held.case_scores = lambda case, predictor: (scored.append(case), score(case, predictor))[1]
+    found = {"cases": held.cases, "scores": held.scores_alone()[0], "scored": tuple(scored)}
+    trainer._appoint(held.hold())
     return {**found, "teachers": trainer._modality_network().teachers.tolist()}
 
 

@@ -30,6 +30,7 @@ from nnunet_moe.trainers.lckd import (
     nnUNetTrainerLCKDRandomTeacher,
     nnUNetTrainerLCKDSingle,
 )
+from nnunet_moe.trainers.lckd_election import Election
 
 DATASET = "Dataset903_Elections"
 SCORES = np.array([[0.1, 0.9, 0.8], [0.3, 0.2, 0.1], [0.2, 0.4, 0.2]])
@@ -116,7 +117,7 @@ def test_what_a_trainers_name_says(make_trainer, trainer, monkeypatch):
     monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
     monkeypatch.setattr(nnUNetTrainerMissingModality, "on_train_start", lambda _: None)
     made.on_train_start()
-    monkeypatch.setattr(made, "_scores_alone", lambda: (SCORES, np.full((3, 3), 2)))
+    monkeypatch.setattr(made.election, "scores_alone", lambda: (SCORES, np.full((3, 3), 2)))
     made.on_train_epoch_end([{"loss": np.array(1.0)}])
     teachers = made.network.teachers.tolist()
     expected = {
@@ -143,7 +144,7 @@ def test_what_a_trainers_name_says(make_trainer, trainer, monkeypatch):
 
 def test_elections_are_held_after_the_first_epoch_and_every_interval_from_there(make_trainer, monkeypatch):
     made, held = make_trainer(nnUNetTrainerLCKD, election_interval=3, num_epochs=10), []
-    monkeypatch.setattr(made, "_elect", lambda: held.append(made.current_epoch))
+    monkeypatch.setattr(made.election, "hold", lambda: held.append(made.current_epoch))
     for made.current_epoch in range(10):
         made.on_train_epoch_end([{"loss": np.array(1.0)}])
     assert held == [0, 3, 6, 9]
@@ -151,17 +152,17 @@ def test_elections_are_held_after_the_first_epoch_and_every_interval_from_there(
 
 def test_with_one_modality_there_is_nothing_to_elect(make_trainer, monkeypatch):
     made = make_trainer(nnUNetTrainerLCKD, num_modalities=1)
-    monkeypatch.delattr(nnUNetTrainerLCKD, "_elect")
+    monkeypatch.delattr(Election, "hold")
     made.on_train_epoch_end([{"loss": np.array(1.0)}])
-    assert made._kept_for_elections(["case0", "case1"], []) == ()
+    assert made.election.draw_cases(["case0", "case1"], []) == ()
 
 
 def test_where_nothing_can_be_scored_the_teachers_stay(make_trainer, monkeypatch):
     made, logged = make_trainer(nnUNetTrainerLCKD), []
     made.network.teachers[1] = True
     monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
-    monkeypatch.setattr(made, "_scores_alone", lambda: (np.full((3, 2), np.nan), np.zeros((3, 2), int)))
-    made._elect()
+    monkeypatch.setattr(made.election, "scores_alone", lambda: (np.full((3, 2), np.nan), np.zeros((3, 2), int)))
+    made.on_train_epoch_end([{"loss": np.array(1.0)}])
     assert made.network.teachers.tolist() == [False, True, False]
     assert any("no label could be scored: the teachers stay" in text for text in logged)
 
@@ -171,23 +172,23 @@ def test_where_nothing_can_be_scored_the_teachers_stay(make_trainer, monkeypatch
 def test_the_scores_are_those_of_the_network_on_whole_cases(make_trainer, monkeypatch, kind, ignore):
     """Two cases of the patch's size, of which one lacks the second modality, against the definition."""
     made = make_trainer(nnUNetTrainerLCKD, labels=LABELS[kind], ignore=ignore)
-    made.election_cases = ("whole", "part")
+    made.election.cases = ("whole", "part")
     size, rng = made.configuration_manager.patch_size, np.random.default_rng(0)
-    images = {case: rng.normal(size=(3, *size)).astype(np.float32) for case in made.election_cases}
+    images = {case: rng.normal(size=(3, *size)).astype(np.float32) for case in made.election.cases}
     images["part"][1] = np.nan
-    labels = {case: rng.integers(0, 4 if ignore else 3, (1, *size)) for case in made.election_cases}
+    labels = {case: rng.integers(0, 4 if ignore else 3, (1, *size)) for case in made.election.cases}
     labels["part"][labels["part"] == 2] = 0
     made.inference_allowed_mirroring_axes = (0, 1, 2)  # that is not done
     made.dataset_class = lambda folder, cases, **_: SimpleNamespace(
         load_case=lambda case: (images[case], labels[case], None, {})
     )
-    found, numbers = made._scores_alone()
+    found, numbers = made.election.scores_alone()
 
     made.network.eval()
     made.set_deep_supervision_enabled(False)
     scored = {"labels": [(1,), (2,)], "regions": [(1, 2), (2,)]}[kind]
     expected = np.full((2, 3, 2), np.nan)
-    for number, case in enumerate(made.election_cases):
+    for number, case in enumerate(made.election.cases):
         for modality in range(3):
             if case == "part" and modality == 1:
                 continue
@@ -206,15 +207,15 @@ def test_the_scores_are_those_of_the_network_on_whole_cases(make_trainer, monkey
     # nnU-Net keeps logits in half precision
     np.testing.assert_allclose(found, expected[0], rtol=0, atol=2e-3)  # on the case that has all
     assert (numbers == 1).all()
-    monkeypatch.setattr(made, "election_cases", ("part",))
-    np.testing.assert_allclose(made._scores_alone()[0], expected[1], rtol=0, atol=2e-3)
+    monkeypatch.setattr(made.election, "cases", ("part",))
+    np.testing.assert_allclose(made.election.scores_alone()[0], expected[1], rtol=0, atol=2e-3)
     assert np.isnan(expected[1, :, 1]).all() and np.isnan(expected[1, 1]).all() and not np.isnan(expected[1, 0, 0])
     assert made.network.decoder.deep_supervision
 
 
 def test_logits_that_overflow_score_nothing_and_end_no_training(make_trainer, monkeypatch):
     made, logged = make_trainer(nnUNetTrainerLCKD), []
-    made.election_cases = ("a",)
+    made.election.cases = ("a",)
     size = made.configuration_manager.patch_size
     case = np.ones((3, *size), np.float32), np.ones((1, *size), int), None, {}
     made.dataset_class = lambda folder, cases, **_: SimpleNamespace(load_case=lambda case_name: case)
@@ -222,7 +223,7 @@ def test_logits_that_overflow_score_nothing_and_end_no_training(make_trainer, mo
     with torch.no_grad():
         for layer in made.network.decoder.seg_layers:
             layer.weight *= 1e9
-    made._elect()
+    made.on_train_epoch_end([{"loss": np.array(1.0)}])
     assert sum("no score for m1 alone of a: Encountered inf" in text for text in logged) == 1
     assert any("the teachers stay" in text for text in logged) and made.network.decoder.deep_supervision
 
@@ -246,10 +247,10 @@ def test_what_no_case_of_the_elections_shows_is_told(make_trainer, monkeypatch):
     )
     monkeypatch.setattr(made, "print_to_log_file", lambda *text, **_: logged.append(" ".join(map(str, text))))
     monkeypatch.setattr(made, "_content", lambda case: one_more if case == "case3" else everything)
-    assert set(made._kept_for_elections([f"case{number}" for number in range(4)], [])) < {"case0", "case1", "case2"}
+    assert set(made.election.draw_cases([f"case{number}" for number in range(4)], [])) < {"case0", "case1", "case2"}
     assert any("WARNING: the cases of the elections do not show other in m0: nobody" in text for text in logged)
     logged.clear()
-    made._kept_for_elections([f"case{number}" for number in range(3)], [])
+    made.election.draw_cases([f"case{number}" for number in range(3)], [])
     assert not any("WARNING" in text for text in logged)
 
 
@@ -264,7 +265,7 @@ def test_a_tenth_of_the_cases_is_drawn_by_seed_and_fold_alike_for_all_trainers_a
         made = make_trainer(trainer, seed=seed, teacher="m0", **settings)
         made.fold, made.local_rank = fold, rank
         monkeypatch.setattr(made, "_content", lambda _: everything)
-        return made._kept_for_elections(cases, validation)
+        return made.election.draw_cases(cases, validation)
 
     kept = drawn()
     assert len(kept) == 3 and set(kept) < set(cases) and drawn(rank=1) == kept
@@ -359,7 +360,7 @@ def test_on_a_phantom_the_best_modality_of_each_label_is_elected(elected):
 def test_the_cases_of_elections_are_neither_trained_on_nor_validated(elected):
     training, validation = (set(part.identifiers) for part in elected.get_tr_and_val_datasets())
     split = json.loads(Path(elected.preprocessed_dataset_folder_base, "splits_final.json").read_text())[0]
-    kept = set(elected.election_cases)
+    kept = set(elected.election.cases)
     assert len(kept) == 1 and training == set(split["train"]) - kept and validation == set(split["val"])
     assert not kept & (training | validation)
     assert not {"case4", "case5"} & kept, "what shows most comes first"

@@ -1,0 +1,163 @@
+"""LCKD's election in a training: the cases that are kept for it, and what each modality can do alone on them."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from torch import Tensor, distributed
+
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.modalities.codes import available_modalities, channel_names, drop_modalities
+from nnunet_moe.prediction import unwrap
+from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
+
+OF_CASES = 2**32 - 1
+"""A position of `_seed` that no iteration has."""
+
+
+class Election:
+    """Finds the modality that is best for each label.
+
+    Args:
+        trainer: whose network is looked at; its settings tell how much is kept, and who of the best is elected.
+    """
+
+    def __init__(self, trainer: nnUNetTrainerMissingModality) -> None:
+        self.cases: tuple[str, ...] = ()
+        """The training cases that are kept for elections."""
+        self._trainer = trainer
+        self._taken_from: tuple[list[str], list[str]] | None = None
+        self._modalities = channel_names(trainer.dataset_json)
+
+    def keep_cases(self, training: list[str], validation: list[str]) -> tuple[str, ...]:
+        """The cases of a split that are kept; drawn once, though nnU-Net asks again in the final validation.
+
+        Raises:
+            ModalityError: none of the fold's training cases can be spared.
+        """
+        if self._taken_from != (training, validation):
+            self.cases = self.draw_cases(training, validation)
+            self._taken_from = training, validation
+        return self.cases
+
+    def draw_cases(self, training: Sequence[str], validation: Sequence[str]) -> tuple[str, ...]:
+        """A part of the training cases, drawn by seed and fold; validated ones only if all are, as in fold 'all'.
+
+        Raises:
+            ModalityError: as above.
+        """
+        if len(self._modalities) == 1:
+            return ()
+        trainer = self._trainer
+        contents = {case: trainer._content(case) for case in training}
+        order = np.random.default_rng(trainer._seed(OF_CASES, of_process=False)).permutation(sorted(contents)).tolist()
+        validated = set(validation)
+        candidates = [case for case in order if case not in validated] or order
+        limits = trainer.settings.election_fraction, trainer.settings.max_election_cases
+        kept = cases_for_elections(contents, *limits, candidates)
+        if not kept:
+            raise ModalityError(
+                f"None of the {len(training)} training cases of fold {trainer.fold} can be spared for the election of "
+                "teachers: each is the only one with its modalities or with one of its labels in one of them, shows no "
+                "label, or is validated, too. Train another fold, or write splits_final.json with more training cases."
+            )
+        trainer.print_to_log_file(f"Kept for the election of teachers, and not trained on: {', '.join(sorted(kept))}")
+        labels, names = list(trainer._foreground()), self._modalities
+        shown, trained = (set().union(*(contents[case].pairs for case in cases)) for cases in (kept, training))
+        if unseen := [f"{labels[label]} in {names[modality]}" for modality, label in sorted(trained - shown)]:
+            trainer.print_to_log_file(
+                f"WARNING: the cases of the elections do not show {', '.join(unseen)}: nobody is elected by that. "
+                f"No more cases could be spared, or max_election_cases ({limits[1]}) is too small."
+            )
+        return tuple(sorted(kept))
+
+    def hold(self) -> list[int]:
+        """The modalities that are elected, empty if no label could be scored; the log tells how they were found."""
+        trainer, names, start = self._trainer, self._modalities, perf_counter()
+        scores, numbers = self.scores_alone()
+        texts = [
+            ", ".join(f"{score:.4f} ({number})" for score, number in zip(*of_modality, strict=True))
+            for of_modality in zip(scores, numbers, strict=True)
+        ]
+        trainer.print_to_log_file(
+            f"Election on {', '.join(self.cases)}, {perf_counter() - start:.0f} s. Soft Dice alone of "
+            f"{', '.join(trainer._foreground())} (of so many cases): "
+            + "; ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
+        )
+        elected = zip(trainer._foreground(), winners(scores), strict=True)
+        best = {label: winner for label, winner in elected if winner is not None}
+        if not best:
+            trainer.print_to_log_file("WARNING: no label could be scored: the teachers stay. Are there voxels of them?")
+            return []
+        trainer.print_to_log_file(
+            f"Best: {', '.join(f'{names[winner]} for {label}' for label, winner in best.items())}"
+        )
+        found = list(best.values())
+        return most_frequent(found) if trainer.settings.election == "most_frequent" else found
+
+    def scores_alone(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each modality's soft Dice alone, `(K, labels or regions)`, the mean over cases, and over how many."""
+        trainer = self._trainer
+        trainer.set_deep_supervision_enabled(False)
+        predictor = self._predictor()
+        own = self.cases[trainer.local_rank :: distributed.get_world_size()] if trainer.is_ddp else self.cases
+        scores = trainer._of_all_processes([self.case_scores(case, predictor) for case in own])
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+        return mean_scores(np.stack(scores))
+
+    def case_scores(self, case: str, predictor: nnUNetPredictor) -> np.ndarray:
+        """`(K, labels or regions)`; NaN where the case lacks the modality or the label."""
+        trainer = self._trainer
+        dataset_class: Any = trainer.dataset_class
+        stage = {"folder_with_segs_from_previous_stage": trainer.folder_with_segs_from_previous_stage}
+        dataset = dataset_class(trainer.preprocessed_dataset_folder, [case], **stage)
+        data, segmentation, previous, _ = dataset.load_case(case)
+        image, labels = torch.from_numpy(data[:]), torch.from_numpy(segmentation[0])
+        manager, num_modalities = trainer.label_manager, len(self._modalities)
+        if trainer.is_cascaded:
+            one_hot = convert_labelmap_to_one_hot(previous[:], manager.foreground_labels, data.dtype)
+            image = torch.cat((image, torch.from_numpy(one_hot)))
+        reference = [torch.isin(labels, torch.tensor(label)) for label in trainer._foreground().values()]
+        valid = labels != manager.ignore_label if manager.has_ignore_label else None
+        channels = slice(0, len(reference)) if manager.has_regions else slice(1, None)
+        scores = np.full((num_modalities, len(reference)), np.nan)
+        for modality in available_modalities(image[None, :num_modalities])[0].nonzero().flatten().tolist():
+            alone = torch.zeros(1, num_modalities, dtype=torch.bool)
+            alone[0, modality] = True
+            try:
+                logits = predictor.predict_sliding_window_return_logits(drop_modalities(image[None], alone)[0])
+            except RuntimeError as error:  # of nnU-Net, where half precision overflows: no reason to end a training
+                name = self._modalities[modality]
+                trainer.print_to_log_file(f"WARNING: no score for {name} alone of {case}: {error}")
+                continue
+            probabilities = manager.apply_inference_nonlin(torch.as_tensor(logits).cpu())
+            assert isinstance(probabilities, Tensor)
+            scores[modality] = soft_dice(probabilities[channels], reference, valid)
+        return scores
+
+    def _predictor(self) -> nnUNetPredictor:
+        """nnU-Net's, for the network as it is."""
+        trainer = self._trainer
+        predictor = nnUNetPredictor(
+            use_mirroring=False,
+            perform_everything_on_device=trainer.device.type == "cuda",
+            device=trainer.device,
+            allow_tqdm=False,
+        )
+        network = unwrap(trainer.network)
+        predictor.manual_initialization(
+            network,
+            trainer.plans_manager,
+            trainer.configuration_manager,
+            None,
+            trainer.dataset_json,
+            type(trainer).__name__,
+            trainer.inference_allowed_mirroring_axes,
+        )
+        predictor.network = network  # compiled, it would encode what is absent
+        return predictor
