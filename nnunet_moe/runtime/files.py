@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import platform
 import re
+import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,9 @@ from typing import Any
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_moe.errors import ModelError, SettingsError
+
+UNFINISHED = ".unfinished_"
+"""What the names of files begin with that are being written, or that a killed process left behind."""
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -71,13 +77,40 @@ def digest(file: Path) -> str:
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """A path beside a file, with its ending, to write to; it becomes the file when the block ends without an error."""
-    unfinished = file.with_name(f".unfinished_{file.name}")
+    """A path beside a file, with its ending, to write to; it becomes the file when the block ends without an error.
+
+    Each call has a path of its own, so several processes or threads can write the same file: the last one stays. The
+    path is hidden, and only a killed process leaves one behind.
+    """
+    unfinished = file.with_name(f"{UNFINISHED}{_machine()}_{os.getpid()}_{secrets.token_hex(4)}_{file.name}")
     try:
         yield unfinished
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine left of `atomic_write` in a folder; others may be writing there."""
+    for path in folder.glob(f"{UNFINISHED}{_machine()}_*"):
+        process = path.name.removeprefix(f"{UNFINISHED}{_machine()}_").split("_")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # where no signal only asks
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # it may be another user's
+    return True
+
+
+def _machine() -> str:
+    """A short name of this machine: folders may be shared with others, whose processes have the same numbers."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 @contextmanager
@@ -88,13 +121,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         SettingsError: the folder holds something already, or is a file.
     """
     unfinished, is_new = folder / ".unfinished", not folder.exists()
-    if unfinished.exists():
+    if not unfinished.exists() and not is_new and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
+    try:
+        unfinished.mkdir(parents=True)
+    except FileExistsError as error:
         raise SettingsError(
             f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder."
-        )
-    if not is_new and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
-    unfinished.mkdir(parents=True)
+        ) from error
     try:
         yield unfinished
         for path in sorted(unfinished.iterdir()):

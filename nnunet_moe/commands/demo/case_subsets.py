@@ -108,7 +108,7 @@ def median_case(subsets: CaseSubsets) -> str:
 
 def cases_of(labels: Path, file_ending: str = ".nii.gz") -> tuple[str, ...]:
     """The names of the cases that have a label file in a folder."""
-    return tuple(sorted(path.name.removesuffix(file_ending) for path in labels.glob(f"*{file_ending}")))
+    return tuple(sorted(path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")))
 
 
 def _read(file: Path) -> np.ndarray:

@@ -105,7 +105,7 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> list[ScoredCas
         raise ModalityError(f"{labels} is no folder.")
     if not files:
         raise ModalityError(f"{images} holds no images CASE_XXXX{file_ending}.")
-    labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"*{file_ending}")}
+    labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")}
     if alone := sorted(labelled ^ set(files)):
         raise ModalityError(
             f"{images} and {labels} do not hold the same cases: in one of them only are {', '.join(alone)}. Add what "

@@ -37,7 +37,7 @@ from nnunet_moe.models.inference import (
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.runtime.environment import versions
-from nnunet_moe.runtime.files import atomic_write, digest
+from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
 from nnunet_moe.runtime.processes import Call, WorkError, Workers
 
 MAY_DIFFER = ("device", "versions")
@@ -202,6 +202,7 @@ class _Run:
             _remove_tables(file for file in begun if _num_parts(file) != request.num_parts)
             _remove_tables([self._settings_file])
         shutil.rmtree(self._unfinished.parent, ignore_errors=True)
+        remove_leftovers(request.out)
         contents = {self._settings_file.name: self._settings}
         if request.part_id == 0:  # as nnU-Net does, for its own evaluation and postprocessing
             contents |= {"dataset.json": self._plan.dataset_json, "plans.json": self._plan.plans.plans}

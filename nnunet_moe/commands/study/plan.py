@@ -179,7 +179,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
     ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
-    cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"*{ending}")]
+    cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"[!.]*{ending}")]
     # of each case nnU-Net writes this file last
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:
         raise SettingsError(

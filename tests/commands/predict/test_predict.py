@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
 
@@ -236,7 +237,7 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
         predict(images, tmp_path / "whole", "--save_probabilities")
     expected = outputs(tmp_path / "whole")
     assert len(expected) == 6 * 3 + 5
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(0)
     out, num_killed_at_work = tmp_path / "out", 0
     with subprocess.Popen([sys.executable, "-c", STARTER], stdin=PIPE, stdout=PIPE, text=True) as starter:
         assert starter.stdin is not None and starter.stdout is not None
@@ -246,8 +247,7 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
             begun = beginning(out)
             print(json.dumps(["predict", *map(str, options)]), file=starter.stdin, flush=True)
             process = int(starter.stdout.readline())
-            while beginning(out) == begun:
-                time.sleep(0.005)
+            wait_until(lambda begun=begun: beginning(out) != begun, f"run {number} writes prediction.json")
             time.sleep(rng.uniform(0, 0.6))
             os.kill(process, signal.SIGKILL)
             num_killed_at_work += starter.stdout.readline() == "killed\n"
@@ -265,6 +265,14 @@ def beginning(out: Path) -> int:
     """Which run it is that began in a folder last."""
     settings = out / "prediction.json"
     return settings.stat().st_mtime_ns if settings.exists() else 0
+
+
+def wait_until(happened: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait, and fail with a message where it does not happen."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, f"waited {seconds} s in vain until {what}"
+        time.sleep(0.005)
 
 
 STARTER = """
