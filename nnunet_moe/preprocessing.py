@@ -5,7 +5,7 @@ is written into them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.errors import ModalityError, ModelError
-from nnunet_moe.images.reading import is_available, read_case, read_segmentation
+from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of, zero_notes
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.settings.settings import Settings
 
@@ -48,20 +48,33 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
-        image, properties = read_case(image_files, reader, dataset_json)
-        names = channel_names(dataset_json)
-        available = np.array([not np.isnan(channel).any() for channel in image])
-        self._require_one_kind(available, names, f"{min(image_files)}: ")
-        image[~_dedicated(available, configuration_manager, names, f"{min(image_files)}: ")] = np.nan
+        images = read_case(image_files, reader, dataset_json)
+        _log(images.log_lines)
+        image, notes = self.used_channels(images, min(image_files), configuration_manager, dataset_json)
+        _log(notes)
         seg = None
         if seg_file is not None:
-            seg = read_segmentation(seg_file, reader)[0][None]
-            if seg.shape[1:] != image.shape[1:]:
-                raise ModalityError(
-                    f"{seg_file} has the shape {seg.shape[1:]}, {min(image_files)} {image.shape[1:]}. Both must lie on "
-                    "one grid."
-                )
-        return self.run_case_npy(image, seg, properties, plans_manager, configuration_manager, dataset_json)
+            seg = read_segmentation_of(seg_file, reader, min(image_files), image)[0][None]
+        return self.run_case_npy(image, seg, images.properties, plans_manager, configuration_manager, dataset_json)
+
+    def used_channels(
+        self, images: CaseImages, first_file: str, configuration_manager: ConfigurationManager, dataset_json: dict
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Reduce a case to the modalities that the model uses.
+
+        Args:
+            first_file: stands for the case in errors and notes.
+
+        Returns:
+            Image `(K, *space)` with NaN in missing and unused channels, and notes on unused modalities.
+
+        Raises:
+            ModalityError: the model does not take these modalities.
+        """
+        names, available = channel_names(dataset_json), np.array(images.available)
+        self._require_one_kind(available, names, f"{first_file}: ")
+        used, notes = _dedicated(available, configuration_manager, names, f"{first_file}: ")
+        return np.where(used.reshape(-1, *[1] * (images.image.ndim - 1)), images.image, np.float32(np.nan)), notes
 
     def run_case_npy(
         self,
@@ -89,13 +102,15 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 "channels, with NaN in every voxel of one that is absent."
             )
         available = np.array([is_available(channel, name) for channel, name in zip(data, names, strict=True)])
+        _log(note for channel, name in zip(data, names, strict=True) for note in zero_notes(channel, name))
         if not available.any():
             raise ModalityError(
                 f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
                 "Fill one in, or take the case out."
             )
         self._require_one_kind(available, names)
-        available = _dedicated(available, configuration_manager, names)
+        available, notes = _dedicated(available, configuration_manager, names)
+        _log(notes)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
@@ -163,17 +178,22 @@ def _loaded(dataset_json: dict | str) -> dict:
 
 def _dedicated(
     available: np.ndarray, configuration_manager: ConfigurationManager, names: Sequence[str], case: str = ""
-) -> np.ndarray:
-    """What a dedicated model uses of a case; all that is there for any other model."""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The modalities that a dedicated model uses, and a note on the others; for any other model all available ones."""
     code = Settings.from_plans(configuration_manager.configuration).modality_code
     if code is None:
-        return available
+        return available, ()
     needed = np.array(code, dtype=bool)
     if lacking := code_text((needed & ~available).tolist(), names):
         raise ModalityError(
             f"{case}the model is dedicated to {code_text(needed.tolist(), names)}, and {lacking} is absent. Predict "
             "such cases with a model that takes any subset, or with one dedicated to what there is."
         )
-    if unused := code_text((available & ~needed).tolist(), names):
-        print(f"{case}not used by this dedicated model: {unused}", flush=True)  # noqa: T201 - nnU-Net's workers log so
-    return needed
+    unused = code_text((available & ~needed).tolist(), names)
+    return needed, (f"{case}not used by this dedicated model: {unused}",) if unused else ()
+
+
+def _log(lines: Iterable[str]) -> None:
+    """Print what concerns a case: nnU-Net's workers log so, and nowhere else do users of its commands look."""
+    for line in lines:
+        print(line, flush=True)  # noqa: T201

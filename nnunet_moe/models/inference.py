@@ -1,5 +1,10 @@
-"""What happens to one case before and after the network, in whichever process."""
+"""The one inference pipeline: read, preprocess, add a cascade's previous stage, predict, convert, count volumes.
 
+`predict` runs the steps before and after the network in processes of their own; `evaluate` and `package` run all of
+them in `Segmenter`; LCKD's election starts from preprocessed cases.
+"""
+
+import copy
 import io
 import os
 import shutil
@@ -12,18 +17,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+    export_prediction_from_logits,
+)
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import require_same_geometry
-from nnunet_moe.images.reading import read_segmentation
+from nnunet_moe.images.reading import CaseImages, read_case, read_segmentation_of
 from nnunet_moe.labels.label_sets import covered, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import volumes_of
 from nnunet_moe.modalities.codes import Code, channel_names
+from nnunet_moe.models.checkpoints import loading
+from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.settings.settings import Settings
 
 PROBABILITIES = (".npz", ".pkl")
@@ -32,15 +45,104 @@ PROBABILITIES = (".npz", ".pkl")
 
 @dataclass(frozen=True)
 class InferenceContext:
-    """What nnU-Net's preprocessing and export need of a model, besides its weights."""
+    """What the steps before and after the network need of a model, besides its weights."""
 
     plans: PlansManager
     configuration: ConfigurationManager
     dataset_json: dict[str, Any]
 
+    @classmethod
+    def of(cls, predictor: Any) -> "InferenceContext":
+        """That of the model which one of nnU-Net's predictors has loaded."""
+        return cls(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+
     @property
     def modalities(self) -> tuple[str, ...]:
         return channel_names(self.dataset_json)
+
+    @property
+    def label_manager(self) -> LabelManager:
+        return self.plans.get_label_manager(self.dataset_json)
+
+    def reader(self) -> Any:
+        """A new one of nnU-Net's image readers, which also writes segmentations."""
+        return self.plans.image_reader_writer_class()
+
+    def preprocessor(self) -> Any:
+        """A new preprocessor: this package's, or nnU-Net's for a model of nnU-Net's own."""
+        return self.configuration.preprocessor_class(verbose=False)
+
+    def read(self, image_files: Sequence[str]) -> CaseImages:
+        """Read the images of a case.
+
+        Raises:
+            ModalityError: files that cannot be used.
+        """
+        return read_case(image_files, self.reader(), self.dataset_json)
+
+    def preprocess(
+        self, image: np.ndarray, properties: dict[str, Any], previous_stage: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Make of a case's images what the network takes.
+
+        Args:
+            image: `(K, *space)` as read, NaN in the channels that are missing or to be ignored.
+            properties: the reader's; they are not changed.
+            previous_stage: of a cascade, the previous stage's labels `(*space)`, float32.
+
+        Returns:
+            `(K, *space)` preprocessed, in a cascade followed by one channel for each label; and properties for
+            `segmentation` and `export`.
+
+        Raises:
+            ModalityError: modalities that the model does not take.
+        """
+        seg = None if previous_stage is None else previous_stage[None]
+        managers = self.plans, self.configuration, self.dataset_json
+        data, seg, properties = self.preprocessor().run_case_npy(image, seg, copy.deepcopy(properties), *managers)
+        if previous_stage is not None:
+            data = add_previous_stage(data, seg[0], self.label_manager)
+        return data, properties
+
+    def segmentation(self, logits: Tensor, properties: dict[str, Any]) -> np.ndarray:
+        """Bring logits onto the grid of the images.
+
+        Args:
+            logits: `(C, *space)` of the preprocessed image.
+            properties: what `preprocess` gave.
+
+        Returns:
+            Labels `(*space)`, in the reader's order of axes.
+        """
+        segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits, self.plans, self.configuration, self.label_manager, properties
+        )
+        assert isinstance(segmentation, np.ndarray)
+        return segmentation
+
+    def export(
+        self, logits: np.ndarray, properties: dict[str, Any], truncated_file: Path, *, save_probabilities: bool
+    ) -> None:
+        """The same into files, as nnU-Net writes them.
+
+        Args:
+            truncated_file: the segmentation's path without its ending.
+            save_probabilities: whether to write `PROBABILITIES`, too.
+        """
+        managers = self.configuration, self.plans, self.dataset_json
+        export_prediction_from_logits(logits, properties, *managers, str(truncated_file), save_probabilities)
+
+    def volumes(self, segmentation: np.ndarray, spacing: Sequence[float], code: Code) -> dict[str, float]:
+        """The volume of each label or region that may appear in a case with these modalities.
+
+        Args:
+            segmentation: labels `(*space)`.
+            spacing: mm, as the reader gave it.
+
+        Returns:
+            Name -> mm3, or mm2 in 2D.
+        """
+        return volumes_of(segmentation, spacing, self.labels_under(code))
 
     def labels_under(self, code: Code) -> dict[str, int | tuple[int, ...]]:
         """The labels or regions that may appear in a case with these modalities: all, or those of their label sets."""
@@ -49,6 +151,78 @@ class InferenceContext:
             return labels_of(self.dataset_json)
         by_modality = torch.tensor(settings.label_sets, dtype=torch.bool)
         return labels_in(self.dataset_json, covered(torch.tensor([code]), by_modality)[0])
+
+
+def add_previous_stage(data: np.ndarray, segmentation: np.ndarray, label_manager: LabelManager) -> np.ndarray:
+    """Append what a cascade's second stage takes of the first, as nnU-Net does.
+
+    Args:
+        data: `(K, *space)`, preprocessed.
+        segmentation: labels `(*space)` on the same grid.
+
+    Returns:
+        `(K + labels, *space)`, the last ones 1 inside a label and 0 outside.
+    """
+    one_hot = convert_labelmap_to_one_hot(segmentation, label_manager.foreground_labels, data.dtype)
+    return np.vstack((data, one_hot))
+
+
+def load_predictor(
+    model: ModelFolder,
+    folds: Sequence[Fold],
+    predictor_class: type[nnUNetPredictor] = nnUNetPredictor,
+    **options: Any,
+) -> Any:
+    """A predictor that has loaded a trained model, or an ensemble of its folds.
+
+    Args:
+        predictor_class: nnU-Net's, or one derived from it.
+        options: its constructor's.
+
+    Raises:
+        ModelError: it could not load the model.
+    """
+    with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net tells what a CPU cannot do
+        predictor: Any = predictor_class(**options, allow_tqdm=False)
+        with loading(model.folder, folds):
+            predictor.initialize_from_trained_model_folder(str(model.folder), tuple(folds), model.checkpoint)
+    return predictor
+
+
+def predictor_in_training(
+    network: nn.Module,
+    context: InferenceContext,
+    *,
+    trainer: str,
+    mirroring_axes: tuple[int, ...] | None,
+    **options: Any,
+) -> nnUNetPredictor:
+    """A predictor around a network in memory, as it is: nnU-Net would compile it.
+
+    Args:
+        trainer: the class's name.
+        mirroring_axes: the axes along which predictions may be mirrored.
+        options: of the predictor's constructor.
+    """
+    predictor = nnUNetPredictor(**options, allow_tqdm=False)
+    managers = context.plans, context.configuration
+    predictor.manual_initialization(network, *managers, None, context.dataset_json, trainer, mirroring_axes)
+    predictor.network = network
+    return predictor
+
+
+def predict_logits(predictor: Any, data: np.ndarray) -> Tensor:
+    """The logits `(C, *space)` of a preprocessed case, on the CPU: the mean over the loaded folds.
+
+    Args:
+        data: what `InferenceContext.preprocess` gave.
+    """
+    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach()
+
+
+def is_overflow(error: RuntimeError) -> bool:
+    """Whether nnU-Net's predictor gave up since half precision was too narrow for the logits."""
+    return "Encountered inf in predicted array" in str(error)
 
 
 @dataclass(frozen=True)
@@ -96,40 +270,39 @@ class PreparedCase:
     seconds: float
 
 
-def prepare(case: CaseFiles, plan: InferenceContext, requirement: Requirement) -> PreparedCase:
+def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement) -> PreparedCase:
     """Read and preprocess a case.
 
     Raises:
         ModalityError: files that cannot be used, or too few of them.
     """
-    start, said = time.perf_counter(), io.StringIO()
+    start = time.perf_counter()
     if case.previous_stage is not None and not Path(case.previous_stage).exists():
         raise ModalityError(f"{case.previous_stage} is not there. Predict the cascade's previous stage first.")
-    with redirect_stdout(said):
-        preprocessor = plan.configuration.preprocessor_class(verbose=False)
-        data, seg, properties = preprocessor.run_case(
-            list(case.images), case.previous_stage, plan.plans, plan.configuration, plan.dataset_json
-        )
-    names = plan.modalities
-    code = tuple(not np.isnan(channel).all() for channel in data)
+    images = context.read(case.images)
+    first, of_model = min(case.images), (context.configuration, context.dataset_json)
+    image, notes = context.preprocessor().used_channels(images, first, *of_model)
+    previous, geometry = None, {}
+    if case.previous_stage is not None:
+        previous, geometry = read_segmentation_of(case.previous_stage, context.reader(), first, image)
+    data, properties = context.preprocess(image, images.properties, previous)
+    names = context.modalities
+    code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)
     if case.previous_stage is not None:
-        _, geometry = read_segmentation(case.previous_stage, plan.plans.image_reader_writer_class())
-        read = {name: properties[name] for name in geometry}  # the rest is what preprocessing did
-        require_same_geometry(min(case.images), case.previous_stage, ((), read), ((), geometry))
-        foreground = plan.plans.get_label_manager(plan.dataset_json).foreground_labels
-        data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], foreground, data.dtype)))
-    files = {names[channel]: file for channel, file in files_by_channel(case.images, plan.dataset_json).items()}
-    lines = said.getvalue().splitlines()
-    notes = "; ".join(line for line in lines if not line.startswith(f"{case.name}: absent "))
-    return PreparedCase(data, properties, code, files, notes, time.perf_counter() - start)
+        read = {name: images.properties[name] for name in geometry}
+        require_same_geometry(first, case.previous_stage, ((), read), ((), geometry))
+    files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
+    return PreparedCase(
+        data, properties, code, files, "; ".join((*images.ignored, *notes)), time.perf_counter() - start
+    )
 
 
 def write(
     logits_file: Path,
     properties: dict[str, Any],
     code: Code,
-    plan: InferenceContext,
+    context: InferenceContext,
     target: Path,
     save_probabilities: bool,
 ) -> tuple[dict[str, float], float]:
@@ -143,12 +316,11 @@ def write(
     Returns:
         The volume of each label or region that may appear (mm3; mm2 in 2D), and the seconds that it took.
     """
-    start, unfinished, ending = time.perf_counter(), logits_file.parent, plan.dataset_json["file_ending"]
-    truncated, segmentation_file = str(unfinished / target.name), unfinished / f"{target.name}{ending}"
-    of_model = (plan.configuration, plan.plans, plan.dataset_json)
-    export_prediction_from_logits(np.load(logits_file), properties, *of_model, truncated, save_probabilities)
-    segmentation, _ = plan.plans.image_reader_writer_class().read_seg(str(segmentation_file))
-    volumes = volumes_of(segmentation[0], properties["spacing"], plan.labels_under(code))
+    start, unfinished, ending = time.perf_counter(), logits_file.parent, context.dataset_json["file_ending"]
+    segmentation_file = unfinished / f"{target.name}{ending}"
+    context.export(np.load(logits_file), properties, unfinished / target.name, save_probabilities=save_probabilities)
+    segmentation, _ = context.reader().read_seg(str(segmentation_file))
+    volumes = context.volumes(segmentation[0], properties["spacing"], code)
     for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)

@@ -21,13 +21,13 @@ from nnunet_moe.commands.evaluate.overlay import overlay_index
 from nnunet_moe.commands.evaluate.records import Record, Records, file_state, key_of
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.geometry import require_same_geometry
-from nnunet_moe.images.reading import read_segmentation
+from nnunet_moe.images.reading import CaseImages, read_segmentation
 from nnunet_moe.labels.label_sets import LabelSets, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import axes_in_space
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
 from nnunet_moe.models.folders import Fold, ModelFolder
-from nnunet_moe.models.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, folder_name
 from nnunet_moe.runtime.precision import uses_cpu_bfloat16
@@ -72,7 +72,7 @@ class Scorer:
 class OpenedCase:
     """A case's images and its reference."""
 
-    loaded: LoadedCase
+    loaded: CaseImages
     reference: np.ndarray
     """Labels, `(*space)`."""
     spacing: tuple[float, ...]
@@ -154,7 +154,9 @@ class ModelRun:
         Raises:
             ModalityError: images or a label that cannot be used.
         """
-        loaded = self.segmenter.read(case)
+        loaded = self.segmenter.read(case.images)
+        for line in loaded.log_lines:
+            tqdm.write(line)
         if not os.path.exists(case.label):
             raise ModalityError(f"{case.label} is not there: without a reference there is no score.")
         reference, properties = read_segmentation(case.label, self.segmenter.reader)
@@ -194,10 +196,10 @@ class ModelRun:
         folder = self.scorer.predictions / self.model.trainer / folder_name(code_text(code, self.modalities))
         return folder / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
 
-    def _write(self, segmentation: np.ndarray, file: Path, loaded: LoadedCase) -> None:
+    def _write(self, segmentation: np.ndarray, file: Path, loaded: CaseImages) -> None:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.plan.plans.plans)):
+        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.context.plans.plans)):
             with atomic_write(file.with_name(f"{name}.json")) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=4))
         with atomic_write(file) as unfinished:

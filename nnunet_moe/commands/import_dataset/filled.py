@@ -1,8 +1,6 @@
 """Files that look as if somebody had put them where a modality is absent."""
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +39,8 @@ def read_whole(
         ModalityError: files that cannot be used, nothing but one value in all images, or labels that are not whole.
     """
     reader = reader_class()
-    with redirect_stdout(io.StringIO()):
-        image, properties = read_channels(reader, images, num_channels=len(modalities))
+    read = read_channels(reader, images, num_channels=len(modalities))
+    image, properties = read.image, read.properties
     filled = {}
     for channel in images:
         if np.isnan(image[channel]).all():

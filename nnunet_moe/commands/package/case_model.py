@@ -10,12 +10,11 @@ from pathlib import Path
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
-from nnunet_moe.images.reading import read_channels
-from nnunet_moe.labels.volumes import volumes_of
+from nnunet_moe.images.reading import CaseImages, read_channels
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.folders import Fold, ModelFolder
-from nnunet_moe.models.segmenter import LoadedCase, PredictionSettings, Segmenter
+from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
 
 FILE = "packaged.json"
 
@@ -70,6 +69,17 @@ class PackagedModel:
 
 
 @dataclass(frozen=True)
+class OpenedCase:
+    """A case whose files were read."""
+
+    images: CaseImages
+    first_file: Path
+    """Stands for the case's grid."""
+    seconds: float
+    """That reading took."""
+
+
+@dataclass(frozen=True)
 class Segmented:
     """What a log should tell of a case."""
 
@@ -106,20 +116,18 @@ class CaseModel:
             if len(code) != len(self.modalities):
                 raise ModelError(f"{folder / FILE} has the code {code} for {len(self.modalities)} modalities.")
         self._reader = AnyFormatReader(self._segmenter.reader, dataset_json["file_ending"])
-        self._plan = self._segmenter.plan
+        self._context = self._segmenter.context
         self._trained = packaged.trained
 
-    def predict(self, files: Mapping[str, Path], out: Path) -> Segmented:
-        """Segment a case; voxel for voxel what `nnunet_moe predict` gives.
+    def read(self, files: Mapping[str, Path]) -> OpenedCase:
+        """Read a case.
 
         Args:
             files: modality -> image, for those that there are; in any format of `IMAGE_ENDINGS`, all on one grid. An
                 image that is zero everywhere counts as absent.
-            out: the segmentation's file, in the format of its ending and on the grid of the images; its folder is made.
 
         Raises:
-            ModalityError: an unknown modality, images that cannot be used, or none; modalities that the model does
-                not take.
+            ModalityError: an unknown modality, images that cannot be used, or none.
         """
         start = time.perf_counter()
         if unknown := [name for name in files if name not in self.modalities]:
@@ -127,16 +135,29 @@ class CaseModel:
         for file in files.values():
             require_readable(file)
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
-        case = LoadedCase(*read_channels(self._reader, by_channel, num_channels=len(self.modalities)))
-        code = case.available
+        images = read_channels(self._reader, by_channel, num_channels=len(self.modalities))
+        return OpenedCase(images, next(iter(files.values())), time.perf_counter() - start)
+
+    def segment(self, case: OpenedCase, out: Path) -> Segmented:
+        """Segment a case; voxel for voxel what `nnunet_moe predict` gives.
+
+        Args:
+            case: what `read` gave.
+            out: the segmentation's file, in the format of its ending and on the grid of the images; its folder is made.
+
+        Raises:
+            ModalityError: modalities or a grid that the model does not take.
+        """
+        start, images = time.perf_counter() - case.seconds, case.images
+        code = images.available
         self._require_taken(code)
-        self._require_dimension(case, next(iter(files.values())))
+        self._require_dimension(case)
         used = self.largest_code() if self._segmenter.is_dedicated else code
         warnings = self._warnings(used)
-        segmentation = self._segmenter.segment(case, code)
+        segmentation = self._segmenter.segment(images, code)
         out.parent.mkdir(parents=True, exist_ok=True)
-        self._reader.write_seg(segmentation, out, case.properties, next(iter(files.values())))
-        volumes = volumes_of(segmentation, case.properties["spacing"], self._plan.labels_under(code))
+        self._reader.write_seg(segmentation, out, images.properties, case.first_file)
+        volumes = self._context.volumes(segmentation, images.properties["spacing"], code)
         seconds = time.perf_counter() - start
         return Segmented(code_text(used, self.modalities), warnings, volumes, seconds)
 
@@ -168,10 +189,10 @@ class CaseModel:
     def _taken(self) -> list[Code]:
         return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
 
-    def _require_dimension(self, case: LoadedCase, file: Path) -> None:
+    def _require_dimension(self, case: OpenedCase) -> None:
         """A network of three dimensions makes something of a slice, but nothing that it was trained for."""
-        if case.image.shape[1] == 1 and len(self._plan.configuration.patch_size) == 3:
-            raise ModalityError(f"{file} is a slice; the model is for volumes.")
+        if case.images.image.shape[1] == 1 and len(self._context.configuration.patch_size) == 3:
+            raise ModalityError(f"{case.first_file} is a slice; the model is for volumes.")
 
     def _require_taken(self, code: Code) -> None:
         """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""

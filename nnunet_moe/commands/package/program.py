@@ -82,7 +82,10 @@ def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
     try:
         case.out.unlink(missing_ok=True)  # of an earlier run: what is there afterwards is of this one
         with _standard_error_in_log():
-            segmented = model.predict(case.files(mapping), case.out)
+            opened = model.read(case.files(mapping))
+            for note in opened.images.notes:
+                print(note, flush=True)
+            segmented = model.segment(opened, case.out)
     except (NnunetMoeError, OSError) as error:
         return _failed(f"{case.name}: ", error)
     except Exception as error:  # whatever it is, it is this case's

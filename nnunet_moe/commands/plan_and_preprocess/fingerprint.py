@@ -1,9 +1,7 @@
 """nnU-Net's dataset fingerprint from cases that may lack files."""
 
-import io
 import json
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +103,8 @@ def analyse_case(
         ModalityError: files that cannot be used, or a segmentation of another shape than the images.
     """
     reader = reader_class()
-    with redirect_stdout(io.StringIO()):  # what each case lacks stands in a table later
-        image, properties = read_case(images, reader, dataset_json)
+    read = read_case(images, reader, dataset_json)
+    image, properties = read.image, read.properties
     segmentation, _ = read_segmentation(label, reader)
     if segmentation.shape != image.shape[1:]:
         raise ModalityError(

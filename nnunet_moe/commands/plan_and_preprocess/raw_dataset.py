@@ -1,10 +1,8 @@
 """A raw dataset in nnU-Net's layout, any of whose cases may lack any of its files."""
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -185,8 +183,8 @@ def verify_case(
         ModalityError: files that cannot be used, on different grids, or with labels that dataset.json does not name.
     """
     reader = reader_class()
-    with redirect_stdout(io.StringIO()):  # what each case lacks stands in a table later
-        image, properties = read_case(images, reader, dataset_json)
+    read = read_case(images, reader, dataset_json)
+    image, properties = read.image, read.properties
     segmentation, label_properties = read_segmentation(label, reader)
     require_same_geometry(min(images), label, (image.shape[1:], properties), (segmentation.shape, label_properties))
     if unexpected := [value for value in np.unique(segmentation).tolist() if value not in allowed]:

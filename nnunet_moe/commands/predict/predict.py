@@ -1,6 +1,5 @@
 """`nnunet_moe predict`: nnU-Net's command for a folder in which some cases cannot be predicted."""
 
-import io
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, Setting
 from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, files_by_channel, list_cases
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import code_text, parse_code
-from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.folders import Fold, ModelFolder, find_model
 from nnunet_moe.models.inference import (
     PROBABILITIES,
@@ -31,6 +28,8 @@ from nnunet_moe.models.inference import (
     InferenceContext,
     PreparedCase,
     Requirement,
+    load_predictor,
+    predict_logits,
     prepare,
     write,
 )
@@ -115,7 +114,7 @@ def predict_cohort(request: Request) -> Outcome:
         if differing:
             print(f"WARNING: -scores are of predictions with {', '.join(differing)}; expect others of this run")
     predictor = _predictor(model, request)
-    plan = InferenceContext(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+    plan = InferenceContext.of(predictor)
     _require_fitting_options(request, plan)
     return _Run(request, model, predictor, plan, evaluation).finish()
 
@@ -251,10 +250,10 @@ class _Run:
         """Predict a prepared case, and hand it over to be written; None if that failed."""
         try:
             prepared, start = preparing.result(), time.perf_counter()
-            logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data))
+            logits = predict_logits(self._predictor, prepared.data)
             folder = self._unfinished / case.name
             folder.mkdir(parents=True)
-            np.save(folder / "logits.npy", logits.cpu().detach().numpy())
+            np.save(folder / "logits.npy", logits.numpy())
             self._found[case.name] = Prediction(
                 code_text(prepared.code, self._plan.modalities),
                 prepared.files,
@@ -308,18 +307,16 @@ def _predictor(model: ModelFolder, request: Request) -> Any:
     """nnU-Net's predictor with the folds loaded; threads as in nnU-Net's command."""
     device = torch.device(request.device)
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
-    with redirect_stdout(io.StringIO()):  # nnU-Net tells what a CPU cannot do
-        predictor = MissingModalityPredictor(
-            tile_step_size=request.step_size,
-            use_mirroring=request.mirroring,
-            perform_everything_on_device=request.on_device,
-            device=device,
-            verbose=request.verbose,
-            allow_tqdm=False,
-        )
-        with loading(model.folder, request.folds):
-            predictor.initialize_from_trained_model_folder(str(model.folder), request.folds, request.checkpoint)
-    return predictor
+    return load_predictor(
+        model,
+        request.folds,
+        MissingModalityPredictor,
+        tile_step_size=request.step_size,
+        use_mirroring=request.mirroring,
+        perform_everything_on_device=request.on_device,
+        device=device,
+        verbose=request.verbose,
+    )
 
 
 def _require_fitting_options(request: Request, plan: InferenceContext) -> None:

@@ -319,8 +319,8 @@ def test_a_reader_without_grids_gets_the_spacing_and_the_grids_are_compared(tmp_
         image.SetOrigin(origin)
         sitk.WriteImage(image, str(tmp_path / f"{name}.mha"))
     files = {0: str(tmp_path / "a.mha"), 1: str(tmp_path / "b.mha")}
-    channels, properties = read_channels(reader, files, num_channels=2)
-    assert tuple(properties["spacing"]) == SPACING[::-1] and channels.shape == (2, 5, 6, 7)
+    images = read_channels(reader, files, num_channels=2)
+    assert tuple(images.properties["spacing"]) == SPACING[::-1] and images.image.shape == (2, 5, 6, 7)
     with pytest.raises(ModalityError, match=r"c\.mha and \S+a\.mha differ in sent\.origin"):
         read_channels(reader, {0: files[0], 1: str(tmp_path / "c.mha")}, num_channels=2)
 
