@@ -293,9 +293,8 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
         read = {name: images.properties[name] for name in geometry}
         require_same_geometry(first, case.previous_stage, ((), read), ((), geometry))
     files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
-    return PreparedCase(
-        data, properties, code, files, "; ".join((*images.ignored, *notes)), time.perf_counter() - start
-    )
+    said = "; ".join("\n".join((*images.ignored, *notes)).splitlines())
+    return PreparedCase(data, properties, code, files, said, time.perf_counter() - start)
 
 
 def write(

@@ -91,6 +91,8 @@ class ModelRun:
         self.labels = labels_of(self.segmenter.dataset_json)
         self.modalities = channel_names(self.segmenter.dataset_json)
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
+        self._described: set[Path] = set()
+        """Folders of segmentations in which this run has written what model they are of."""
         self.model_state = {
             "files": _digests(model, part.folds),
             "bfloat16": uses_cpu_bfloat16(torch.device(scorer.prediction.device)),
@@ -199,9 +201,14 @@ class ModelRun:
     def _write(self, segmentation: np.ndarray, file: Path, loaded: CaseImages) -> None:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in (("dataset", self.segmenter.dataset_json), ("plans", self.segmenter.context.plans.plans)):
-            with atomic_write(file.with_name(f"{name}.json")) as unfinished:
-                unfinished.write_text(json.dumps(content, indent=4))
+        if file.parent not in self._described:
+            self._described.add(file.parent)
+            for name, content in (
+                ("dataset", self.segmenter.dataset_json),
+                ("plans", self.segmenter.context.plans.plans),
+            ):
+                with atomic_write(file.with_name(f"{name}.json")) as unfinished:
+                    unfinished.write_text(json.dumps(content, indent=4))
         with atomic_write(file) as unfinished:
             self.segmenter.write(segmentation, str(unfinished), loaded)
 

@@ -1,10 +1,12 @@
 """`manifest.csv` and `failures.csv`: what a reader of the predictions should know of each case."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from nnunet_moe.errors import ModelError
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
@@ -30,7 +32,10 @@ class Prediction:
 
 @dataclass
 class Manifest:
-    """The predicted cases of a run, kept in a file that is whole at any moment.
+    """The predicted cases of a run, kept in a file that lists what is done at any moment.
+
+    The first case of a run writes the whole file again and the others append a row each; `write` sorts them in the end.
+    A run that is killed may leave half a row at the end, which `read` ignores.
 
     Args:
         file: the CSV file.
@@ -46,15 +51,25 @@ class Manifest:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     _known: dict[str, dict[str, object]] = field(default_factory=dict)
     """Modalities -> what is expected of them."""
+    _can_append: bool = False
+    """Whether the file holds what `predictions` does."""
 
     def add(self, case: str, prediction: Prediction) -> None:
+        """Enter a case whose files are written."""
         self.predictions[case] = prediction
-        self.write()
+        if not self._can_append:
+            self.write()
+            return
+        row = io.StringIO(newline="")
+        _table(row, self._columns()).writerow(self._row(case, prediction))
+        with self.file.open("a", newline="", encoding="utf-8") as opened:
+            opened.write(row.getvalue())
 
     def write(self) -> None:
         """Cases in alphabetical order; a cell is empty where there is nothing."""
         rows = [self._row(case, prediction) for case, prediction in sorted(self.predictions.items())]
         _write(self.file, self._columns(), rows)
+        self._can_append = True
 
     def read(self) -> None:
         """Take over what an earlier run wrote; nothing if there is no file.
@@ -65,11 +80,11 @@ class Manifest:
         if not self.file.exists():
             return
         try:
-            with self.file.open(newline="", encoding="utf-8") as opened:
-                table = csv.DictReader(opened)
-                if table.fieldnames != self._columns():
-                    raise ValueError(f"its columns are {', '.join(table.fieldnames or ())}")
-                self.predictions = {row["case"]: self._prediction(row) for row in table}
+            columns, *rows = _whole_rows(self.file.read_bytes().decode("utf-8"))
+            if columns != self._columns():
+                raise ValueError(f"its columns are {', '.join(columns)}")
+            of_cases = [dict(zip(columns, row, strict=True)) for row in rows]
+            self.predictions = {row["case"]: self._prediction(row) for row in of_cases}
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise ModelError(
                 f"{self.file} is none that a run with this model wrote ({type(error).__name__}: {error}). Predict into "
@@ -134,6 +149,19 @@ def write_failures(file: Path, failures: Sequence[Failure]) -> None:
 def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """A CSV file, cells empty where a row has nothing."""
     with atomic_write(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as opened:
-        table = csv.DictWriter(opened, columns, lineterminator="\n")
+        table = _table(opened, columns)
         table.writeheader()
         table.writerows(rows)
+
+
+def _table(opened: TextIO, columns: Sequence[str]) -> csv.DictWriter:
+    return csv.DictWriter(opened, columns, lineterminator="\n")
+
+
+def _whole_rows(text: str) -> list[list[str]]:
+    """The rows of a CSV file, the columns' names first, without a last row that is not whole."""
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    has_open_quote = text.count('"') % 2 == 1
+    if len(rows) > 1 and (has_open_quote or not text.endswith("\n")):
+        rows.pop()
+    return rows

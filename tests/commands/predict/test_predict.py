@@ -517,6 +517,7 @@ def test_the_manifest_of_several_labels(tmp_path):
     manifest = Manifest(tmp_path / "manifest.csv", ("T1w", "a b/c"), ("a", "se_a"), Evaluation())
     manifest.add("y", Prediction("a b/c", {"a b/c": "y_0001.mha"}, 1.0, {"a": 1.5, "se_a": 0.0}, "note, with comma"))
     manifest.add("x", Prediction("T1w", {"T1w": "x_0000.mha"}, 2.0, {"a": 1e-7, "se_a": 12345678.5}, ""))
+    manifest.write()
     assert manifest.file.read_text().splitlines() == [
         "case,modalities,file_T1w,file_a b/c,seconds,volume_mm3_a,expected_dsc_a,dsc_standard_error_a,"
         "volume_mm3_se_a,expected_dsc_se_a,dsc_standard_error_se_a,expected_from_cases,notes",
@@ -528,6 +529,34 @@ def test_the_manifest_of_several_labels(tmp_path):
     assert again.predictions == manifest.predictions
     with pytest.raises(ModelError, match="is none that a run with this model wrote"):
         Manifest(manifest.file, ("T1w",), manifest.labels, None).read()
+
+
+def test_each_case_appends_a_row_and_half_a_row_of_a_killed_run_is_ignored(tmp_path):
+    predictions = {
+        case: Prediction("T1w", {"T1w": f"/in/{case}_0000.nii.gz"}, 1.0, {"a": 1.0}, f"note, of {case}")
+        for case in ("c", "a", 'two "lines"\nb')
+    }
+
+    def manifest():
+        return Manifest(tmp_path / "manifest.csv", ("T1w",), ("a",), None)
+
+    run, contents = manifest(), [b""]
+    for case, prediction in predictions.items():
+        run.add(case, prediction)
+        contents.append(run.file.read_bytes())
+        assert contents[-1].startswith(contents[-2])
+    whole, before = contents[-1], contents[-2]
+    for size in range(len(before), len(whole)):
+        run.file.write_bytes(whole[:size])
+        continued = manifest()
+        continued.read()
+        assert list(continued.predictions) == ["c", "a"], whole[:size]
+    *_, (last, prediction) = predictions.items()
+    continued.add(last, prediction)
+    continued.write()
+    again = manifest()
+    again.read()
+    assert again.predictions == predictions and list(again.predictions) == sorted(predictions)
 
 
 def test_volumes_by_hand():
