@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor, distributed
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import available_modalities, channel_names, drop_modalities
+from nnunet_moe.models.inference import InferenceContext, add_previous_stage, is_overflow, predictor_in_training
 from nnunet_moe.prediction import unwrap
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
@@ -117,11 +117,9 @@ class Election:
         stage = {"folder_with_segs_from_previous_stage": trainer.folder_with_segs_from_previous_stage}
         dataset = dataset_class(trainer.preprocessed_dataset_folder, [case], **stage)
         data, segmentation, previous, _ = dataset.load_case(case)
-        image, labels = torch.from_numpy(data[:]), torch.from_numpy(segmentation[0])
         manager, num_modalities = trainer.label_manager, len(self._modalities)
-        if trainer.is_cascaded:
-            one_hot = convert_labelmap_to_one_hot(previous[:], manager.foreground_labels, data.dtype)
-            image = torch.cat((image, torch.from_numpy(one_hot)))
+        channels_of_case = add_previous_stage(data[:], previous[:], manager) if trainer.is_cascaded else data[:]
+        image, labels = torch.from_numpy(channels_of_case), torch.from_numpy(segmentation[0])
         reference = [torch.isin(labels, torch.tensor(label)) for label in trainer._foreground().values()]
         valid = labels != manager.ignore_label if manager.has_ignore_label else None
         channels = slice(0, len(reference)) if manager.has_regions else slice(1, None)
@@ -131,7 +129,9 @@ class Election:
             alone[0, modality] = True
             try:
                 logits = predictor.predict_sliding_window_return_logits(drop_modalities(image[None], alone)[0])
-            except RuntimeError as error:  # of nnU-Net, where half precision overflows: no reason to end a training
+            except RuntimeError as error:
+                if not is_overflow(error):  # such as want of memory, which says nothing of the modality
+                    raise
                 name = self._modalities[modality]
                 trainer.print_to_log_file(f"WARNING: no score for {name} alone of {case}: {error}")
                 continue
@@ -143,21 +143,12 @@ class Election:
     def _predictor(self) -> nnUNetPredictor:
         """nnU-Net's, for the network as it is."""
         trainer = self._trainer
-        predictor = nnUNetPredictor(
+        return predictor_in_training(
+            unwrap(trainer.network),
+            InferenceContext(trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json),
+            trainer=type(trainer).__name__,
+            mirroring_axes=trainer.inference_allowed_mirroring_axes,
             use_mirroring=False,
             perform_everything_on_device=trainer.device.type == "cuda",
             device=trainer.device,
-            allow_tqdm=False,
         )
-        network = unwrap(trainer.network)
-        predictor.manual_initialization(
-            network,
-            trainer.plans_manager,
-            trainer.configuration_manager,
-            None,
-            trainer.dataset_json,
-            type(trainer).__name__,
-            trainer.inference_allowed_mirroring_axes,
-        )
-        predictor.network = network  # compiled, it would encode what is absent
-        return predictor

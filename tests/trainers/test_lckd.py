@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from incomplete import extract_fingerprint, plan_and_preprocess
 from made_batches import LABELS, batch_for
@@ -226,6 +227,31 @@ def test_logits_that_overflow_score_nothing_and_end_no_training(make_trainer, mo
     made.on_train_epoch_end([{"loss": np.array(1.0)}])
     assert sum("no score for m1 alone of a: Encountered inf" in text for text in logged) == 1
     assert any("the teachers stay" in text for text in logged) and made.network.decoder.deep_supervision
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("Expected all tensors to be on the same device"),
+    ],
+)
+def test_a_case_that_cannot_be_predicted_for_another_reason_ends_the_training(make_trainer, monkeypatch, error):
+    """Want of memory says nothing of a modality: without its score another one would be elected."""
+    made = make_trainer(nnUNetTrainerLCKD)
+    made.election.cases = ("a",)
+    size = made.configuration_manager.patch_size
+    case = np.ones((3, *size), np.float32), np.ones((1, *size), int), None, {}
+    made.dataset_class = lambda folder, cases, **_: SimpleNamespace(load_case=lambda case_name: case)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(nnUNetPredictor, "predict_sliding_window_return_logits", fail)
+    with pytest.raises(type(error)) as raised:
+        made.on_train_epoch_end([{"loss": np.array(1.0)}])
+    assert raised.value is error
 
 
 def test_random_teachers_are_drawn_by_seed_fold_and_epoch_alike_in_all_processes(make_trainer):
