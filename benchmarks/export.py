@@ -31,8 +31,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.commands.export.export import Request, export_models
+from nnunet_moe.commands.export.command import Request
+from nnunet_moe.commands.export.export import export_models
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_text
+from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.runtime.environment import VARIABLE, external_trainers_folder, machine, trainers_known
 from nnunet_moe.runtime.files import dataset_name, folder_name, nnunet_folder
@@ -87,10 +89,8 @@ def main() -> None:
         os.environ["nnUNet_results"] = str(out / "nnUNet_results")
         _write_untrained(dataset, options.c, options.tr)
     model = nnunet_folder(nnUNet_results) / dataset / f"{options.tr}__nnUNetPlans__{options.c}"
-    everything = Request(
-        dataset=dataset, configuration=options.c, trainer=options.tr, out=out / "models", modalities=None, folds=(0,)
-    )
-    export_models(everything)
+    choice = ModelChoice(dataset=dataset, configuration=options.c, trainer=options.tr, folds=(0,))
+    export_models(Request(model=choice, out=out / "models", modalities=None))
     (out / "stranger").mkdir()  # where importing this package fails
     (out / "stranger" / "nnunet_moe.py").write_text("raise ModuleNotFoundError('nnunet_moe is not installed')")
     modalities = channel_names(json.loads((model / "dataset.json").read_text()))

@@ -32,9 +32,10 @@ from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.commands.evaluate.models import folder_cases
-from nnunet_moe.models.folders import find_model
+from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.networks import find_trainer
-from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
+from nnunet_moe.models.prediction_settings import PredictionSettings
+from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.runtime.environment import machine, trainers_known
 from nnunet_moe.runtime.workspace import Workspace
 
@@ -109,8 +110,8 @@ def dice_table(scores: dict[str, pd.DataFrame]) -> str:
 
 def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
     """Kind -> the experts' mean weights, `(blocks, experts)`, over all tokens of the test cases."""
-    model = find_model(row.dataset, row.trainer, "nnUNetPlans", row.configuration, (0,), "checkpoint_final.pth")
-    segmenter = Segmenter(model, (0,), PredictionSettings(mirroring=False))
+    choice = ModelChoice(dataset=row.dataset, configuration=row.configuration, trainer=row.trainer, folds=(0,))
+    segmenter = Segmenter(choice.find(), choice.folds, PredictionSettings(mirroring=False, device="cpu"))
     assert isinstance(segmenter.network, SwinUNetwork)
     raw = workspace.raw / row.dataset
     cases = folder_cases(raw / "imagesTs", raw / "labelsTs", FILE_ENDING)

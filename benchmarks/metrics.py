@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from nnunet_moe.commands.evaluate.metrics import MetricSettings, score_segmentation
+from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.commands.evaluate.metrics import score_segmentation
 from nnunet_moe.runtime.environment import machine
 
 SHAPE = (182, 218, 182)

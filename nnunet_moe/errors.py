@@ -5,13 +5,13 @@ class NnunetMoeError(Exception):
     """Base of all errors that are about the user's input, never about a fault of this package."""
 
 
-class ModalityError(NnunetMoeError, ValueError):
+class ModalityError(NnunetMoeError):
     """Images, channels or modality codes that cannot be used."""
 
 
-class SettingsError(NnunetMoeError, ValueError):
+class SettingsError(NnunetMoeError):
     """A setting in the plans, or an option of a command, that is unknown or out of range."""
 
 
-class ModelError(NnunetMoeError, ValueError):
+class ModelError(NnunetMoeError):
     """A trained model that cannot do what is asked of it."""

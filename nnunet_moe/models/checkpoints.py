@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_moe.errors import ModelError, NnunetMoeError
-from nnunet_moe.models.folders import Fold
+from nnunet_moe.models.choice import Fold
 
 
 @contextmanager

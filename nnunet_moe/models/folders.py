@@ -1,16 +1,14 @@
 """What nnU-Net's training commands leave behind: model folders and their checkpoints."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_moe.errors import ModelError, SettingsError
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder
-
-Fold = int | str
+from nnunet_moe.errors import ModelError
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.runtime.files import nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -62,29 +60,6 @@ def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> l
     """
     folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
     return [ModelFolder(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
-
-
-def find_model(
-    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
-) -> ModelFolder:
-    """One trained model, all of its folds there.
-
-    Args:
-        dataset: its name or id.
-
-    Raises:
-        ModelError: no such dataset, the model was not trained, or a fold's checkpoint is missing.
-        SettingsError: a fold is named twice.
-    """
-    if len(set(folds)) < len(folds):
-        raise SettingsError("A fold is named twice. Name each once by -f.")
-    name = dataset_name(dataset)
-    for model in trained_models(name, trainer, plans, checkpoint):
-        if model.configuration == configuration:
-            for fold in folds:
-                model.require_checkpoint(fold)
-            return model
-    raise not_trained(name, trainer, plans, configuration)
 
 
 def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:

@@ -35,7 +35,9 @@ from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import volumes_of
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.checkpoints import loading
-from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.models.requirement import Requirement
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.settings.settings import Settings
 
@@ -223,26 +225,6 @@ def predict_logits(predictor: Any, data: np.ndarray) -> Tensor:
 def is_overflow(error: RuntimeError) -> bool:
     """Whether nnU-Net's predictor gave up since half precision was too narrow for the logits."""
     return "Encountered inf in predicted array" in str(error)
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """What a case must have to be predicted at all."""
-
-    min_modalities: int = 1
-    required: tuple[str, ...] = ()
-
-    def check(self, code: Code, modalities: Sequence[str]) -> None:
-        """Refuse a code that has too little.
-
-        Raises:
-            ModalityError: it has.
-        """
-        has = [name for name, available in zip(modalities, code, strict=True) if available]
-        if missing := [name for name in self.required if name not in has]:
-            raise ModalityError(f"{'+'.join(has)} without {', '.join(missing)}, which --require asks for.")
-        if len(has) < self.min_modalities:
-            raise ModalityError(f"{'+'.join(has)} alone; --min_modalities asks for {self.min_modalities} modalities.")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Segment a case under one code after another; it is read once, and preprocessed once wherever that is the same."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,18 +9,11 @@ from nnunet_moe.architectures.missing_modality_network import MissingModalityNet
 from nnunet_moe.errors import ModelError
 from nnunet_moe.images.reading import CaseImages
 from nnunet_moe.modalities.codes import Code
-from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import InferenceContext, load_predictor, predict_logits
+from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.prediction import unwrap
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """How nnU-Net predicts; its own defaults."""
-
-    step_size: float = 0.5
-    mirroring: bool = True
-    device: str = "cpu"
 
 
 class Segmenter:

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_moe.errors import ModelError
-from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.runtime.files import digest
 
 SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 (mm)"}

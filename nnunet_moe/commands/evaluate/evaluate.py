@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nnunet_moe.commands.evaluate.metrics import MetricSettings
+from nnunet_moe.commands.evaluate.command import Request
 from nnunet_moe.commands.evaluate.models import ScoredCase, find_models, folder_cases, validation_cases
 from nnunet_moe.commands.evaluate.overlay import Overlay, overlay_index
 from nnunet_moe.commands.evaluate.records import Records
@@ -18,37 +18,13 @@ from nnunet_moe.errors import ModalityError, ModelError, SettingsError
 from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
-from nnunet_moe.models.folders import Fold, ModelFolder
-from nnunet_moe.models.segmenter import PredictionSettings
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import dataset_name, require_own_files
 
 MAX_CODES_BY_DEFAULT = 31  # all of five modalities
 RECORDS, PREDICTIONS = "records", "predictions"
 OF_AN_EVALUATION = (RECORDS, "results.csv")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to score, in the words of the command's options."""
-
-    dataset: str
-    configuration: str
-    trainers: tuple[str, ...]
-    out: Path
-    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
-    plans: str = "nnUNetPlans"
-    images: Path | None = None
-    """A folder of images to score instead of the folds' validation cases; then `labels` too."""
-    labels: Path | None = None
-    codes: tuple[str, ...] | None = None
-    """By names, `T1w+FLAIR`, or digits; None: all."""
-    num_codes: int | None = None
-    """So many codes at random, the complete one among them."""
-    checkpoint: str = "checkpoint_final.pth"
-    save_predictions: bool = False
-    metrics: MetricSettings = field(default_factory=MetricSettings)
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 @dataclass(frozen=True)
@@ -74,12 +50,9 @@ def score_models(request: Request) -> Evaluation:
         ModalityError: images and labels that do not belong together, or an unknown code.
         SettingsError: options that do not go together, or an output folder that holds something else.
     """
-    _check(request)
-    dataset = dataset_name(request.dataset)
-    models = {
-        trainer: find_models(dataset, trainer, request.plans, request.configuration, request.folds, request.checkpoint)
-        for trainer in request.trainers
-    }
+    _require_place(request.out)
+    dataset = dataset_name(request.models.dataset)
+    models = {trainer: find_models(request.models.of_trainer(trainer)) for trainer in request.models.trainers}
     dataset_json = _dataset_json([model for found in models.values() for model in found])
     modalities = channel_names(dataset_json)
     parts = _parts(request, dataset, dataset_json["file_ending"])
@@ -105,7 +78,7 @@ def score_models(request: Request) -> Evaluation:
         scored.rows,
         modalities=modalities,
         codes=codes,
-        trainers=request.trainers,
+        trainers=request.models.trainers,
         dedicated=scored.dedicated,
         labels=labels,
         cases=[case.name for case in cases],
@@ -227,16 +200,7 @@ def choose_codes(
     return codes
 
 
-def _check(request: Request) -> None:
-    if len(set(request.trainers)) < len(request.trainers) or len(set(request.folds)) < len(request.folds):
-        raise SettingsError("A trainer or a fold is named twice. Name each once by -tr and -f.")
-    if (request.images is None) != (request.labels is None):
-        raise SettingsError("-i and -l go together: a folder of images and one of their labels.")
-    if request.codes is not None and request.num_codes is not None:
-        raise SettingsError("-codes and -num_codes exclude each other.")
-    if not 0 < request.prediction.step_size <= 1:
-        raise SettingsError(f"-step_size is {request.prediction.step_size}; it must be above 0 and at most 1.")
-    out = request.out
+def _require_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file. Name a folder by -o.")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OF_AN_EVALUATION):
@@ -245,8 +209,8 @@ def _check(request: Request) -> None:
 
 def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
     if request.images is not None and request.labels is not None:
-        return [Part(request.folds, tuple(folder_cases(request.images, request.labels, file_ending)))]
-    parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.folds]
+        return [Part(request.models.folds, tuple(folder_cases(request.images, request.labels, file_ending)))]
+    parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.models.folds]
     names = [case.name for part in parts for case in part.cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ModelError(

@@ -14,36 +14,9 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 from surface_distance import compute_robust_hausdorff, compute_surface_dice_at_tolerance, compute_surface_distances
 
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.commands.evaluate.metric_settings import CONNECTIVITIES, MetricSettings
 
 Number = TypeVar("Number", float, np.ndarray)
-
-CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
-"""Voxels that touch a voxel in 3D -> how many axes they may differ in."""
-
-
-@dataclass(frozen=True)
-class MetricSettings:
-    """What the definitions leave open.
-
-    Raises:
-        SettingsError: a value out of range.
-    """
-
-    connectivity: int = 26
-    """Neighbours that belong to the same lesion: 6 (faces), 18 (edges) or 26 (corners); in 2D 4 for 6, else 8."""
-    min_lesion_mm3: float = 0.0
-    """Smaller lesions are not counted, in the reference nor in the prediction (mm2 in 2D)."""
-    tolerance_mm: float = 1.0
-    """Distance up to which two surfaces agree in the surface Dice."""
-
-    def __post_init__(self) -> None:
-        if self.connectivity not in CONNECTIVITIES:
-            raise SettingsError(f"The connectivity is {self.connectivity}; it must be 6, 18 or 26.")
-        for name in ("min_lesion_mm3", "tolerance_mm"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise SettingsError(f"{name} is {value}; it must be a finite number from 0.")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.file_names import case_and_channel, list_cases
-from nnunet_moe.models.folders import Fold, ModelFolder, not_trained, trained_models
-from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.models.choice import Fold, ModelChoice
+from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 from nnunet_moe.settings.settings import Settings
 
 
@@ -27,10 +28,8 @@ class ScoredCase:
     """Those that the images' names tell."""
 
 
-def find_models(
-    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[Fold], checkpoint: str
-) -> list[ModelFolder]:
-    """The trained models that a trainer's name stands for.
+def find_models(choice: ModelChoice) -> list[ModelFolder]:
+    """The trained models that a choice stands for.
 
     That is the one of the configuration; and every dedicated one, whose configuration inherits from it and has a
     `modality_code`.
@@ -38,17 +37,18 @@ def find_models(
     Raises:
         ModelError: none was trained, or a fold's checkpoint is missing.
     """
+    dataset = dataset_name(choice.dataset)
     models = [
         model
-        for model in trained_models(dataset, trainer, plans, checkpoint)
+        for model in trained_models(dataset, choice.trainer, choice.plans, choice.checkpoint)
         if (plans_file := model.folder / "plans.json").exists()
-        and _stands_for(plans_file, model.configuration, configuration)
+        and _stands_for(plans_file, model.configuration, choice.configuration)
     ]
     if not models:
-        raise not_trained(dataset, trainer, plans, configuration)
+        raise not_trained(dataset, choice.trainer, choice.plans, choice.configuration)
     for model in models:
         for needed in filter(None, (model, model.previous_stage)):
-            for fold in folds:
+            for fold in choice.folds:
                 needed.require_checkpoint(fold)
     return models
 

@@ -12,7 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nnunet_moe.commands.evaluate.analysis import comparisons, means, modality_worth
-from nnunet_moe.commands.evaluate.evaluate import Evaluation, Request
+from nnunet_moe.commands.evaluate.command import Request
+from nnunet_moe.commands.evaluate.evaluate import Evaluation
 from nnunet_moe.commands.evaluate.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, Results
@@ -96,10 +97,28 @@ def _model_sections(evaluation: Evaluation, folder: Path) -> list[Section]:
 
 
 def _settings(request: Request, results: Results, models: dict[str, dict]) -> dict[str, Any]:
-    settings = asdict(request)
-    settings |= {name: None if settings[name] is None else str(settings[name]) for name in ("out", "images", "labels")}
-    settings["codes"] = [results.code_text(code) for code in results.codes]
-    return {**settings, "versions": versions_of_figures(), "models": models}
+    """What the scores depend on, by the names that `summary.json` has for it."""
+    choice = request.models
+    folders = {"out": request.out, "images": request.images, "labels": request.labels}
+    written = {name: None if folder is None else str(folder) for name, folder in folders.items()}
+    return {
+        "dataset": choice.dataset,
+        "configuration": choice.configuration,
+        "trainers": choice.trainers,
+        "out": written["out"],
+        "folds": choice.folds,
+        "plans": choice.plans,
+        "images": written["images"],
+        "labels": written["labels"],
+        "codes": [results.code_text(code) for code in results.codes],
+        "num_codes": request.num_codes,
+        "checkpoint": choice.checkpoint,
+        "save_predictions": request.save_predictions,
+        "metrics": asdict(request.metrics),
+        "prediction": asdict(request.prediction),
+        "versions": versions_of_figures(),
+        "models": models,
+    }
 
 
 def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:

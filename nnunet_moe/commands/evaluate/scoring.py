@@ -15,7 +15,8 @@ from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from tqdm import tqdm
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.commands.evaluate.metrics import METRICS, MetricSettings, score_segmentation
+from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.commands.evaluate.metrics import METRICS, score_segmentation
 from nnunet_moe.commands.evaluate.models import ScoredCase
 from nnunet_moe.commands.evaluate.overlay import overlay_index
 from nnunet_moe.commands.evaluate.records import Record, Records, file_state, key_of
@@ -26,8 +27,10 @@ from nnunet_moe.labels.label_sets import LabelSets, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import axes_in_space
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
-from nnunet_moe.models.folders import Fold, ModelFolder
-from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.models.prediction_settings import PredictionSettings
+from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, folder_name
 from nnunet_moe.runtime.precision import uses_cpu_bfloat16

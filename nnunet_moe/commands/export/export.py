@@ -1,36 +1,19 @@
 """`nnunet_moe export`: write a trained model as ordinary nnU-Net models for fixed modalities."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_moe.commands.export.command import Request
 from nnunet_moe.commands.export.model_folder import ExportedModel, WrittenFold
 from nnunet_moe.commands.export.onnx_file import require_onnx
 from nnunet_moe.commands.export.source import Source
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import code_text
-from nnunet_moe.models.folders import Fold, ModelFolder, find_model
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.runtime.files import atomic_folder, folder_name, require_own_files
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to export, in the words of the command's options."""
-
-    dataset: str
-    configuration: str
-    trainer: str
-    out: Path
-    modalities: str | None
-    """One subset, by names, `T1w+FLAIR`, or digits; None: all, each in a folder of its own."""
-    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
-    plans: str = "nnUNetPlans"
-    checkpoint: str = "checkpoint_final.pth"
-    scores: Path | None = None
-    """The output folder of `nnunet_moe evaluate`, for the model card."""
-    onnx: bool = False
 
 
 def export_models(request: Request) -> list[Path]:
@@ -47,26 +30,24 @@ def export_models(request: Request) -> list[Path]:
     """
     if request.onnx:
         require_onnx()
-    model = find_model(
-        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
-    )
+    model = request.model.find()
     _require_place_of_its_own(request.out, model)
     source = Source(model)
     if not source.becomes_ordinary and not request.onnx:
         raise ModelError(
-            f"The network of {request.trainer} is none that nnU-Net plans, with whatever modalities: it cannot be "
-            "exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
+            f"The network of {request.model.trainer} is none that nnU-Net plans, with whatever modalities: it cannot "
+            "be exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
         )
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
     require_own_files(names)
-    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.folds)
+    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.model.folds)
     subfolders = [folder_name(name) for name in names] if request.modalities is None else [""]
     with atomic_folder(request.out) as folder:
         exports = [ExportedModel(source, code, folder / name) for code, name in zip(codes, subfolders, strict=True)]
         written: list[dict[Fold, WrittenFold]] = [{} for _ in exports]
-        with tqdm(total=len(request.folds) * len(exports), unit="network", disable=None) as progress:
-            for fold in request.folds:
+        with tqdm(total=len(request.model.folds) * len(exports), unit="network", disable=None) as progress:
+            for fold in request.model.folds:
                 loaded = source.load(fold)
                 for export, folds in zip(exports, written, strict=True):
                     folds[fold] = export.write_fold(loaded, onnx=request.onnx)

@@ -22,7 +22,7 @@ from nnunet_moe.commands.export.onnx_file import write_onnx
 from nnunet_moe.commands.export.source import STOCK_TRAINER, LoadedFold, Source
 from nnunet_moe.labels.label_sets import covered, labels_in
 from nnunet_moe.modalities.codes import Code, code_digits, code_text
-from nnunet_moe.models.folders import Fold
+from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.reports.evaluation_folder import Scores
 from nnunet_moe.runtime.environment import versions

@@ -10,10 +10,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.commands.export.channels import fingerprint_of, plans_of
-from nnunet_moe.errors import ModelError
+from nnunet_moe.errors import ModelError, NnunetMoeError
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.models.checkpoints import read_checkpoint
-from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.runtime.files import digest
 
@@ -57,7 +58,7 @@ class Source:
             configuration = manager.get_configuration(model.configuration)
             self.num_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
             self.previous_stage = configuration.previous_stage_name
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (NnunetMoeError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ModelError(
                 f"plans.json, dataset.json and dataset_fingerprint.json in {model.folder} are not those of a trained "
                 f"model: {type(error).__name__}: {error}. Put back what nnU-Net wrote."

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,53 +12,16 @@ from typing import Any
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.paths import nnUNet_raw
 
+from nnunet_moe.commands.import_dataset.command import Request
 from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
 from nnunet_moe.commands.import_dataset.patterns import LABEL, NO_PATTERN, FoundCase, Pattern, Problem, find_cases
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
-from nnunet_moe.modalities.codes import MAX_MODALITIES
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
 
 REPORT = "import_report.csv"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `nnunet_moe import` was asked for."""
-
-    source: Path
-    dataset: str
-    modalities: Mapping[str, str]
-    """Name -> pattern, in the order of the channels."""
-    label: str
-    """The pattern of the segmentations."""
-    labels: Mapping[str, int] | None = None
-    """Name -> value, without the background; None: `label_1` and so on, as many as there are."""
-    file_ending: str | None = None
-    """None: the one that all files have."""
-    link: bool = False
-    unlabelled_to_test: bool = False
-    filled_as_absent: bool = False
-    originals: Sequence[str] = ()
-    """Modalities that are taken for the original where several files of a case are equal, first choice first."""
-    num_processes: int = 8
-    show_progress: bool = True
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"Dataset\d{3,}_\w+", self.dataset):
-            raise SettingsError(f"-d {self.dataset}: nnU-Net's datasets are named like Dataset502_Lesions.")
-        if not 1 <= len(self.modalities) <= MAX_MODALITIES:
-            raise SettingsError(f"{len(self.modalities)} modalities by -m; from 1 to {MAX_MODALITIES} are supported.")
-        if LABEL in self.modalities:
-            raise SettingsError(f"-m {LABEL}=...: call a modality otherwise; segmentations are found by -l.")
-        if unknown := [name for name in self.originals if name not in self.modalities]:
-            raise SettingsError(f"-original {' '.join(unknown)}: the modalities are {', '.join(self.modalities)}.")
-        if self.labels is not None and sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
-            raise SettingsError(f"-labels are {dict(self.labels)}; nnU-Net wants 1, 2, 3 and so on, without gaps.")
-        if not self.source.is_dir():
-            raise SettingsError(f"-i {self.source} is no folder.")
 
 
 @dataclass

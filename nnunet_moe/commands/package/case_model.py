@@ -13,8 +13,10 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.reading import CaseImages, read_channels
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.models.checkpoints import loading
-from nnunet_moe.models.folders import Fold, ModelFolder
-from nnunet_moe.models.segmenter import PredictionSettings, Segmenter
+from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.models.prediction_settings import PredictionSettings
+from nnunet_moe.models.segmenter import Segmenter
 
 FILE = "packaged.json"
 

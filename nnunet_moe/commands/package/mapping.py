@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_moe.commands.package import TARGETS
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 
 GRID_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 """Of formats that hold an image of any dimension and its grid."""
@@ -28,7 +29,7 @@ class InputMapping:
     """Socket's slug (grand-challenge), suffix (brats, plain) or flag (fomo) -> modality; None: known and not used."""
     output: str
     """The output socket's slug or relative path (grand-challenge), or the ending of the segmentations' files."""
-    step_size: float = 0.5
+    step_size: float = DEFAULT_STEP_SIZE
     mirroring: bool = True
 
     def __post_init__(self) -> None:
@@ -46,9 +47,7 @@ class InputMapping:
                 raise SettingsError(f"output is {self.output!r}; it is the output socket's slug, or its relative path.")
         elif self.output not in IMAGE_ENDINGS:
             raise SettingsError(f"output is {self.output!r}; allowed are {', '.join(sorted(IMAGE_ENDINGS))}.")
-        is_number = isinstance(self.step_size, (int, float)) and not isinstance(self.step_size, bool)
-        if not is_number or not 0 < self.step_size <= 1:
-            raise SettingsError(f"step_size is {self.step_size!r}; allowed is more than 0, up to 1.")
+        require_step_size(self.step_size)
         if not isinstance(self.mirroring, bool):
             raise SettingsError(f"mirroring is {self.mirroring!r}; allowed are true and false.")
 
@@ -79,7 +78,7 @@ class InputMapping:
             if not isinstance(content, dict) or not set(names[:3]) <= content.keys() <= set(names):
                 raise SettingsError(f"it has {_keys(content)}; allowed are {', '.join(names)}, the first three needed.")
             return cls(**content)
-        except (OSError, ValueError) as error:
+        except (SettingsError, OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be used: {error}") from error
 
     def write(self, file: Path) -> None:

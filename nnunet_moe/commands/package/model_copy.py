@@ -9,15 +9,16 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.export.channels import dataset_json_of
-from nnunet_moe.commands.export.export import Request as ExportRequest
+from nnunet_moe.commands.export.command import Request as ExportRequest
 from nnunet_moe.commands.export.export import export_models
 from nnunet_moe.commands.export.source import STOCK_TRAINER
 from nnunet_moe.commands.package.case_model import PackagedModel
-from nnunet_moe.errors import ModelError
+from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits
 from nnunet_moe.models.checkpoints import read_checkpoint
-from nnunet_moe.models.folders import Fold, ModelFolder
+from nnunet_moe.models.choice import FINAL_CHECKPOINT, Fold, ModelChoice
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.networks import find_trainer
 
 FOR_INFERENCE = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
@@ -82,11 +83,18 @@ def export_model(
     folder.mkdir()
     for stage in _stages(model):
         target = folder / _ordinary_name(stage)
-        asked = (dataset, stage.configuration, stage.trainer, target, code_digits(code))
-        export_models(ExportRequest(*asked, tuple(folds), stage.plans, stage.checkpoint))
+        choice = ModelChoice(
+            dataset=dataset,
+            configuration=stage.configuration,
+            trainer=stage.trainer,
+            plans=stage.plans,
+            folds=tuple(folds),
+            checkpoint=stage.checkpoint,
+        )
+        export_models(ExportRequest(model=choice, modalities=code_digits(code), out=target))
     if trained is not None:
         trained = {fold: {_reduced(found, code) for found in codes} for fold, codes in trained.items()}
-    PackagedModel(_ordinary_name(model), tuple(folds), "checkpoint_final.pth", _digits(trained)).write(folder)
+    PackagedModel(_ordinary_name(model), tuple(folds), FINAL_CHECKPOINT, _digits(trained)).write(folder)
 
 
 def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str]) -> dict[Fold, set[Code]] | None:
@@ -107,7 +115,7 @@ def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str
         of_folds = json.loads(splits.read_text()) if splits.exists() else []
         cases = {fold: list(codes) if fold == "all" else of_folds[int(fold)]["train"] for fold in folds}
         return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError):  # of another state of the dataset
+    except (ModalityError, OSError, ValueError, KeyError, IndexError, TypeError):  # of another state of the dataset
         return None
 
 

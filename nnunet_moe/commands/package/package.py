@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.package.case_model import CaseModel
+from nnunet_moe.commands.package.command import Request
 from nnunet_moe.commands.package.mapping import InputMapping
 from nnunet_moe.commands.package.model_copy import content, copy_model, export_model, training_codes
 from nnunet_moe.commands.package.naming import make_mapping, slug
@@ -19,35 +20,8 @@ from nnunet_moe.commands.package.sent import sent_cases
 from nnunet_moe.commands.package.wheel import constraints, write_wheel
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names, code_text, parse_code
-from nnunet_moe.models.folders import Fold, find_model
-from nnunet_moe.models.segmenter import PredictionSettings
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_folder
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to package, in the words of the command's options."""
-
-    dataset: str
-    configuration: str
-    trainer: str
-    out: Path
-    target: str
-    """Whose contract to follow, one of `TARGETS`."""
-    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
-    plans: str = "nnUNetPlans"
-    checkpoint: str = "checkpoint_final.pth"
-    modalities: str | None = None
-    """One subset, by names or digits, to be exported as an ordinary nnU-Net; None: the model itself."""
-    inputs: Mapping[str, str | None] | None = None
-    """Socket, suffix or flag -> modality, None if it is not used; None: by the modalities' names."""
-    output: str | None = None
-    """The output socket's slug, or the ending of the segmentations' files; None: the contract's."""
-    step_size: float = 0.5
-    mirroring: bool = True
-    device: str = "cpu"
-    """For the sample case, now."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +45,19 @@ def package_model(request: Request) -> Packaged:
         ModalityError: an unknown or empty subset of the modalities.
         SettingsError: the output folder holds something, inputs that do not fit the model, or an option out of range.
     """
-    model = find_model(
-        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
-    )
+    model = request.model.find()
     dataset_json, plans = content(model, "dataset"), content(model, "plans")
     names = channel_names(dataset_json)
     code = tuple(True for _ in names) if request.modalities is None else parse_code(request.modalities, names)
-    trained = training_codes(model.folder.parent.name, request.folds, names)
+    trained = training_codes(model.folder.parent.name, request.model.folds, names)
     with atomic_folder(request.out) as folder:
         if request.modalities is None:
-            copy_model(model, folder / "model", request.folds, trained)
+            copy_model(model, folder / "model", request.model.folds, trained)
         else:
-            export_model(model, folder / "model", request.folds, trained, dataset=request.dataset, code=code)
-        settings = PredictionSettings(request.step_size, request.mirroring, request.device)
-        packaged = CaseModel(folder / "model", settings)
+            export_model(
+                model, folder / "model", request.model.folds, trained, dataset=request.model.dataset, code=code
+            )
+        packaged = CaseModel(folder / "model", request.prediction)
         mapping = make_mapping(
             request.target,
             request.inputs,
@@ -92,8 +65,8 @@ def package_model(request: Request) -> Packaged:
             modalities=names,
             kept=packaged.used,
             file_ending=dataset_json["file_ending"],
-            step_size=request.step_size,
-            mirroring=request.mirroring,
+            step_size=request.prediction.step_size,
+            mirroring=request.prediction.mirroring,
         )
         mapping.write(folder / "mapping.json")
         (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n")
@@ -107,10 +80,10 @@ def package_model(request: Request) -> Packaged:
             "modalities": None if request.modalities is None else code_text(code, names),
             "takes": packaged.takes,
             "several": packaged.takes_several_subsets,
-            "folds": request.folds,
+            "folds": request.model.folds,
             "labels": labels_of(dataset_json),
             "said": said,
-            "device": request.device,
+            "device": request.prediction.device,
             "knows_training": trained is not None,
         }
         _write_texts(folder, request.out, mapping, has, wheel.name, about)

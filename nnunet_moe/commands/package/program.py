@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from nnunet_moe.commands.package.case_model import CaseModel, Segmented
 from nnunet_moe.commands.package.mapping import InputMapping
 from nnunet_moe.commands.package.sent import InputCase, Parser, add_options, sent_cases
 from nnunet_moe.errors import ModalityError, NnunetMoeError
-from nnunet_moe.models.segmenter import PredictionSettings
+from nnunet_moe.models.prediction_settings import PredictionSettings
+from nnunet_moe.runtime.devices import DEVICES, default_device
 from nnunet_moe.runtime.environment import versions
 
 PLATFORM_MODEL = Path("/opt/ml/model")
@@ -63,15 +62,16 @@ def read_options(mapping: InputMapping, arguments: Sequence[str] | None) -> argp
     """
     parser = Parser(prog="predict.py", description="Segment what is sent.", allow_abbrev=False)
     parser.add_argument("--model", type=Path, help="folder of the packaged model (default: where it is)")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    parser.add_argument("--device", choices=DEVICES, help="default: cuda where there is one, else cpu")
     add_options(parser, mapping)
     return parser.parse_args(arguments)
 
 
 def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> CaseModel:
     folder = options.model or (PLATFORM_MODEL if _holds_something(PLATFORM_MODEL) else app / "model")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = CaseModel(folder, PredictionSettings(mapping.step_size, mapping.mirroring, device))
+    device = options.device or default_device()
+    settings = PredictionSettings(step_size=mapping.step_size, mirroring=mapping.mirroring, device=device)
+    model = CaseModel(folder, settings)
     mapping.require_modalities(model.modalities)
     packages = ", ".join(f"{name} {version}" for name, version in versions("nnunet-moe", "nnunetv2", "torch").items())
     print(f"Model: {folder}, {'+'.join(model.modalities)}; {device}; {packages}", flush=True)

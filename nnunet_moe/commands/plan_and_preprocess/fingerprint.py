@@ -175,7 +175,7 @@ def _availability_of(fingerprint_file: Path, table_file: Path, files: Availabili
     """What a fingerprint that is there already was made from, if that is what there is now."""
     try:
         made_from = Availability.from_csv(table_file.read_text(), files.modalities)
-    except (OSError, ValueError) as error:
+    except (ModalityError, OSError, UnicodeDecodeError) as error:
         raise ModalityError(f"{table_file} cannot be used: {error} Make both anew with --clean.") from error
     if made_from.files != files.files:
         raise ModalityError(

@@ -1,7 +1,6 @@
 """`nnunet_moe plan_and_preprocess`: nnU-Net's command for datasets whose training cases may lack files."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_moe.commands.plan_and_preprocess.command import Request
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
@@ -26,53 +26,8 @@ from nnunet_moe.runtime.environment import variable
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 from nnunet_moe.settings.settings import Settings
 
-DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
-"""nnU-Net's own; 4 for any other configuration."""
 NUM_THREADS = "nnUNet_n_proc_DA"
 """Of processes that augment, where trainings may have none; nnU-Net's planners take it for a number of threads."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `nnunet_moe plan_and_preprocess` was asked for; names and defaults as in nnU-Net's command."""
-
-    datasets: tuple[str, ...]
-    configurations: tuple[str, ...] = ("2d", "3d_fullres", "3d_lowres")
-    planner: str = "ExperimentPlanner"
-    gpu_memory_target: float | None = None
-    target_spacing: tuple[float, ...] | None = None
-    plans_name: str | None = None
-    num_processes: tuple[int, ...] | None = None
-    """One for all configurations, or one a configuration."""
-    fingerprint_processes: int = 8
-    verify: bool = False
-    clean: bool = False
-    preprocess: bool = True
-    verbose: bool = False
-    show_progress: bool = True
-
-    def __post_init__(self) -> None:
-        numbers = (self.fingerprint_processes, *(self.num_processes or ()))
-        if min(numbers) < 1:
-            raise SettingsError(f"-npfp and -np are {', '.join(map(str, numbers))}; numbers of processes start at 1.")
-        if self.num_processes is not None and len(self.num_processes) not in (1, len(self.configurations)):
-            raise SettingsError(
-                f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one, "
-                "or one a configuration."
-            )
-        if self.target_spacing is not None and (len(self.target_spacing) != 3 or min(self.target_spacing) <= 0):
-            text = " ".join(map(str, self.target_spacing))
-            raise SettingsError(f"-overwrite_target_spacing is {text}; it is three numbers above 0, in mm.")
-        if self.gpu_memory_target is not None and not self.gpu_memory_target > 0:
-            raise SettingsError(f"-gpu_memory_target is {self.gpu_memory_target}; it is in GB, above 0.")
-
-    def processes(self) -> list[int]:
-        """How many processes preprocess each configuration."""
-        if self.num_processes is None:
-            return [DEFAULT_PROCESSES.get(name, 4) for name in self.configurations]
-        if len(self.num_processes) == 1:
-            return list(self.num_processes) * len(self.configurations)
-        return list(self.num_processes)
 
 
 def plan_and_preprocess(request: Request) -> dict[str, Availability]:

@@ -103,7 +103,7 @@ def read_raw_dataset(name: str) -> RawDataset:
         dataset_json = json.loads(file.read_text())
         names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
         LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ModalityError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ModalityError(
             f"{file} cannot be used ({type(error).__name__}: {error}). It needs labels, "
             "channel_names, numTraining and file_ending."

@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nnunet_moe.commands.predict.command import Request
 from nnunet_moe.commands.predict.manifest import Failure, Manifest, Prediction, write_failures
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, files_by_channel, list_cases
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import code_text, parse_code
-from nnunet_moe.models.folders import Fold, ModelFolder, find_model
+from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import (
     PROBABILITIES,
     CaseFiles,
     InferenceContext,
     PreparedCase,
-    Requirement,
     load_predictor,
     predict_logits,
     prepare,
@@ -41,50 +41,6 @@ from nnunet_moe.runtime.processes import Call, WorkError, Workers
 
 MAY_DIFFER = ("device", "versions")
 """What a continued run may do otherwise than the one that began."""
-
-EVERY_CASE = Requirement()
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `nnunet_moe predict` was asked for; names and defaults as in nnU-Net's command."""
-
-    images: Path
-    out: Path
-    dataset: str
-    configuration: str
-    trainer: str
-    folds: tuple[Fold, ...] = (0, 1, 2, 3, 4)
-    plans: str = "nnUNetPlans"
-    checkpoint: str = "checkpoint_final.pth"
-    requirement: Requirement = EVERY_CASE
-    scores: Path | None = None
-    """The output folder of `nnunet_moe evaluate`: what may be expected of each case."""
-    step_size: float = 0.5
-    mirroring: bool = True
-    save_probabilities: bool = False
-    continue_prediction: bool = False
-    preprocessing_processes: int = 3
-    export_processes: int = 3
-    previous_stage: Path | None = None
-    num_parts: int = 1
-    part_id: int = 0
-    device: str = "cpu"
-    on_device: bool = True
-    verbose: bool = False
-    show_progress: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step_size <= 1:
-            raise SettingsError(f"-step_size is {self.step_size}; allowed is more than 0, up to 1.")
-        if min(self.preprocessing_processes, self.export_processes) < 0:
-            raise SettingsError("-npp and -nps are numbers of processes, from 0: none besides the command's own.")
-        if not 0 <= self.part_id < self.num_parts:
-            raise SettingsError(
-                f"-part_id is {self.part_id}; with -num_parts {self.num_parts} it is 0 or more, and less."
-            )
-        if self.out.resolve() in {path.resolve() for path in (self.images, self.previous_stage) if path is not None}:
-            raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Name one of its own.")
 
 
 @dataclass(frozen=True)
@@ -105,12 +61,12 @@ def predict_cohort(request: Request) -> Outcome:
         ModalityError: no folder of images, or no image in it; a modality is required that the model does not know.
         SettingsError: an option out of range; the output folder was begun with other settings.
     """
-    model = find_model(
-        request.dataset, request.trainer, request.plans, request.configuration, request.folds, request.checkpoint
-    )
-    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.folds)
+    model = request.model.find()
+    evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.model.folds)
     if evaluation is not None:
-        differing = evaluation.differences(step_size=request.step_size, mirroring=request.mirroring)
+        differing = evaluation.differences(
+            step_size=request.prediction.step_size, mirroring=request.prediction.mirroring
+        )
         if differing:
             print(f"WARNING: -scores are of predictions with {', '.join(differing)}; expect others of this run")
     predictor = _predictor(model, request)
@@ -305,14 +261,14 @@ class _Run:
 
 def _predictor(model: ModelFolder, request: Request) -> Any:
     """nnU-Net's predictor with the folds loaded; threads as in nnU-Net's command."""
-    device = torch.device(request.device)
+    device = torch.device(request.prediction.device)
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
     return load_predictor(
         model,
-        request.folds,
+        request.model.folds,
         MissingModalityPredictor,
-        tile_step_size=request.step_size,
-        use_mirroring=request.mirroring,
+        tile_step_size=request.prediction.step_size,
+        use_mirroring=request.prediction.mirroring,
         perform_everything_on_device=request.on_device,
         device=device,
         verbose=request.verbose,
@@ -325,12 +281,12 @@ def _require_fitting_options(request: Request, plan: InferenceContext) -> None:
         raise ModalityError(f"--require {' '.join(unknown)}: the model's modalities are {', '.join(modalities)}.")
     if not 1 <= requirement.min_modalities <= len(modalities):
         raise SettingsError(f"--min_modalities is {requirement.min_modalities}; allowed is 1 to {len(modalities)}.")
-    needed = plan.configuration.previous_stage_name
+    needed, configuration = plan.configuration.previous_stage_name, request.model.configuration
     if (needed is None) != (request.previous_stage is None):
         raise SettingsError(
-            f"{request.configuration} takes no segmentations of a previous stage; leave -prev_stage_predictions out."
+            f"{configuration} takes no segmentations of a previous stage; leave -prev_stage_predictions out."
             if needed is None
-            else f"{request.configuration} takes segmentations of {needed}: name their folder, -prev_stage_predictions."
+            else f"{configuration} takes segmentations of {needed}: name their folder, -prev_stage_predictions."
         )
 
 
@@ -339,13 +295,13 @@ def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
     return {
         "model": f"{model.folder.parent.name}/{model.folder.name}",
         "plans": digest(model.folder / "plans.json"),
-        "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.folds},
-        "checkpoint": request.checkpoint,
-        "step_size": request.step_size,
-        "mirroring": request.mirroring,
+        "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.model.folds},
+        "checkpoint": request.model.checkpoint,
+        "step_size": request.prediction.step_size,
+        "mirroring": request.prediction.mirroring,
         "prev_stage_predictions": None if request.previous_stage is None else str(request.previous_stage.resolve()),
         "num_parts": request.num_parts,
-        "device": request.device,
+        "device": request.prediction.device,
         "versions": versions("nnunet-moe", "nnunetv2", "torch"),
     }
 

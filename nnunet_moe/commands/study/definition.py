@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.models.folders import Fold
+from nnunet_moe.models.choice import Fold
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.settings.settings import PLANS_KEY, Settings
 

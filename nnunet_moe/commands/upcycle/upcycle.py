@@ -20,13 +20,13 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.new_image_types import HEADS, kinds_of, with_new_kinds
 from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.commands.upcycle.command import Request
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.models.checkpoints import read_checkpoint
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
 
-MAX_SEED = 2**63 - 1
 OTHER_PLANS = "Name the plans and configuration that the checkpoint was trained on by -d, -p and -c."
 
 
@@ -71,39 +71,17 @@ class Target:
         return network, channel_names(dataset_json)
 
 
-def upcycle_checkpoint(
-    source: Path,
-    out: Path,
-    trainer: str,
-    *,
-    dataset: str | None = None,
-    plans: str | None = None,
-    configuration: str | None = None,
-    noise: float = 0.01,
-    seed: int = 0,
-    like: str | None = None,
-) -> Target:
+def upcycle_checkpoint(request: Request) -> Target:
     """Write a file for `nnUNetv2_train ... -pretrained_weights`.
-
-    Args:
-        source: a checkpoint of an ordinary nnU-Net, or of a trainer of this package without experts; of M4oE, to be
-            trained on more kinds.
-        out: the file to write; it must not exist.
-        trainer: what will be trained from it.
-        dataset: name or id; `plans` and `configuration` as in `nnUNetv2_train`. By default those of the source.
-        noise: SD of the experts' noise, as a fraction of the SD of each tensor of weights; from 0.
-        seed: fixes noise and gates; from 0.
-        like: of M4oE, the kind whose experts those of new kinds copy; else they are the mean of all.
 
     Returns:
         The target, defaults filled in.
 
     Raises:
         ModelError: no such files, or source and target do not fit.
-        SettingsError: `noise` or `seed` out of range.
+        SettingsError: `like` without image types to choose from.
     """
-    if not (0 <= noise < float("inf") and 0 <= seed <= MAX_SEED):
-        raise SettingsError(f"-noise {noise} -seed {seed}: both must be at least 0, noise finite, seed below 2^63.")
+    source, out, trainer = request.source, request.out, request.trainer
     if out.exists() or not out.parent.is_dir():
         problem = "exists already" if out.exists() else "lies in no folder that there is"
         raise ModelError(f"{out} {problem}. Name another file by -o.")
@@ -111,24 +89,26 @@ def upcycle_checkpoint(
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
         trainer,
-        source_plans["dataset_name"] if dataset is None else dataset_name(dataset),
-        plans or source_plans["plans_name"],
-        configuration or checkpoint["init_args"]["configuration"],
+        source_plans["dataset_name"] if request.dataset is None else dataset_name(request.dataset),
+        request.plans or source_plans["plans_name"],
+        request.configuration or checkpoint["init_args"]["configuration"],
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(request.seed)
     network, names = target.network()
     if isinstance(network, SwinUNetwork):
         kinds = kinds_of(checkpoint, channel_names(checkpoint["init_args"]["dataset_json"]))
-        weights = with_new_kinds(checkpoint["network_weights"], kinds, network, names, like=like, noise=noise)
-    elif like is not None:
+        weights = with_new_kinds(
+            checkpoint["network_weights"], kinds, network, names, like=request.like, noise=request.noise
+        )
+    elif request.like is not None:
         raise SettingsError(
-            f"-like {like} is for M4oE, whose experts are of kinds; {trainer} has others. Leave it out."
+            f"-like {request.like} is for M4oE, whose experts are of kinds; {trainer} has others. Leave it out."
         )
     else:
         _require_ordinary(source, checkpoint)
-        weights = upcycled_weights(checkpoint["network_weights"], network, noise)
+        weights = upcycled_weights(checkpoint["network_weights"], network, request.noise)
     origin = {"checkpoint": str(source), "trainer": checkpoint["trainer_name"]}
-    origin |= {"noise": noise, "seed": seed, "like": like, "dataset": target.dataset}
+    origin |= {"noise": request.noise, "seed": request.seed, "like": request.like, "dataset": target.dataset}
     try:
         with atomic_write(out) as unfinished:
             torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, unfinished)

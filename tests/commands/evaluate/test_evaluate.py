@@ -23,7 +23,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_in_process import command, train
 from nnunet_moe.cli import main
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
-from nnunet_moe.commands.evaluate.metrics import MetricSettings
+from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.models import ScoredCase
 from nnunet_moe.commands.evaluate.scoring import score_labels
 from nnunet_moe.errors import ModalityError, SettingsError

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.metrics import (
     METRICS,
-    MetricSettings,
     composite_without_correlation,
     score_segmentation,
     volume_correlation,

@@ -11,7 +11,8 @@ import pytest
 from selenium import webdriver
 
 from nnunet_moe.commands.evaluate.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means, modality_worth
-from nnunet_moe.commands.evaluate.evaluate import Evaluation, Request, extreme_cases, require_own_files
+from nnunet_moe.commands.evaluate.command import Request
+from nnunet_moe.commands.evaluate.evaluate import Evaluation, extreme_cases, require_own_files
 from nnunet_moe.commands.evaluate.figures import scores_by_code
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.overlay import Overlay
@@ -20,6 +21,7 @@ from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, CSCORE, ISBI_SCOR
 from nnunet_moe.commands.evaluate.tables import code_table, failure_table
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import all_codes, code_text
+from nnunet_moe.models.choice import ModelsChoice
 from nnunet_moe.reports.table import BEST, PLAIN, SECOND, emphases
 from nnunet_moe.runtime.files import folder_name
 
@@ -415,7 +417,8 @@ def evaluation_of(results):
 
 
 def request_for(folder):
-    return Request("Dataset901_Tiny", "3d_tiny", (OURS, BASELINE), folder)
+    choice = ModelsChoice(dataset="Dataset901_Tiny", configuration="3d_tiny", trainers=(OURS, BASELINE))
+    return Request(models=choice, out=folder)
 
 
 def test_everything_is_written_and_the_same_again(tmp_path):

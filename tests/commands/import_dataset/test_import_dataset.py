@@ -238,7 +238,7 @@ def test_cases_that_would_share_a_name_are_kept_apart(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("-m", "A={case}-t1c.nii.gz", "-m", "A={case}-t1n.nii.gz", *SEGMENTATION), "names a modality twice: A, A"),
+        (("-m", "A={case}-t1c.nii.gz", "-m", "A={case}-t1n.nii.gz", *SEGMENTATION), "-m names A twice"),
         (("-m", "A=t1c.nii.gz", *SEGMENTATION), "'t1c.nii.gz' tells no case"),
         (("-m", "A={id}-t1c.nii.gz", *SEGMENTATION), "segmentation tells a case by case, the first one by id"),
         (("-m", "segmentation={case}-t1c.nii.gz", *SEGMENTATION), "call a modality otherwise"),

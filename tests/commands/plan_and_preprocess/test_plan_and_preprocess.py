@@ -18,12 +18,12 @@ from incomplete import (
     write_cases_without_each_file,
 )
 from nnunet_in_process import command, make_trainer, train
+from nnunet_moe.commands.plan_and_preprocess.command import Request
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     UNSEEN,
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
-from nnunet_moe.commands.plan_and_preprocess.plan_and_preprocess import Request
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.modalities.availability import Availability
@@ -402,9 +402,9 @@ def test_options_that_cannot_be_met_are_refused(tiny, folders, options, message)
 )
 def test_numbers_of_processes_are_checked(more, message):
     with pytest.raises(SettingsError, match=message):
-        Request(("911",), **more)
-    assert Request(("911",)).processes() == [8, 4, 8]
-    assert Request(("911",), ("2d", "own"), num_processes=(3,)).processes() == [3, 3]
+        Request(datasets=("911",), **more)
+    assert Request(datasets=("911",)).processes() == [8, 4, 8]
+    assert Request(datasets=("911",), configurations=("2d", "own"), num_processes=(3,)).processes() == [3, 3]
 
 
 def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):

@@ -10,12 +10,17 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_moe.cli import main
+from nnunet_moe.commands.upcycle.command import Request
 from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.runtime.environment import trainers_known
 
 CPU = torch.device("cpu")
 MOESD = "nnUNetTrainerMoESD"
+
+
+def upcycle(source: Path, out: Path, trainer: str, **options):
+    return upcycle_checkpoint(Request(source=source, out=out, trainer=trainer, **options))
 
 
 def initialised(trainer: str, configuration: str = "3d_tiny"):
@@ -55,7 +60,7 @@ def outputs(network, x):
 @pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerMoEStem", "nnUNetTrainerDynamicStem"])
 def test_without_noise_it_gives_the_ordinary_networks_output_exactly(ordinary, tmp_path, trainer):
     stock, file = ordinary
-    upcycle_checkpoint(file, tmp_path / "up.pth", trainer, noise=0)
+    upcycle(file, tmp_path / "up.pth", trainer, noise=0)
     made = initialised(trainer)
     made.network.load_state_dict(torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"])
     x = torch.randn(2, 3, 32, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -69,7 +74,7 @@ def test_without_noise_it_gives_the_ordinary_networks_output_exactly(ordinary, t
 def test_each_expert_is_a_copy_plus_noise_of_the_given_size_and_the_seed_fixes_it(ordinary, tmp_path):
     stock, file = ordinary
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        upcycle_checkpoint(file, tmp_path / f"{name}.pth", MOESD, noise=0.1, seed=seed)
+        upcycle(file, tmp_path / f"{name}.pth", MOESD, noise=0.1, seed=seed)
     first, again, other = (torch.load(tmp_path / f"{n}.pth", weights_only=True)["network_weights"] for n in "abc")
     assert all(torch.equal(first[key], again[key]) for key in first)
     key = "encoder.stages.2.0.convs.1.conv.weight"
@@ -108,7 +113,7 @@ def test_the_command_says_how_to_go_on_and_takes_another_configuration(dataset, 
 
 def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
     _, file = ordinary
-    upcycle_checkpoint(file, tmp_path / "up.pth", MOESD)
+    upcycle(file, tmp_path / "up.pth", MOESD)
     dataset.add_configuration("3d_upcycled", num_epochs=1)
     dataset.train(configuration="3d_upcycled", more=("-pretrained_weights", str(tmp_path / "up.pth")))
     assert "Loading pretrained weights from file" in dataset.last_log()
@@ -118,7 +123,7 @@ def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerSD", "nnUNetTrainerModalityDropout"])
 def test_trainers_without_experts_take_an_ordinary_checkpoint_as_it_is(ordinary, tmp_path, trainer):
     with pytest.raises(ModelError, match="There is nothing to upcycle: the checkpoint fits"):
-        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", trainer)
+        upcycle(ordinary[1], tmp_path / "up.pth", trainer)
     made = initialised(trainer)
     load_pretrained_weights(made.network, str(ordinary[1]))
     weights, own = ordinary[0].network.state_dict(), made.network.state_dict()
@@ -188,18 +193,18 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, ch
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "changed.pth")
     with pytest.raises(ModelError, match=message):
-        upcycle_checkpoint(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
+        upcycle(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
     assert not list(tmp_path.glob("up*"))
 
 
 @pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerSD"])
 def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path, trainer):
-    upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
+    upcycle(ordinary[1], tmp_path / "up.pth", MOESD)
     checkpoint = torch.load(ordinary[1], weights_only=False)
     checkpoint["network_weights"] = torch.load(tmp_path / "up.pth")["network_weights"]
     torch.save(checkpoint, tmp_path / "moe.pth")
     with pytest.raises(ModelError, match="has experts or a stem of its own already"):
-        upcycle_checkpoint(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
+        upcycle(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
 
 
 def test_an_inheritance_that_leads_nowhere_is_named(dataset, ordinary, tmp_path):
@@ -208,7 +213,7 @@ def test_an_inheritance_that_leads_nowhere_is_named(dataset, ordinary, tmp_path)
     changed = dataset.plans_file.with_name("OrphanPlans.json")
     changed.write_text(json.dumps(plans))
     with pytest.raises(ModelError, match=r"'3d_orphan' of .*OrphanPlans\.json cannot be used"):
-        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD, plans="OrphanPlans", configuration="3d_orphan")
+        upcycle(ordinary[1], tmp_path / "up.pth", MOESD, plans="OrphanPlans", configuration="3d_orphan")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(ordinary, tmp_path, monkeypatch):
@@ -218,7 +223,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(ordinary, tmp_path,
 
     monkeypatch.setattr(torch, "save", fails_half_way)
     with pytest.raises(ModelError, match=r"up\.pth cannot be written: unexpected pos"):
-        upcycle_checkpoint(ordinary[1], tmp_path / "up.pth", MOESD)
+        upcycle(ordinary[1], tmp_path / "up.pth", MOESD)
     assert not list(tmp_path.glob("up*"))
 
 
@@ -228,7 +233,7 @@ def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
     for key in heads:
         checkpoint["network_weights"][key] = torch.cat([checkpoint["network_weights"][key]] * 3)
     torch.save(checkpoint, tmp_path / "labels.pth")
-    upcycle_checkpoint(tmp_path / "labels.pth", tmp_path / "up.pth", MOESD)
+    upcycle(tmp_path / "labels.pth", tmp_path / "up.pth", MOESD)
     load_pretrained_weights(initialised(MOESD).network, str(tmp_path / "up.pth"))
 
 
@@ -236,20 +241,20 @@ def test_bad_options_and_files_are_named(ordinary, tmp_path):
     file, out = ordinary[1], tmp_path / "up.pth"
     for options in ({"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}, {"seed": -1}, {"seed": 2**70}):
         with pytest.raises(SettingsError, match="must be at least 0"):
-            upcycle_checkpoint(file, out, MOESD, **options)
+            upcycle(file, out, MOESD, **options)
     for name in ("777", "foo"):
         with pytest.raises(ModelError, match=f"-d {name} is no dataset that nnU-Net finds"):
-            upcycle_checkpoint(file, out, MOESD, dataset=name)
+            upcycle(file, out, MOESD, dataset=name)
     with pytest.raises(ModelError, match="lies in no folder that there is"):
-        upcycle_checkpoint(file, tmp_path / "gone" / "up.pth", MOESD)
+        upcycle(file, tmp_path / "gone" / "up.pth", MOESD)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="nnUNet_preprocessed is not set"):
         patch.delenv("nnUNet_preprocessed")
-        upcycle_checkpoint(file, out, MOESD)
+        upcycle(file, out, MOESD)
     with pytest.raises(SystemExit, match=r"gone\.pth is not there"):
         main(["upcycle", "-i", str(tmp_path / "gone.pth"), "-tr", MOESD, "-o", str(out)])
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
-        upcycle_checkpoint(tmp_path / "text.pth", out, MOESD)
+        upcycle(tmp_path / "text.pth", out, MOESD)
     shutil.copy(file, out)
     with pytest.raises(ModelError, match="exists already"):
-        upcycle_checkpoint(file, out, MOESD)
+        upcycle(file, out, MOESD)

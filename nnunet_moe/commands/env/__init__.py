@@ -1,0 +1,1 @@
+"""Make nnU-Net find the trainers."""

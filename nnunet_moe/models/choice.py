@@ -1,0 +1,103 @@
+"""The choice of a trained model, by the options that nnU-Net's commands have for it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.options import option
+
+if TYPE_CHECKING:
+    from nnunet_moe.models.folders import ModelFolder
+
+Fold: TypeAlias = int | str
+"""A number from 0, or `all`."""
+
+DEFAULT_FOLDS: tuple[Fold, ...] = (0, 1, 2, 3, 4)
+DEFAULT_PLANS = "nnUNetPlans"
+FINAL_CHECKPOINT = "checkpoint_final.pth"
+
+
+def parse_fold(text: str) -> Fold:
+    """Read a fold of the command line.
+
+    Raises:
+        SettingsError: the text is no fold.
+    """
+    if text != "all" and not text.isdecimal():
+        raise SettingsError(f"-f {text}: a fold is a number from 0, or 'all'.")
+    return text if text == "all" else int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What the choice of one model and that of several have in common."""
+
+    dataset: str = option("-d", help="dataset, name or id")
+    configuration: str = option("-c", help="configuration")
+    plans: str = option("-p", default=DEFAULT_PLANS, help="plans (default: %(default)s)")
+    folds: tuple[Fold, ...] = option(
+        "-f", nargs="+", type=parse_fold, default=DEFAULT_FOLDS, help="folds, an ensemble (default: 0 to 4)"
+    )
+    checkpoint: str = option("-chk", default=FINAL_CHECKPOINT, help="checkpoint (default: %(default)s)")
+    """The name of the checkpoint file in each fold."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.folds)) < len(self.folds):
+            raise SettingsError("A fold is named twice. Name each once by -f.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(_Training):
+    """One trained model, in the words of `nnUNetv2_predict`.
+
+    Raises:
+        SettingsError: a fold is named twice.
+    """
+
+    trainer: str = option("-tr", help="trainer")
+
+    def find(self) -> "ModelFolder":
+        """The trained model, all of its folds there.
+
+        Raises:
+            ModelError: no such dataset, the model was not trained, or a fold's checkpoint is missing.
+        """
+        from nnunet_moe.models.folders import not_trained, trained_models
+        from nnunet_moe.runtime.files import dataset_name
+
+        name = dataset_name(self.dataset)
+        for model in trained_models(name, self.trainer, self.plans, self.checkpoint):
+            if model.configuration == self.configuration:
+                for fold in self.folds:
+                    model.require_checkpoint(fold)
+                return model
+        raise not_trained(name, self.trainer, self.plans, self.configuration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsChoice(_Training):
+    """The models of several trainers, otherwise alike.
+
+    Raises:
+        SettingsError: a trainer or a fold is named twice.
+    """
+
+    trainers: tuple[str, ...] = option(
+        "-tr", nargs="+", help="one or more trainers, compared in pairs, first minus second"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.trainers)) < len(self.trainers):
+            raise SettingsError("A trainer is named twice. Name each once by -tr.")
+
+    def of_trainer(self, trainer: str) -> ModelChoice:
+        """The choice of one trainer's model."""
+        return ModelChoice(
+            dataset=self.dataset,
+            configuration=self.configuration,
+            trainer=trainer,
+            plans=self.plans,
+            folds=self.folds,
+            checkpoint=self.checkpoint,
+        )

@@ -1,0 +1,40 @@
+"""How a model predicts: nnU-Net's options of the sliding window."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.devices import device_option
+from nnunet_moe.runtime.options import option
+
+DEFAULT_STEP_SIZE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """How nnU-Net predicts; its own defaults.
+
+    Raises:
+        SettingsError: a step size out of range.
+    """
+
+    step_size: float = option(
+        "-step_size", type=float, default=DEFAULT_STEP_SIZE, help="of the sliding window (default: %(default)s)"
+    )
+    """As a fraction of the patch, above 0 and at most 1."""
+    mirroring: bool = option("--disable_tta", action="store_false", help="no mirroring: faster, less accurate")
+    device: str = device_option()
+
+    def __post_init__(self) -> None:
+        require_step_size(self.step_size)
+
+
+def require_step_size(step_size: Any) -> None:
+    """Make sure that a step size is a fraction of the patch.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    is_number = isinstance(step_size, (int, float)) and not isinstance(step_size, bool)
+    if not is_number or not 0 < step_size <= 1:
+        raise SettingsError(f"step_size is {step_size!r}; allowed is more than 0, up to 1.")

@@ -1,0 +1,31 @@
+"""What a case must have to be predicted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.runtime.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """What a case must have to be predicted at all."""
+
+    required: tuple[str, ...] = option(
+        "--require", nargs="+", default=(), metavar="MODALITY", help="cases without these are failures"
+    )
+    min_modalities: int = option(
+        "--min_modalities", type=int, default=1, help="cases with fewer are failures (default: %(default)s)"
+    )
+
+    def check(self, code: Sequence[bool], modalities: Sequence[str]) -> None:
+        """Refuse a code that has too little.
+
+        Raises:
+            ModalityError: it has.
+        """
+        has = [name for name, available in zip(modalities, code, strict=True) if available]
+        if missing := [name for name in self.required if name not in has]:
+            raise ModalityError(f"{'+'.join(has)} without {', '.join(missing)}, which --require asks for.")
+        if len(has) < self.min_modalities:
+            raise ModalityError(f"{'+'.join(has)} alone; --min_modalities asks for {self.min_modalities} modalities.")
