@@ -1,6 +1,6 @@
 """What all trainers of this package share: settings in the plans, missing modalities, a log and a score by code."""
 
-import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,9 +17,8 @@ from torch import Tensor, distributed, nn
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets, covered
+from nnunet_moe.labels.label_sets import LabelSets, covered
 from nnunet_moe.labels.labels import labels_of
-from nnunet_moe.losses.label_sets import LabelSetLoss
 from nnunet_moe.modalities.codes import (
     Code,
     all_codes,
@@ -31,17 +30,23 @@ from nnunet_moe.modalities.codes import (
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write
 from nnunet_moe.settings.settings import PLANS_KEY, Settings
-from nnunet_moe.trainers.election import CaseContent
+from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
+from nnunet_moe.trainers.label_sets import (
+    annotation_lines,
+    label_set_loss,
+    require_annotated,
+    require_known_cases,
+    with_label_sets,
+)
+from nnunet_moe.trainers.reproducibility import seed_generators, seed_of
+from nnunet_moe.trainers.validation_by_code import dice_by_code, in_place_of_others, number_of_code
 from nnunet_moe.training_log import dice_line
 
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
 
-OF_NO_CODE = -1
-"""Stands for the number of a code where a validation batch has several; nnU-Net collates numbers alone."""
 
-
-class nnUNetTrainerMissingModality(nnUNetTrainer):
+class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
     """The common base; not meant to be named on the command line.
 
     A subclass names its network and says what is differentiated; its `forced_settings` win over those in the plans.
@@ -74,7 +79,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         settings, codes = self.checked(plans, configuration, dataset_json)
         self.label_sets = LabelSets.of(dataset_json)
         super().__init__(
-            _with_label_sets(plans, configuration, self.label_sets), configuration, fold, dataset_json, device
+            with_label_sets(plans, configuration, self.label_sets), configuration, fold, dataset_json, device
         )
         self.settings = settings
         self.validation_codes = codes
@@ -188,7 +193,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             ModalityError: a case shows labels that its label set does not have.
         """
         training, validation = super().get_tr_and_val_datasets()
-        self._log_label_sets()
+        if self.label_sets is not None:
+            labels, names = list(self._foreground()), channel_names(self.dataset_json)
+            for line in annotation_lines(self.label_sets, labels, names):
+                self.print_to_log_file(line)
         self._require_annotated({*training.identifiers, *validation.identifiers})
         self._log_availability(Counter(self._available(case) for case in training.identifiers))
         return training, validation
@@ -218,6 +226,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         parts = {name: value.detach().cpu().numpy() for name, value in loss.items()}
         return {"loss": sum(parts.values()), **parts}
 
+    @abstractmethod
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate the loss of a batch.
 
@@ -229,7 +238,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         Returns:
             The weighted parts of the loss.
         """
-        raise NotImplementedError
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -253,29 +261,19 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self._validation_step += 1
         has_turn = (available_modalities(batch["data"][:, : self._num_modalities()]) | ~turn).all(dim=1)
         if has_turn.any():
-            batch = _in_place_of_others(batch, has_turn)
+            batch = in_place_of_others(batch, has_turn)
         reduced = drop_modalities(batch["data"], turn.expand(len(batch["data"]), -1))
         available = available_modalities(reduced[:, : self._num_modalities()])
         self._use_label_sets(batch, available)
-        codes = {tuple(code) for code in available.tolist()}
-        number = self.validation_codes.index(codes.pop()) if len(codes) == 1 else OF_NO_CODE
+        number = number_of_code(available, self.validation_codes)
         return {**super().validation_step({**batch, "data": reduced}), "code": number}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """nnU-Net's pseudo Dice is over all codes, and so is 'best'; the log shows each code's own."""
         super().on_validation_epoch_end(val_outputs)
-        val_outputs = self._of_all_processes(val_outputs)
-        names = channel_names(self.dataset_json)
-        for number, code in enumerate(self.validation_codes):
-            outputs = [output for output in val_outputs if output["code"] == number]
-            if outputs:
-                tp, fp, fn = (
-                    np.sum([output[key] for output in outputs], axis=0, dtype=np.float64)
-                    for key in ("tp_hard", "fp_hard", "fn_hard")
-                )
-                with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
-                    dice = np.asarray(2 * tp / (2 * tp + fp + fn)).tolist()
-                self.print_to_log_file(dice_line(code_text(code, names), dice))
+        names, outputs = channel_names(self.dataset_json), self._of_all_processes(val_outputs)
+        for code, dice in dice_by_code(outputs, self.validation_codes).items():
+            self.print_to_log_file(dice_line(code_text(code, names), dice))
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it.
@@ -293,17 +291,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     def _log_availability(self, counts: Mapping[Code, int]) -> None:
         """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""
-        names = channel_names(self.dataset_json)
-        if all(map(all, counts)):
-            return
-        ordered = sorted(counts.items(), key=lambda entry: (-sum(entry[0]), entry[0]))
-        text = ", ".join(f"{code_text(code, names)} {count}" for code, count in ordered)
-        self.print_to_log_file(f"What the training cases of this fold have: {text}")
-        if unseen := [name for channel, name in enumerate(names) if not any(code[channel] for code in counts)]:
-            self.print_to_log_file(
-                f"WARNING: no training case of this fold has {', '.join(unseen)}: what the model will make of it is "
-                "arbitrary. Train another fold, or write splits_final.json so that every fold has some."
-            )
+        for line in availability_lines(counts, channel_names(self.dataset_json)):
+            self.print_to_log_file(line)
 
     def _available(self, case: str) -> Code:
         """What a preprocessed case has."""
@@ -314,8 +303,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         """What a preprocessed case has, and of which labels its reference has voxels."""
         dataset_class: Any = self.dataset_class
         image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
-        locations, values = properties["class_locations"], enumerate(self._foreground().values())
-        return CaseContent(code_of(image), frozenset(number for number, value in values if len(locations[value])))
+        return CaseContent.of(image, properties, self._foreground().values())
 
     def _foreground(self) -> dict[str, Any]:
         """Name -> label or region of what is scored, in nnU-Net's order."""
@@ -324,49 +312,19 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         return {names[tuple(np.atleast_1d(value))]: value for value in scored}
 
-    def _log_label_sets(self) -> None:
-        if self.label_sets is None:
-            return
-        labels = list(self._foreground())
-        of_modalities = zip(channel_names(self.dataset_json), self.label_sets.by_modality, strict=True)
-        for name, of_name in (*of_modalities, *self.label_sets.by_case.items()):
-            # the background comes before the labels, if it is an output
-            text = ", ".join(labels[number] for number in of_name[-len(labels) :].nonzero().flatten().tolist())
-            self.print_to_log_file(f"Annotated in {name}: {text}")
-
     def _require_annotated(self, cases: Iterable[str]) -> None:
         """Make sure that references show no labels but those of their cases' sets.
 
-        A region that shares labels with one of the set may show: its other labels cannot be told from here.
-
         Raises:
-            ModalityError: they do, or there is no such case.
+            ModalityError: they do, or dataset.json has a set of a case that there is not.
         """
         if self.label_sets is None:
             return
         dataset_class: Any = self.dataset_class
-        there = dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-        if unknown := sorted(self.label_sets.by_case.keys() - set(there)):
-            raise ModalityError(
-                f"{BY_CASE!r} in dataset.json names {', '.join(unknown)}, which is no training case. Correct the name."
-            )
-        labels = list(self._foreground())
-        values = [set(np.atleast_1d(value).tolist()) for value in self._foreground().values()]
+        require_known_cases(self.label_sets, dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        foreground, names = self._foreground(), channel_names(self.dataset_json)
         for case in sorted(cases):
-            content = self._content(case)
-            inside = self.label_sets.of_items(torch.tensor([content.code]), [case])[0][-len(labels) :].tolist()
-            known = set().union(*(value for value, is_in in zip(values, inside, strict=True) if is_in))
-            if strange := [labels[n] for n in sorted(content.labels) if not inside[n] and not values[n] & known]:
-                raise ModalityError(
-                    f"Case {case} has voxels of {', '.join(strange)}. By dataset.json, what is annotated in it, which "
-                    f"has {code_text(content.code, channel_names(self.dataset_json))}, is "
-                    f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)}. "
-                    + (
-                        f"Correct its list in {BY_CASE!r} there."
-                        if case in self.label_sets.by_case
-                        else f"Correct {BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
-                    )
-                )
+            require_annotated(self.label_sets, case, self._content(case), foreground, names)
 
     def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:
         """Tell the loss which labels were annotated in the items of a batch.
@@ -397,12 +355,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         loss: Any = super()._build_loss()
         if self.label_sets is None:
             return loss
-        of_level = loss.loss if self.enable_deep_supervision else loss
-        # each group of items has a shape of its own, for all of which nnU-Net's compiled Dice would be compiled
-        of_level.dc = getattr(of_level.dc, "_orig_mod", of_level.dc)
-        # the processes of a distributed training have items of other sets: what they sum over batches cannot be added
-        of_level.dc.ddp = False
-        return LabelSetLoss(loss)
+        return label_set_loss(loss, deep_supervision=self.enable_deep_supervision)
 
     def _num_modalities(self) -> int:
         return len(self.validation_codes[0])
@@ -431,38 +384,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
 
     def _seed(self, *position: int, of_process: bool = True) -> int:
         """A function of seed, fold, position and, if it is to be the process's own, of that."""
-        fold = 0 if self.fold == "all" else int(self.fold) + 1
-        process = self.local_rank if of_process else 0
-        sequence = np.random.SeedSequence([self.settings.seed, fold, process, *position])
-        return int(sequence.generate_state(1)[0])
+        return seed_of(self.settings.seed, self.fold, self.local_rank if of_process else 0, *position)
 
     def _seed_generators(self) -> None:
         """Make what follows a function of seed, fold, process and epoch, so that a resumed training goes on exactly."""
-        seed = self._seed(0, self.current_epoch)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-
-def _with_label_sets(plans: dict, configuration: str, label_sets: LabelSets | None) -> dict:
-    """Plans that tell the label sets to the network of a configuration, which never sees dataset.json."""
-    if label_sets is None:
-        return plans
-    settings = PlansManager(plans).get_configuration(configuration).configuration.get(PLANS_KEY, {})
-    own = {**plans["configurations"][configuration], PLANS_KEY: {**settings, "label_sets": label_sets.setting}}
-    return {**plans, "configurations": {**plans["configurations"], configuration: own}}
-
-
-def code_of(image: Any) -> Code:
-    """What a preprocessed image has: an absent channel is NaN in every voxel, so one will tell."""
-    return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
-
-
-def _in_place_of_others(batch: dict, chosen: Tensor) -> dict:
-    """A batch, as nnU-Net's loader gives it, in which the items that `chosen` `(B,)` names are repeated in turn."""
-    items = chosen.nonzero().flatten()
-    items = items[torch.arange(len(chosen)) % len(items)]
-    target = batch["target"]
-    target = [level[items] for level in target] if isinstance(target, list) else target[items]
-    keys = [batch["keys"][item] for item in items.tolist()] if "keys" in batch else []
-    return {"data": batch["data"][items], "target": target, "keys": keys}
+        seed_generators(self._seed(0, self.current_epoch))

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import channel_names, code_text
-from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
+from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 
 
 class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
-    """Trained and validated on the plans' `modality_code` alone, each batch once, by nnU-Net's own step."""
+    """Trained and validated on the plans' `modality_code` alone, each batch once."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
     is_dedicated = True
@@ -32,10 +32,12 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
         training, validation = split
         return self._having_the_code(training, "training"), self._having_the_code(validation, "validation")
 
-    def train_step(self, batch: dict) -> dict:
-        """The network looks at its own modalities only, so nothing has to be dropped."""
-        self._use_label_sets(batch)
-        return nnUNetTrainer.train_step(self, batch)
+    def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
+        """Differentiate L_seg; the network looks at its own modalities only, so nothing has to be dropped."""
+        with self._autocast():
+            parts = {"L_seg": self.loss(self.network(data), target)}
+        self._backward(parts)
+        return parts
 
     def _having_the_code(self, cases: Sequence[str], part: str) -> list[str]:
         (code,) = self.validation_codes

@@ -7,30 +7,15 @@ formulas where the paper is silent are those of its published code. Decisions: d
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from nnunet_moe.modalities.codes import Code, is_within
+from nnunet_moe.modalities.codes import is_within
+from nnunet_moe.trainers.case_content import CaseContent
 
 MOST = 0.25
 """The part of the cases of one kind that elections may take at most, if `election_fraction` is not larger."""
-
-
-@dataclass(frozen=True)
-class CaseContent:
-    """What a training case has."""
-
-    code: Code
-    """Its modalities."""
-    labels: frozenset[int]
-    """The numbers of the labels or regions that its reference shows."""
-
-    @property
-    def pairs(self) -> set[tuple[int, int]]:
-        """Each of its modalities with each of its labels."""
-        return {(modality, label) for modality, there in enumerate(self.code) if there for label in self.labels}
 
 
 def cases_for_elections(

@@ -29,8 +29,8 @@ from nnunet_moe.losses.label_sets import LabelSetLoss
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import nnunet_folder
 from nnunet_moe.settings.settings import Settings
+from nnunet_moe.trainers.case_content import CaseContent
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
-from nnunet_moe.trainers.election import CaseContent
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
 from two_kinds import CHANNELS, phantom

@@ -23,7 +23,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses.lckd import cross_modal_distillation
 from nnunet_moe.modalities.codes import drop_modalities
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
-from nnunet_moe.trainers.election import CaseContent
+from nnunet_moe.trainers.case_content import CaseContent
 from nnunet_moe.trainers.lckd import (
     nnUNetTrainerLCKD,
     nnUNetTrainerLCKDFixedTeacher,
