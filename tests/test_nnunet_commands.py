@@ -12,6 +12,7 @@ from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import all_codes, code_digits
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.runtime.workspace import CommandError
+from nnunet_moe.training_log import read_training_logs
 
 CPU = torch.device("cpu")
 SERIAL = ("-npp", "1", "-nps", "1")
@@ -163,3 +164,16 @@ def stock_weights(folder):
 
     plans = PlansManager(str(folder / "plans.json"))
     return nnUNetTrainer.build_network_architecture(plans, plans.get_configuration("3d_tiny"), 3, 2).state_dict()
+
+
+def test_learning_curves_are_the_same_from_data_and_from_the_log_alone(trained, tmp_path):
+    fold = trained.model_folder() / "fold_0"
+    for log in fold.glob("training_log*.txt"):
+        shutil.copy2(log, tmp_path)
+    from_log, from_data = read_training_logs(tmp_path), read_training_logs(fold)
+    assert list(from_data) == list(from_log) == [0, 1]
+    for number, epoch in from_data.items():
+        assert epoch.train_loss == from_log[number].train_loss is not None
+        assert str(epoch.dice) == str(from_log[number].dice) and len(epoch.dice) == 7
+        assert epoch.gate_entropy == from_log[number].gate_entropy and epoch.gate_entropy
+        assert list(epoch.loss_parts) == ["L_seg full", "alpha L_reg", "L_seg dropped", "w beta L_sd"]

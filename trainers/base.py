@@ -40,7 +40,7 @@ from nnunet_moe.trainers.label_sets import (
 )
 from nnunet_moe.trainers.reproducibility import seed_generators, seed_of
 from nnunet_moe.trainers.validation_by_code import dice_by_code, in_place_of_others, number_of_code
-from nnunet_moe.training_log import dice_line
+from nnunet_moe.training_log import Epoch, append_epoch, dice_line
 
 Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
@@ -87,6 +87,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         self.num_iterations_per_epoch = settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
         self._step_in_epoch = 0
+        self.told = Epoch()
+        """What the epoch shows, for its line in the learning curves' data."""
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
@@ -209,6 +211,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self._step_in_epoch = 0
+        self.told = Epoch()
         self._seed_generators()
 
     def train_step(self, batch: dict) -> dict:
@@ -243,8 +246,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         super().on_train_epoch_end(train_outputs)
         train_outputs = self._of_all_processes(train_outputs)
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
-        if parts := ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "loss"):
-            self.print_to_log_file(parts)
+        self.told.loss_parts = {name: float(mean) for name, mean in means.items() if name != "loss"}
+        if self.told.loss_parts:
+            self.print_to_log_file(", ".join(f"{name} {mean:.4f}" for name, mean in self.told.loss_parts.items()))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -273,7 +277,16 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         super().on_validation_epoch_end(val_outputs)
         names, outputs = channel_names(self.dataset_json), self._of_all_processes(val_outputs)
         for code, dice in dice_by_code(outputs, self.validation_codes).items():
+            self.told.dice[code_text(code, names)] = dice
             self.print_to_log_file(dice_line(code_text(code, names), dice))
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's; before it can save a checkpoint, the epoch is added to the data of the learning curves."""
+        if self.local_rank == 0:
+            assert self.output_folder is not None
+            self.told.train_loss = float(self.logger.get_value("train_losses", step=-1))
+            append_epoch(Path(self.output_folder), self.current_epoch, self.told, list(self._foreground()))
+        super().on_epoch_end()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it.

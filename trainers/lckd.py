@@ -117,6 +117,8 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
                 self._appoint(generator.integers(self._num_modalities(), size=len(self._foreground())).tolist())
             elif self.settings.election != "fixed" and (elected := self.election.hold()):
                 self._appoint(elected)
+        teaching, names = self._modality_network().teachers.tolist(), channel_names(self.dataset_json)
+        self.told.teachers = [name for name, teaches in zip(names, teaching, strict=True) if teaches]
 
     def _appoint(self, teachers: Collection[int]) -> None:
         names = channel_names(self.dataset_json)

@@ -80,6 +80,7 @@ class Election:
         """The modalities that are elected, empty if no label could be scored; the log tells how they were found."""
         trainer, names, start = self._trainer, self._modalities, perf_counter()
         scores, numbers = self.scores_alone()
+        trainer.told.election_scores = dict(zip(names, scores.tolist(), strict=True))
         texts = [
             ", ".join(f"{score:.4f} ({number})" for score, number in zip(*of_modality, strict=True))
             for of_modality in zip(scores, numbers, strict=True)

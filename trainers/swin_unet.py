@@ -129,6 +129,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
             with self._autocast(), gates_kept(network.mixtures) as kept:
                 network(images.to(self.device))
             weights = torch.stack([weights for of_block in kept for weights in of_block]).mean(dim=0)
+            self.told.mean_gates[names[kind]] = weights.tolist()
             self.print_to_log_file(gates_line(names[kind], weights.tolist()))
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:

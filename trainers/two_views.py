@@ -79,6 +79,7 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         super().on_train_epoch_end(train_outputs)
         mixtures = self._modality_network().gates_of_codes()
         if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
+            self.told.gate_entropy = entropies
             self.print_to_log_file(entropy_line(entropies))
 
     def _log_availability(self, counts: Mapping[Code, int]) -> None:
