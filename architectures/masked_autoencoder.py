@@ -1,7 +1,7 @@
-"""Pre-training of M4oE's encoder: windows of an image are hidden and reconstructed from the others.
+"""Pre-training of M4oE's encoder: patches of an image are masked and reconstructed from the others.
 
 He et al., "Masked autoencoders are scalable vision learners", CVPR 2022, for windowed attention as in Dai et al.,
-"Swin MAE: Masked autoencoders for small datasets", 2023: hidden patches keep their places, as a learned token.
+"Swin MAE: Masked autoencoders for small datasets", 2023: masked patches keep their places, as a learned token.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.settings import Settings
 
-HIDDEN_WINDOW = 16
-"""Side of what is hidden or shown as a whole, in pixels."""
+MASKED_PATCH = 16
+"""Side of what is masked or shown as a whole, in pixels."""
 
 
 class MaskedAutoencoder(SwinUNetwork):
@@ -43,20 +43,20 @@ class MaskedAutoencoder(SwinUNetwork):
         self.reconstruction = Reconstruction(widths[:-1], maps[:-1])
         self.keep_buffers_from_ddp(recurse=True)
 
-    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Logits:
-        """Reconstruct images of which windows are hidden.
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Logits:
+        """Reconstruct images of which patches are masked.
 
         Args:
             x: `(B, K, H, W)`, of each item one channel not NaN.
-            hidden: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, windows of 16 pixels.
+            masked: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, patches of 16 pixels.
 
         Returns:
             Images `(B, 1, H, W)`, the channel that each item has.
 
         Raises:
-            ModelError: nothing is hidden, as when somebody wants a segmentation.
+            ModelError: nothing is masked, as when somebody wants a segmentation.
         """
-        if hidden is None:
+        if masked is None:
             return super().forward(x)
         available = self.available(x)
         self.use_kinds(available)
@@ -64,7 +64,7 @@ class MaskedAutoencoder(SwinUNetwork):
         image = zero_absent(x, available).sum(dim=1, keepdim=True)
         with cpu_autocast(x.device):
             tokens = encoder.embed(self.padded(image))
-            of_tokens = enlarged(hidden, HIDDEN_WINDOW // PATCH)[..., None]
+            of_tokens = enlarged(masked, MASKED_PATCH // PATCH)[..., None]
             tokens = torch.where(of_tokens, self.hidden_token.to(tokens.dtype), tokens)
             found = self.reconstruction(encoder.encode(tokens)[-1])
         return found[..., : x.shape[2], : x.shape[3]]
@@ -107,6 +107,6 @@ class Reconstruction(nn.Module):
         return squares.transpose(2, 3).flatten(1, 2).flatten(2, 3)[:, None]
 
 
-def enlarged(windows: Tensor, factor: int) -> Tensor:
+def enlarged(patches: Tensor, factor: int) -> Tensor:
     """`(B, H, W)` to `(B, H f, W f)`, each entry a square of its own."""
-    return windows.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    return patches.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

@@ -10,13 +10,13 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch import Tensor
 
-from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
+from nnunet_moe.architectures.masked_autoencoder import MASKED_PATCH, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_unet import DIVISOR
 from nnunet_moe.losses.m4oe import reconstruction_loss
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.trainers.base import Levels
 from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oENoGate
-from nnunet_moe.trainers.masked_patches import draw_hidden
+from nnunet_moe.trainers.masked_patches import draw_masked_patches
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
 OF_VALIDATION = 2**32 - 3
@@ -24,9 +24,9 @@ OF_VALIDATION = 2**32 - 3
 
 
 class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
-    """Three quarters of an image's windows are hidden and reconstructed; its checkpoints start `nnUNetTrainerM4oE`.
+    """Three quarters of an image's patches are masked and reconstructed; its checkpoints start `nnUNetTrainerM4oE`.
 
-    The setting is Swin-MAE's: windows of 16 x 16 pixels, the squared error of hidden pixels, mirrored images. What
+    The setting is Swin-MAE's: patches of 16 x 16 pixels, the squared error of masked pixels, mirrored images. What
     nnU-Net pads or crops away does not count. References are not looked at, but for an ignore label: nnU-Net draws
     patches by the voxels that have another one.
     """
@@ -34,7 +34,7 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     network_class = MaskedAutoencoder
     is_pretraining = True
     forced_settings: ClassVar[dict[str, Any]] = nnUNetTrainerM4oENoGate.forced_settings
-    hidden_ratio: ClassVar[float] = 0.75
+    masked_ratio: ClassVar[float] = 0.75
     betas = (0.9, 0.95)
 
     def __init__(
@@ -79,7 +79,7 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
         return parts
 
     def validation_step(self, batch: dict) -> dict:
-        """The reconstruction's loss, with the same windows hidden in every epoch."""
+        """The reconstruction's loss, with the same patches masked in every epoch."""
         self._validation_step += 1
         data, target = batch["data"].to(self.device), self._to_device(batch["target"])
         seed = self._seed(OF_VALIDATION, self._validation_step % self.num_val_iterations_per_epoch)
@@ -104,10 +104,10 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     def _loss_of(self, data: Tensor, target: Levels, seed: int) -> Tensor:
         assert isinstance(target, Tensor)  # there is no deep supervision
         height, width = data.shape[2:]
-        rows, columns = (DIVISOR // HIDDEN_WINDOW * -(-side // DIVISOR) for side in (height, width))
+        rows, columns = (DIVISOR // MASKED_PATCH * -(-side // DIVISOR) for side in (height, width))
         generator = torch.Generator().manual_seed(seed)
-        hidden = draw_hidden(len(data), rows, columns, self.hidden_ratio, generator).to(data.device)
-        reconstructed = self.network(data, hidden)
+        masked = draw_masked_patches(len(data), rows, columns, self.masked_ratio, generator).to(data.device)
+        reconstructed = self.network(data, masked)
         image = zero_absent(data, ~data.isnan().flatten(2).any(dim=2)).sum(dim=1, keepdim=True)
-        counted = enlarged(hidden, HIDDEN_WINDOW)[:, None, :height, :width] & (target[:, :1] >= 0)
+        counted = enlarged(masked, MASKED_PATCH)[:, None, :height, :width] & (target[:, :1] >= 0)
         return reconstruction_loss(reconstructed, image, counted)

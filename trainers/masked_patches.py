@@ -1,15 +1,15 @@
-"""Which windows of an image a masked autoencoder hides."""
+"""Which patches of an image a masked autoencoder does not show."""
 
 import torch
 from torch import Tensor
 
 
-def draw_hidden(batch_size: int, rows: int, columns: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """Hide the same number of windows in each item, drawn without replacement.
+def draw_masked_patches(batch_size: int, rows: int, columns: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Mask the same number of patches in each item, drawn without replacement.
 
     Args:
-        rows, columns: of windows.
-        ratio: 0 to 1; the number is rounded to whole windows.
+        rows, columns: of patches.
+        ratio: 0 to 1; the number is rounded to whole patches.
         generator: a CPU generator; the draw depends on it alone.
 
     Returns:

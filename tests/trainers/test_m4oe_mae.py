@@ -1,4 +1,4 @@
-"""Phase one of M4oE: what is hidden is reconstructed by the experts of its kind, and phase two starts from there."""
+"""Phase one of M4oE: what is masked is reconstructed by the experts of its kind, and phase two starts from there."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from made_networks import of_kinds
 from nnunet_in_process import make_trainer, train
-from nnunet_moe.architectures.masked_autoencoder import HIDDEN_WINDOW, MaskedAutoencoder, enlarged
+from nnunet_moe.architectures.masked_autoencoder import MASKED_PATCH, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_network import swin_unet
 from nnunet_moe.architectures.swin_unet import PatchExpanding
 from nnunet_moe.cli import main
@@ -39,17 +39,17 @@ def test_the_loss_is_the_squared_error_where_it_counts():
     assert reconstruction_loss(found, image, torch.zeros_like(counted)).item() == 0
 
 
-def test_what_is_hidden_changes_nothing_and_what_is_not_does():
+def test_what_is_masked_changes_nothing_and_what_is_not_does():
     made, size = autoencoder(), (50, 38)
     x = of_kinds([0, 2], size)
-    hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
-    hidden[0, 1:3, 0], hidden[1, 0, 1] = True, True
-    pixels = enlarged(hidden, HIDDEN_WINDOW)[:, None, : size[0], : size[1]]
+    masked = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masked[0, 1:3, 0], masked[1, 0, 1] = True, True
+    pixels = enlarged(masked, MASKED_PATCH)[:, None, : size[0], : size[1]]
     with torch.inference_mode():
-        found = made(x, hidden)
+        found = made(x, masked)
         assert found.shape == (2, 1, *size)
-        assert torch.equal(made(torch.where(pixels, x + 7, x), hidden), found)
-        assert not torch.allclose(made(torch.where(pixels, x, x + 7), hidden), found, atol=1e-3)
+        assert torch.equal(made(torch.where(pixels, x + 7, x), masked), found)
+        assert not torch.allclose(made(torch.where(pixels, x, x + 7), masked), found, atol=1e-3)
 
 
 def test_each_token_becomes_a_square_of_its_own():
@@ -74,10 +74,10 @@ def test_the_last_layer_has_the_pixels_of_a_patch_row_by_row():
 
 def test_only_the_encoder_with_the_experts_of_the_batchs_kinds_is_trained():
     made = autoencoder().train()
-    hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
-    hidden[:, :2] = True
+    masked = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masked[:, :2] = True
     x = of_kinds([2, 2], (50, 38))
-    made(x, hidden).square().sum().backward()
+    made(x, masked).square().sum().backward()
     for name, parameter in made.named_parameters():
         if name.startswith("decoder.") or ".gate." in name:
             assert parameter.grad is None and not parameter.requires_grad, name
@@ -98,11 +98,11 @@ def test_it_does_not_segment():
 def test_a_compiled_autoencoder_is_one_graph_and_the_same_function():
     made = autoencoder()
     compiled = torch.compile(made, backend="eager", fullgraph=True)
-    hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
-    hidden[:, :3] = True
+    masked = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masked[:, :3] = True
     for kinds in ([0, 2], [1, 1]):
         x = of_kinds(kinds, (50, 38))
-        torch.testing.assert_close(compiled(x, hidden), made(x, hidden), rtol=0, atol=1e-5)
+        torch.testing.assert_close(compiled(x, masked), made(x, masked), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +134,14 @@ def test_pretraining_trains_the_encoder_and_leaves_decoder_and_gates_as_they_wer
 
 def test_the_setting_is_swin_maes(pretrained):
     trainer, _ = pretrained
-    assert (trainer.hidden_ratio, HIDDEN_WINDOW, trainer.oversample_foreground_percent) == (0.75, 16, 0.0)
+    assert (trainer.masked_ratio, MASKED_PATCH, trainer.oversample_foreground_percent) == (0.75, 16, 0.0)
     assert all(group["betas"] == (0.9, 0.95) for group in trainer.optimizer.param_groups)
     transforms = trainer.get_training_transforms(None, None, None, (0, 1), False)
     assert [(type(each).__name__, each.allowed_axes) for each in transforms.transforms] == [("MirrorTransform", (0, 1))]
     batch = {"data": of_kinds([0, 1], (36, 40), 2), "target": torch.zeros(2, 1, 36, 40, dtype=torch.int16)}
     with torch.no_grad():
         losses = [trainer.validation_step(batch)["loss"].item() for _ in range(4)]
-    assert losses[0] == losses[2] != losses[1] == losses[3]  # two iterations an epoch, each with windows of its own
+    assert losses[0] == losses[2] != losses[1] == losses[3]  # two iterations an epoch, each with patches of its own
 
 
 def test_what_is_padded_does_not_count(pretrained):
@@ -155,11 +155,11 @@ def test_what_is_padded_does_not_count(pretrained):
         loss = trainer._loss_of(batch["data"], batch["target"], seed=1)
         spoilt = batch["data"].clone()
         outside = (batch["target"] == -1).expand_as(spoilt) & spoilt.isfinite()
-        trainer.hidden_ratio = 1.0  # so that what is outside cannot be seen either
+        trainer.masked_ratio = 1.0  # so that what is outside cannot be seen either
         first = trainer._loss_of(batch["data"], batch["target"], seed=1)
         spoilt[outside] += 5
         assert torch.equal(trainer._loss_of(spoilt, batch["target"], seed=1), first)
-        del trainer.hidden_ratio
+        del trainer.masked_ratio
     assert loss > 0 and loss != first
 
 

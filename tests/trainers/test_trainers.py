@@ -16,6 +16,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
 from nnunet_moe.modalities.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.moesd import (
     nnUNetTrainerDynamicStem,
@@ -27,6 +28,7 @@ from nnunet_moe.trainers.moesd import (
     nnUNetTrainerMoEStem,
     nnUNetTrainerSD,
 )
+from nnunet_moe.training_log import read_training_logs
 
 
 def gradients(trainer):
@@ -387,3 +389,19 @@ def test_compiled_training_is_one_graph_and_does_not_recompile_from_step_to_step
         made.network.train()
     assert found == [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]  # one for training, one for validation
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_trainer_that_differentiates_nothing_cannot_be_made(make_trainer, tmp_path):
+    with pytest.raises(TypeError, match=r"abstract method '?backward"):
+        make_trainer(type("nnUNetTrainerUnfinished", (nnUNetTrainerMissingModality,), {}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_process_alone_writes_learning_curves(make_trainer, monkeypatch):
+    made = make_trainer()
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda _: None)
+    made.logger.log("train_losses", 0.5, 0)
+    for rank in (1, 0):
+        made.local_rank = rank
+        made.on_epoch_end()
+        assert list(read_training_logs(Path(made.output_folder))) == ([0] if rank == 0 else [])
