@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from nnunet_moe.commands.demo import command as demo
@@ -17,6 +18,7 @@ from nnunet_moe.commands.predict import command as predict
 from nnunet_moe.commands.study import command as study
 from nnunet_moe.commands.upcycle import command as upcycle
 from nnunet_moe.errors import NnunetMoeError
+from nnunet_moe.runtime.user_files import user_files
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
     "env": (env, "print the line that makes nnU-Net find the trainers"),
@@ -43,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb; a user's error is one message on stderr and exit status 1."""
+    """Run one verb; a user's error is one message on stderr and exit status 1; any other has its traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of cases may be in any language, the terminal in none
         sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -51,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = make_parser().parse_args(own, argparse.Namespace(more=given[len(own) + 1 :]))
         command, _ = VERBS[options.verb]
-        command.run(options)
-    except (NnunetMoeError, OSError) as error:
+        with user_files(value for value in vars(options).values() if isinstance(value, Path)):
+            command.run(options)
+    except NnunetMoeError as error:
         sys.exit(f"nnunet_moe {given[0]}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"nnunet_moe {given[0]}: interrupted")

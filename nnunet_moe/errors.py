@@ -15,3 +15,19 @@ class SettingsError(NnunetMoeError):
 
 class ModelError(NnunetMoeError):
     """A trained model that cannot do what is asked of it."""
+
+
+class FileError(NnunetMoeError):
+    """A file or folder of the user that cannot be read or written, or a disk that is full."""
+
+
+class CommandError(NnunetMoeError):
+    """A folder that cannot be used, or a command of nnU-Net that failed."""
+
+
+class StudyError(NnunetMoeError):
+    """A study whose jobs cannot be run."""
+
+
+class JobsFailedError(StudyError):
+    """Jobs of a study failed; others are done."""

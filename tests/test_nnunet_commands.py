@@ -8,10 +8,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_moe.errors import ModelError
+from nnunet_moe.errors import CommandError, ModelError
 from nnunet_moe.modalities.codes import all_codes, code_digits
 from nnunet_moe.prediction import MissingModalityPredictor
-from nnunet_moe.runtime.workspace import CommandError
 from nnunet_moe.training_log import read_training_logs
 
 CPU = torch.device("cpu")

@@ -7,15 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from nnunet_moe.errors import NnunetMoeError
+from nnunet_moe.errors import CommandError
 from nnunet_moe.runtime.environment import trainers_known
 
 Progress = Callable[[str], str | None]
 """Makes of a line of output what is to be shown of it, or None."""
-
-
-class CommandError(NnunetMoeError):
-    """A folder that cannot be used, or a command of nnU-Net that failed."""
 
 
 class Workspace:

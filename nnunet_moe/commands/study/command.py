@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_moe.errors import NnunetMoeError, SettingsError
+from nnunet_moe.errors import JobsFailedError, NnunetMoeError, SettingsError
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.devices import default_device, device_option
 from nnunet_moe.runtime.options import option, read_request
@@ -94,7 +94,7 @@ def _list_jobs(plan: "StudyPlan", machine: "Machine") -> None:
 
 def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
     from nnunet_moe.commands.study.report import write_report
-    from nnunet_moe.commands.study.run import JobsFailedError, run_plan
+    from nnunet_moe.commands.study.run import run_plan
 
     try:
         run_plan(plan, machine)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.models.choice import Fold
+from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
+from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.settings.settings import PLANS_KEY, Settings
 
@@ -69,7 +70,7 @@ class EvaluationOptions:
     connectivity: int = 26
     min_lesion: float = 0.0
     tolerance: float = 1.0
-    step_size: float = 0.5
+    step_size: float = DEFAULT_STEP_SIZE
     disable_tta: bool = False
 
 
@@ -82,7 +83,7 @@ class Study:
     dataset: str
     configuration: str
     methods: tuple[Method, ...]
-    plans: str = "nnUNetPlans"
+    plans: str = DEFAULT_PLANS
     folds: tuple[Fold, ...] = (0,)
     settings: Mapping[str, Any] = field(default_factory=dict)
     baseline: str = ""
@@ -255,7 +256,8 @@ def _evaluation(value: Any, key: str) -> EvaluationOptions:
         elif name == "connectivity":
             allowed, fits = "6, 18 or 26", option in (6, 18, 26)
         elif name == "step_size":
-            allowed, fits = "above 0 and at most 1", _is_number(option) and 0 < option <= 1
+            require_step_size(option)
+            continue
         else:
             allowed, fits = "a number from 0", name == "codes" or (_is_number(option) and option >= 0)
         if not fits:

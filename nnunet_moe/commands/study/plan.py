@@ -25,6 +25,7 @@ from nnunet_moe.commands.study.jobs import (
 from nnunet_moe.commands.study.models import NUM_FOLDS, SeededRun, plans_of, read_plans, trained_methods
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
+from nnunet_moe.models.choice import DEFAULT_PLANS
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 
 JOBS = "jobs.json"
@@ -169,7 +170,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
     if PREPROCESS in begun and not (out / "done" / PREPROCESS).exists():
         return True
     file = nnunet_folder(nnUNet_preprocessed) / study.dataset / f"{study.plans}.json"
-    if not file.exists() and study.plans == "nnUNetPlans":
+    if not file.exists() and study.plans == DEFAULT_PLANS:
         if study.configuration not in PLANNED:
             raise SettingsError(
                 f"{study.dataset} is not planned yet, and {study.configuration!r} is none of nnU-Net's configurations, "

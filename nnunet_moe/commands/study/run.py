@@ -18,7 +18,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunet_moe.commands.study.job import hold
 from nnunet_moe.commands.study.jobs import PLANS, PREPROCESS
 from nnunet_moe.commands.study.plan import JOBS, StudyPlan
-from nnunet_moe.errors import NnunetMoeError, SettingsError
+from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 
@@ -26,14 +26,6 @@ RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 PROFILES = Path(__file__).parent / "profiles"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SECONDS_TO_STOP = 60
-
-
-class StudyError(NnunetMoeError):
-    """A study whose jobs cannot be run."""
-
-
-class JobsFailedError(StudyError):
-    """Jobs of a study failed; others are done."""
 
 
 @dataclass(frozen=True)

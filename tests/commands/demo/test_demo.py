@@ -5,7 +5,8 @@ import pytest
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo import demo
 from nnunet_moe.commands.demo.progress import case_line, epoch_line
-from nnunet_moe.runtime.workspace import CommandError, Workspace
+from nnunet_moe.errors import CommandError
+from nnunet_moe.runtime.workspace import Workspace
 
 
 def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path, monkeypatch, capsys):

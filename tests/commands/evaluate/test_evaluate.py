@@ -417,7 +417,7 @@ def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, data
         (("-num_codes", "8"), "-num_codes is 8; 1 to 7 codes can be scored"),
         (("-i", "here"), "-i and -l go together"),
         (("-i", "here", "-l", "there"), "here is no folder"),
-        (("-step_size", "0"), "above 0 and at most 1"),
+        (("-step_size", "0"), "step_size is 0.0; allowed is more than 0"),
         (("-tolerance", "-1"), "tolerance_mm is -1"),
         (("-min_lesion", "nan"), "min_lesion_mm3 is nan"),
     ],

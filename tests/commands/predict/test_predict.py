@@ -467,7 +467,7 @@ main()
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("-step_size", 0), r"-step_size is 0\.0; allowed is more than 0, up to 1"),
+        (("-step_size", 0), r"step_size is 0\.0; allowed is more than 0, up to 1"),
         (("-npp", -1), "-npp and -nps are numbers of processes, from 0"),
         (("-num_parts", 2, "-part_id", 2), "-part_id is 2; with -num_parts 2"),
         (("--require", "T3w"), "--require T3w: the model's modalities are T1w, T2w, FLAIR"),

@@ -26,8 +26,8 @@ from nnunet_moe.commands.study.models import trained_methods, write_plans
 from nnunet_moe.commands.study.plan import make_plan
 from nnunet_moe.commands.study.report import write_report
 from nnunet_moe.commands.study.results import StudyResults, read_results, seed_spread
-from nnunet_moe.commands.study.run import Machine, StudyError, run_plan
-from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.commands.study.run import Machine, run_plan
+from nnunet_moe.errors import ModelError, SettingsError, StudyError
 from nnunet_moe.modalities.codes import all_codes
 
 MOESD, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
@@ -141,7 +141,7 @@ def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
         ({"cases": {"../a": {"images": ".", "labels": "."}}}, "cases are called '../a'"),
         ({"evaluation": {"tta": False}}, "evaluation has the unknown key tta. Allowed are codes, connectivity"),
         ({"evaluation": {"connectivity": 8}}, "connectivity is 8; it must be 6, 18 or 26"),
-        ({"evaluation": {"step_size": 0}}, "step_size is 0; it must be above 0 and at most 1"),
+        ({"evaluation": {"step_size": 0}}, "step_size is 0; allowed is more than 0, up to 1"),
         ({"cases": {"validation_cases": {"images": ".", "labels": "."}}}, "'validation_cases', as others are"),
         ({"cases": {"a b": {"images": ".", "labels": "."}, "a_b": {"images": ".", "labels": "."}}}, "'a_b', as others"),
         ({"configuration": "2d__b"}, "configuration is '2d__b'; it becomes part of file names"),
