@@ -205,13 +205,13 @@ class ModelRun:
         """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.parent not in self._described:
-            self._described.add(file.parent)
             for name, content in (
                 ("dataset", self.segmenter.dataset_json),
                 ("plans", self.segmenter.context.plans.plans),
             ):
                 with atomic_write(file.with_name(f"{name}.json")) as unfinished:
                     unfinished.write_text(json.dumps(content, indent=4))
+            self._described.add(file.parent)
         with atomic_write(file) as unfinished:
             self.segmenter.write(segmentation, str(unfinished), loaded)
 

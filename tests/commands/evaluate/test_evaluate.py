@@ -514,3 +514,11 @@ def test_two_models_for_the_same_modalities_are_an_error(models, two_cases, tmp_
             evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-codes", "T1w", trainers=(DEDICATED,))
     finally:
         shutil.rmtree(twin)
+
+
+def test_scoring_does_not_import_what_draws():
+    """The models' steps do not either; only the report needs matplotlib."""
+    modules = ("commands.evaluate.evaluate", "commands.evaluate.scoring", "models.segmenter", "models.inference")
+    imports = "; ".join(f"import nnunet_moe.{module}" for module in modules)
+    code = f"{imports}; import sys; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

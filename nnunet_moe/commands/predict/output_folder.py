@@ -1,0 +1,164 @@
+"""The output folder of a run: what it depends on, what an earlier run left in it, and what is done."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_moe.commands.predict.cases import CaseFiles
+from nnunet_moe.commands.predict.command import Request
+from nnunet_moe.commands.predict.manifest import Manifest
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.file_names import files_by_channel
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.modalities.codes import parse_code
+from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.models.inference import PROBABILITIES, InferenceContext
+from nnunet_moe.reports.evaluation_folder import EvaluationFolder
+from nnunet_moe.runtime.environment import versions
+from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
+
+MAY_DIFFER = ("device", "versions")
+"""What a continued run may do otherwise than the one that began."""
+
+
+class OutputFolder:
+    """Where a run, or one of its parts, writes.
+
+    Args:
+        model: that predicts.
+        context: of the model.
+        evaluation: where the scores to be expected come from, if there are any.
+    """
+
+    def __init__(
+        self, request: Request, model: ModelFolder, context: InferenceContext, evaluation: EvaluationFolder | None
+    ) -> None:
+        self._request, self._context = request, context
+        self._settings = _settings(request, model)
+        part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
+        self._settings_file, manifest_file, self.failures_file = (
+            request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
+        )
+        self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
+        self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+        self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
+        """For files that are not whole yet."""
+
+    def target(self, case: str) -> Path:
+        """A case's segmentation without its ending."""
+        return self._request.out / case
+
+    def remove_outputs(self, case: str) -> None:
+        for ending in (self._context.dataset_json["file_ending"], *PROBABILITIES):
+            Path(f"{self.target(case)}{ending}").unlink(missing_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """Also what killed runs of this part left."""
+        shutil.rmtree(self.unfinished.parent, ignore_errors=True)
+
+    def begin(self, cases: Sequence[CaseFiles]) -> list[CaseFiles]:
+        """Leave in the output folder what an earlier run finished, if it is continued; the cases that remain."""
+        request = self._request
+        request.out.mkdir(parents=True, exist_ok=True)
+        begun = sorted(request.out.glob("prediction*.json"))
+        if request.continue_prediction:
+            for file in begun:
+                _require_same_settings(file, self._settings)
+            if not self._settings_file.exists():
+                self._require_no_outputs(cases)
+            self.manifest.read()
+        todo = [case for case in cases if not self._is_done(case)]
+        if changed := {case.name for case in todo} & self.manifest.predictions.keys():
+            print(f"{len(changed)} cases are predicted again, since their files or what is required of them changed")
+        for case in todo:
+            self.manifest.predictions.pop(case.name, None)
+            self.remove_outputs(case.name)
+        if not request.continue_prediction:
+            _remove_tables(file for file in begun if _num_parts(file) != request.num_parts)
+            _remove_tables([self._settings_file])
+        self.remove_unfinished()
+        remove_leftovers(request.out)
+        contents = {self._settings_file.name: self._settings}
+        if request.part_id == 0:  # as nnU-Net does, for its own evaluation and postprocessing
+            contents |= {"dataset.json": self._context.dataset_json, "plans.json": self._context.plans.plans}
+        for name, content in contents.items():
+            with atomic_write(request.out / name) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=4))
+        return todo
+
+    def _require_no_outputs(self, cases: Sequence[CaseFiles]) -> None:
+        """What this command did not begin it does not go on with, and does not remove either."""
+        if there := [case.name for case in cases if Path(f"{self.target(case.name)}{self._endings[0]}").exists()]:
+            raise SettingsError(
+                f"{self._request.out} holds segmentations of {len(there)} of the cases ({there[0]}, ...), but not of a "
+                "run of this command. Predict into another folder, or without --continue_prediction: they are replaced."
+            )
+
+    def _is_done(self, case: CaseFiles) -> bool:
+        """Whether an earlier run predicted a case from the files that there are, and it need not be done again."""
+        prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
+        outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
+        if prediction is None or not all(output.exists() for output in outputs):
+            return False
+        inputs = (*case.images, *filter(None, [case.previous_stage]))
+        try:
+            files = files_by_channel(case.images, self._context.dataset_json)
+            self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
+            is_older = max(map(_modified, inputs)) <= min(map(_modified, outputs))
+        except (ModalityError, OSError):
+            return False
+        return is_older and prediction.files == {modalities[channel]: file for channel, file in files.items()}
+
+
+def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
+    """What the outputs depend on, besides the images."""
+    return {
+        "model": f"{model.folder.parent.name}/{model.folder.name}",
+        "plans": digest(model.folder / "plans.json"),
+        "checkpoints": {f"fold_{fold}": digest(model.checkpoint_file(fold)) for fold in request.model.folds},
+        "checkpoint": request.model.checkpoint,
+        "step_size": request.prediction.step_size,
+        "mirroring": request.prediction.mirroring,
+        "prev_stage_predictions": None if request.previous_stage is None else str(request.previous_stage.resolve()),
+        "num_parts": request.num_parts,
+        "device": request.prediction.device,
+        "versions": versions("nnunet-moe", "nnunetv2", "torch"),
+    }
+
+
+def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = json.loads(file.read_text())
+        differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Predict into another folder, or without "
+            "--continue_prediction."
+        ) from error
+    if differing:
+        raise SettingsError(
+            f"{file.parent} was begun with other settings ({', '.join(differing)}; see {file.name}). Predict into "
+            "another folder, or without --continue_prediction."
+        )
+
+
+def _remove_tables(settings_files: Iterable[Path]) -> None:
+    """Of runs that are replaced: what `prediction*.json` says, and the tables beside it."""
+    for file in settings_files:
+        part = file.stem.removeprefix("prediction")
+        for name in (f"manifest{part}.csv", f"failures{part}.csv", file.name):
+            file.with_name(name).unlink(missing_ok=True)
+
+
+def _num_parts(settings_file: Path) -> int:
+    """Of how many parts a run was, by its file's name."""
+    match = re.fullmatch(r"prediction_\d+_of_(\d+)\.json", settings_file.name)
+    return 1 if match is None else int(match[1])
+
+
+def _modified(file: str | Path) -> float:
+    return Path(file).stat().st_mtime

@@ -1,0 +1,90 @@
+"""What is done to one case before and after the network, in whichever process."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_moe.commands.predict.cases import CaseFiles
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.file_names import files_by_channel
+from nnunet_moe.images.geometry import require_same_geometry
+from nnunet_moe.images.reading import read_segmentation_of
+from nnunet_moe.modalities.codes import Code
+from nnunet_moe.models.inference import InferenceContext
+from nnunet_moe.models.requirement import Requirement
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case that the network can take."""
+
+    data: np.ndarray
+    """`(K, *space)` preprocessed, NaN in absent channels; in a cascade the previous segmentation's channels follow."""
+    properties: dict[str, Any]
+    code: Code
+    files: dict[str, str]
+    """Modality -> its file, also of those that were not used."""
+    notes: str
+    """What the preprocessing said of files that it did not use."""
+    seconds: float
+
+
+def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement) -> PreparedCase:
+    """Read and preprocess a case.
+
+    Raises:
+        ModalityError: files that cannot be used, or too few of them.
+    """
+    start = time.perf_counter()
+    if case.previous_stage is not None and not Path(case.previous_stage).exists():
+        raise ModalityError(f"{case.previous_stage} is not there. Predict the cascade's previous stage first.")
+    images = context.read(case.images)
+    first, of_model = min(case.images), (context.configuration, context.dataset_json)
+    image, notes = context.preprocessor().used_channels(images, first, *of_model)
+    previous, geometry = None, {}
+    if case.previous_stage is not None:
+        previous, geometry = read_segmentation_of(case.previous_stage, context.reader(), first, image)
+    data, properties = context.preprocess(image, images.properties, previous)
+    names = context.modalities
+    code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
+    requirement.check(code, names)
+    if case.previous_stage is not None:
+        read = {name: images.properties[name] for name in geometry}
+        require_same_geometry(first, case.previous_stage, ((), read), ((), geometry))
+    files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
+    said = "; ".join("\n".join((*images.ignored, *notes)).splitlines())
+    return PreparedCase(data, properties, code, files, said, time.perf_counter() - start)
+
+
+def write(
+    logits_file: Path,
+    properties: dict[str, Any],
+    code: Code,
+    context: InferenceContext,
+    target: Path,
+    save_probabilities: bool,
+) -> tuple[dict[str, float], float]:
+    """Write what nnU-Net writes of a prediction beside its logits, and move it when it is whole, the segmentation last.
+
+    Args:
+        logits_file: of the preprocessed image, `.npy` in a folder of its own, which is removed.
+        code: what the case has.
+        target: path of the segmentation without its ending.
+
+    Returns:
+        The volume of each label or region that may appear (mm3; mm2 in 2D), and the seconds that it took.
+    """
+    start, unfinished, ending = time.perf_counter(), logits_file.parent, context.dataset_json["file_ending"]
+    segmentation_file = unfinished / f"{target.name}{ending}"
+    context.export(np.load(logits_file), properties, unfinished / target.name, save_probabilities=save_probabilities)
+    segmentation, _ = context.reader().read_seg(str(segmentation_file))
+    volumes = context.volumes(segmentation[0], properties["spacing"], code)
+    for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
+        os.replace(file, target.with_name(file.name))
+    shutil.rmtree(unfinished)
+    return volumes, time.perf_counter() - start
