@@ -16,7 +16,7 @@ from nnunet_moe.architectures.swin_unet import PATCH, PatchExpanding, SwinUNet, 
 from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.m4oe import M4oESettings
 
 MASKED_PATCH = 16
 """Side of what is masked or shown as a whole, in pixels."""
@@ -34,7 +34,7 @@ class MaskedAutoencoder(SwinUNetwork):
         settings: those of every network.
     """
 
-    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: Settings) -> None:
+    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: M4oESettings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
         self.decoder.requires_grad_(False)
         widths, maps = network.encoder.widths, network.encoder.maps

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import covered, restricted
 from nnunet_moe.modalities.codes import Code, all_codes, available_modalities
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
 
 Logits = Tensor | list[Tensor]
 """Logits: one tensor, or one per resolution under deep supervision."""

@@ -9,7 +9,8 @@ from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.moesd import ExpertSettings
 
 
 class ModalityNetwork(MissingModalityNetwork):
@@ -21,7 +22,7 @@ class ModalityNetwork(MissingModalityNetwork):
     Args:
         network: what nnU-Net built from the plans; its encoder and decoder are taken over and changed in place.
         num_modalities: K, the image channels; further input channels (a cascade's previous segmentation) pass.
-        settings: `placement`, `conditioning`, `num_experts`, `code_noise_sd` and `modality_code` are used.
+        settings: `ExpertSettings` say which convolutions depend on the code, and how; with others none does.
 
     Raises:
         ModelError: the network is none of those that nnU-Net plans.
@@ -33,8 +34,10 @@ class ModalityNetwork(MissingModalityNetwork):
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
-        self.code_noise_sd = settings.code_noise_sd
-        self.code_convolutions = tuple(place_code_convolutions(network, settings, num_modalities=num_modalities))
+        self.code_noise_sd, self.code_convolutions = 0.0, ()
+        if isinstance(settings, ExpertSettings):
+            self.code_noise_sd = settings.code_noise_sd
+            self.code_convolutions = tuple(place_code_convolutions(network, settings, num_modalities=num_modalities))
 
     @property
     def mixtures(self) -> tuple[MoEConv, ...]:

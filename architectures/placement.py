@@ -15,10 +15,10 @@ from nnunet_moe.architectures.code_conv import CodeConv
 from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.moesd import ExpertSettings
 
 
-def place_code_convolutions(network: nn.Module, settings: Settings, *, num_modalities: int) -> list[CodeConv]:
+def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num_modalities: int) -> list[CodeConv]:
     """Make convolutions of a planned network depend on the modality code, in place.
 
     Args:
@@ -87,7 +87,7 @@ def _block(stack: StackedConvBlocks, position: int) -> ConvDropoutNormReLU:
     return block
 
 
-def _layer_for(conv: _ConvNd, network: nn.Module, settings: Settings, num_modalities: int) -> CodeConv:
+def _layer_for(conv: _ConvNd, network: nn.Module, settings: ExpertSettings, num_modalities: int) -> CodeConv:
     if settings.conditioning == "filter_scaling":
         return FilterScalingConv(conv, num_modalities=num_modalities)
     experts = [_initialised_like(conv, network) for _ in range(settings.num_experts)]

@@ -15,7 +15,7 @@ from nnunet_moe.architectures.code_conv import state_of
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.modalities.codes import Code, zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.lckd import LCKDSettings
 
 
 class SharedEncoderOutput(NamedTuple):
@@ -50,7 +50,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
     teachers: Tensor
     """`(K,)` bool, the modalities that were elected last; part of the checkpoint."""
 
-    def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
+    def __init__(self, network: nn.Module, *, num_modalities: int, settings: LCKDSettings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
         self.fill_skips = settings.fill_skips
         self.register_buffer("teachers", torch.zeros(num_modalities, dtype=torch.bool))

@@ -13,7 +13,7 @@ from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.m4oe import M4oESettings
 
 
 class SwinUNetwork(MissingModalityNetwork):
@@ -31,7 +31,7 @@ class SwinUNetwork(MissingModalityNetwork):
     takes_one_kind: ClassVar[bool] = True
     takes_any_space: ClassVar[bool] = False
 
-    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: Settings) -> None:
+    def __init__(self, network: SwinUNet, *, num_modalities: int, settings: M4oESettings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
         self.keep_buffers_from_ddp(recurse=True)
         self.mixtures = tuple(module for module in self.modules() if isinstance(module, MoEMLP))
@@ -74,7 +74,7 @@ class SwinUNetwork(MissingModalityNetwork):
         return logits[..., : image.shape[2], : image.shape[3]]
 
 
-def swin_unet(num_outputs: int, patch_size: Sequence[int], num_modalities: int, settings: Settings) -> SwinUNet:
+def swin_unet(num_outputs: int, patch_size: Sequence[int], num_modalities: int, settings: M4oESettings) -> SwinUNet:
     """The network before it knows of kinds: `placement` and `routing` say where experts are, and who chooses them."""
 
     def mlp(place: str, channels: int) -> MoEMLP | None:

@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of, zero_notes
 from nnunet_moe.modalities.codes import channel_names, code_text
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import read_settings
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
@@ -180,7 +181,7 @@ def _dedicated(
     available: np.ndarray, configuration_manager: ConfigurationManager, names: Sequence[str], case: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The modalities that a dedicated model uses, and a note on the others; for any other model all available ones."""
-    code = Settings.from_plans(configuration_manager.configuration).modality_code
+    code = read_settings(Settings, configuration_manager.configuration).modality_code
     if code is None:
         return available, ()
     needed = np.array(code, dtype=bool)

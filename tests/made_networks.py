@@ -6,11 +6,12 @@ from torch import nn
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.m4oe import M4oESettings
+from nnunet_moe.settings.moesd import MoESDSettings
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-QUIET = Settings(code_noise_sd=0.0)
+QUIET = MoESDSettings(code_noise_sd=0.0)
 
 
 def planned(kind="plain", dimensions=3, channels=3, deep_supervision=False, seed=0, **more):
@@ -60,7 +61,7 @@ def swin_network(
     **settings,
 ):
     torch.manual_seed(0)
-    chosen = Settings(placement=placement, routing=routing, width=width, **settings)
+    chosen = M4oESettings(placement=placement, routing=routing, width=width, **settings)
     plain = swin_unet(outputs, patch_size, num_modalities, chosen)
     return SwinUNetwork(plain, num_modalities=num_modalities, settings=chosen).eval()
 

@@ -29,7 +29,8 @@ from nnunet_moe.modalities.codes import (
 )
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write
-from nnunet_moe.settings.settings import PLANS_KEY, Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import PLANS_KEY, given_settings, read_settings, unread_settings
 from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
 from nnunet_moe.trainers.label_sets import (
     annotation_lines,
@@ -49,10 +50,13 @@ Levels = Tensor | list[Tensor]
 class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
     """The common base; not meant to be named on the command line.
 
-    A subclass names its network and says what is differentiated; its `forced_settings` win over those in the plans.
+    A subclass names its network and its settings, and says what is differentiated.
     """
 
+    settings_class: ClassVar[type[Settings]] = Settings
+    """What it reads from the plans; keys of other methods have no effect."""
     forced_settings: ClassVar[dict[str, Any]] = {}
+    """Those of its settings that win over the plans."""
     network_class: ClassVar[type[MissingModalityNetwork]] = ModalityNetwork
     is_pretraining: ClassVar[bool] = False
     """Whether the model is a start for other trainings, and no segmentation."""
@@ -124,7 +128,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         Raises:
             SettingsError: a setting is unknown or out of range, or `modality_code` does not fit trainer or channels.
         """
-        settings = Settings.from_plans(configuration_manager.configuration, cls.forced_settings)
+        settings = read_settings(cls.settings_class, configuration_manager.configuration, cls.forced_settings)
         code, num_modalities = settings.modality_code, len(configuration_manager.normalization_schemes)
         if cls.is_dedicated and code is None:
             raise SettingsError(
@@ -207,6 +211,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
         super().on_train_start()
         self.print_to_log_file(f"{type(self).__name__}: {self.settings}")
+        given = given_settings(self.configuration_manager.configuration)
+        if unread := unread_settings(given, self.settings_class, self.forced_settings):
+            self.print_to_log_file(f"Settings in the plans that have no effect on this trainer: {', '.join(unread)}")
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

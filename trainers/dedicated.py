@@ -1,7 +1,7 @@
 """One model for one modality code: what the paper compares with, and what users train today."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +13,6 @@ from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
     """Trained and validated on the plans' `modality_code` alone, each batch once."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
     is_dedicated = True
 
     def initialize(self) -> None:

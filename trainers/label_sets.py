@@ -11,7 +11,7 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.losses.label_sets import LabelSetLoss
 from nnunet_moe.modalities.codes import code_text
-from nnunet_moe.settings.settings import PLANS_KEY
+from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.trainers.case_content import CaseContent
 
 

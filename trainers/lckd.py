@@ -13,7 +13,9 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.losses.lckd import cross_modal_distillation
 from nnunet_moe.modalities.codes import Code, channel_names, drop_modalities
 from nnunet_moe.prediction import unwrap
-from nnunet_moe.settings.settings import PLANS_KEY, Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.lckd import LCKDSettings
+from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 from nnunet_moe.trainers.lckd_election import Election
 from nnunet_moe.trainers.learning_rates import TwoPhasePolyLR
@@ -26,7 +28,8 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
     """Each label's best modality is a teacher (LCKD-m). One view of each batch: complete first, then random subsets."""
 
     network_class = SharedEncoderNetwork
-    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0, "election": "by_label"}
+    settings_class = LCKDSettings
+    settings: LCKDSettings
 
     @cached_property
     def election(self) -> Election:
@@ -41,6 +44,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
             SettingsError: also if `teacher` is no modality, or is needed and missing.
         """
         settings, codes = super().checked(plans, configuration, dataset_json)
+        assert isinstance(settings, LCKDSettings)
         names = channel_names(dataset_json)
         if settings.teacher not in names and (settings.election == "fixed" or settings.teacher is not None):
             raise SettingsError(
@@ -140,22 +144,22 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 class nnUNetTrainerLCKDSingle(nnUNetTrainerLCKD):
     """The modality that is best for most labels is the one teacher (LCKD-s)."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerLCKD.forced_settings, "election": "most_frequent"}
+    forced_settings: ClassVar[dict[str, Any]] = {"election": "most_frequent"}
 
 
 class nnUNetTrainerLCKDFixedTeacher(nnUNetTrainerLCKD):
     """A control: the setting `teacher` names the one teacher; nothing is elected."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerLCKD.forced_settings, "election": "fixed"}
+    forced_settings: ClassVar[dict[str, Any]] = {"election": "fixed"}
 
 
 class nnUNetTrainerLCKDRandomTeacher(nnUNetTrainerLCKD):
     """A control: every election draws a modality for each label."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerLCKD.forced_settings, "election": "random"}
+    forced_settings: ClassVar[dict[str, Any]] = {"election": "random"}
 
 
 class nnUNetTrainerLCKDNoDistillation(nnUNetTrainerLCKD):
     """A control: the network and the schedule alone."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerLCKD.forced_settings, "distillation_weight": 0.0}
+    forced_settings: ClassVar[dict[str, Any]] = {"distillation_weight": 0.0}

@@ -4,25 +4,23 @@ from typing import Any, ClassVar
 
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
-OF_CONTROL = nnUNetTrainerSwinUNet.forced_settings
-
 
 class nnUNetTrainerM4oE(nnUNetTrainerSwinUNet):
     """Experts in encoder and decoder; a gate weighs them for each token."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**OF_CONTROL, "placement": ("encoder", "decoder")}
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": ("encoder", "decoder")}
 
 
 class nnUNetTrainerM4oEEncoder(nnUNetTrainerSwinUNet):
     """Experts in the encoder alone."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**OF_CONTROL, "placement": ("encoder",)}
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": ("encoder",)}
 
 
 class nnUNetTrainerM4oEDecoder(nnUNetTrainerSwinUNet):
     """Experts in the decoder alone."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**OF_CONTROL, "placement": ("decoder",)}
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": ("decoder",)}
 
 
 class nnUNetTrainerM4oENoGate(nnUNetTrainerSwinUNet):

@@ -13,16 +13,20 @@
 
 from typing import Any, ClassVar
 
+from nnunet_moe.settings.moesd import ExpertSettings, MoESDSettings, MoESettings, SelfDistillationSettings
 from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
 class nnUNetTrainerMoESD(nnUNetTrainerTwoViews):
     """Mixtures of experts in stem and encoder, gate regularisation, online self-distillation."""
 
+    settings_class = MoESDSettings
+
 
 class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
     """The same with the paper's literal settings: eq. 4 as it is printed, with + before its second term."""
 
+    settings_class = MoESDSettings
     forced_settings: ClassVar[dict[str, Any]] = {
         "num_experts": 4,
         "expert_spread": 1.0,
@@ -39,31 +43,30 @@ class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
 class nnUNetTrainerModalityDropout(nnUNetTrainerTwoViews):
     """The baseline: both views supervised; no experts, no self-distillation."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
-
 
 class nnUNetTrainerMoE(nnUNetTrainerTwoViews):
     """Mixtures in stem and encoder, gate regularisation; no self-distillation."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {"beta": 0.0}
+    settings_class = MoESettings
 
 
 class nnUNetTrainerMoEStem(nnUNetTrainerTwoViews):
     """As `nnUNetTrainerMoE`, with a mixture in the stem only."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerMoE.forced_settings, "placement": ("stem",)}
+    settings_class = MoESettings
+    forced_settings: ClassVar[dict[str, Any]] = {"placement": ("stem",)}
 
 
 class nnUNetTrainerMoENoReg(nnUNetTrainerTwoViews):
     """As `nnUNetTrainerMoE`, without gate regularisation."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerMoE.forced_settings, "alpha": 0.0}
+    settings_class = ExpertSettings
 
 
 class nnUNetTrainerSD(nnUNetTrainerTwoViews):
     """Both views supervised, self-distillation; no experts."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0}
+    settings_class = SelfDistillationSettings
 
 
 class nnUNetTrainerDynamicStem(nnUNetTrainerTwoViews):
@@ -72,10 +75,9 @@ class nnUNetTrainerDynamicStem(nnUNetTrainerTwoViews):
     The stem's filters are scaled by a small network of the code, which sees it without noise; nothing else.
     """
 
+    settings_class = ExpertSettings
     forced_settings: ClassVar[dict[str, Any]] = {
         "placement": ("stem",),
         "conditioning": "filter_scaling",
         "code_noise_sd": 0.0,
-        "alpha": 0.0,
-        "beta": 0.0,
     }

@@ -11,7 +11,8 @@ from nnunet_moe.architectures.swin_network import SwinUNetwork, swin_unet
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.modalities.codes import Code, available_modalities, channel_names, code_text
 from nnunet_moe.prediction import unwrap
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.m4oe import M4oESettings
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 from nnunet_moe.trainers.learning_rates import WarmUpCosineLR
 from nnunet_moe.training_log import gates_line
@@ -28,7 +29,8 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
     """
 
     network_class = SwinUNetwork
-    forced_settings: ClassVar[dict[str, Any]] = {"placement": (), "alpha": 0.0, "beta": 0.0}
+    settings_class = M4oESettings
+    settings: M4oESettings
     max_gradient_norm = 1.0
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
 
@@ -75,6 +77,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         """Swin U-Net; of what was planned, the patch size counts."""
         num_modalities = len(configuration_manager.normalization_schemes)
         settings = cls.settings_of(configuration_manager)
+        assert isinstance(settings, M4oESettings)
         return swin_unet(num_output_channels, configuration_manager.patch_size, num_modalities, settings)
 
     def on_train_start(self) -> None:

@@ -18,18 +18,20 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.losses.moesd import gate_regularisation, ramp_up, self_distillation_loss
 from nnunet_moe.modalities.codes import Code, available_modalities, draw_subsets, drop_modalities
 from nnunet_moe.prediction import unwrap
+from nnunet_moe.settings.moesd import MoESettings, SelfDistillationSettings
 from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 from nnunet_moe.training_log import entropy_line, gate_entropies
 
 
 class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
-    """Their common base; not meant to be named on the command line. A subclass is a sentence: `forced_settings`."""
+    """Their common base; not meant to be named on the command line. A subclass is its `settings_class`."""
 
     self_distillation: Any = None
 
     def initialize(self) -> None:
         super().initialize()
-        self.self_distillation = self._build_self_distillation_loss()
+        if isinstance(self.settings, SelfDistillationSettings):
+            self.self_distillation = self._build_self_distillation_loss(self.settings.temperature)
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate the loss of both views of a batch."""
@@ -47,9 +49,12 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         with self._autocast():
             logits = self.network(data)
             parts = {"L_seg full": self.loss(logits, target)}
-        if self.settings.alpha and (gates := self._modality_network().gates_of_codes()):
-            sign = self.settings.specialization_sign
-            parts["alpha L_reg"] = self.settings.alpha * sum(gate_regularisation(g, sign) for g in gates)
+        settings = self.settings
+        if isinstance(settings, MoESettings) and settings.alpha:
+            gates = self._modality_network().gates_of_codes()
+            if gates:  # there are none without a placement
+                regularisation = sum(gate_regularisation(g, settings.specialization_sign) for g in gates)
+                parts["alpha L_reg"] = settings.alpha * regularisation
         self._backward(parts)
         return _detached(logits), parts
 
@@ -62,9 +67,10 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         with self._autocast():
             logits = self.network(data)
             parts = {"L_seg dropped": self.loss(logits, target)}
-            if self.settings.beta:
-                total = self.settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
-                weight = self.settings.beta * ramp_up(iteration, total)
+            settings = self.settings
+            if isinstance(settings, SelfDistillationSettings) and settings.beta:
+                total = settings.ramp_up_fraction * self.num_epochs * self.num_iterations_per_epoch
+                weight = settings.beta * ramp_up(iteration, total)
                 parts["w beta L_sd"] = weight * self._distilled(logits, teacher, self._valid_voxels(target))
         self._backward(parts)
         return parts
@@ -98,11 +104,11 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
             lambda group: self.self_distillation(group.logits(logits), group.logits(teacher), group.voxels(valid))
         )
 
-    def _build_self_distillation_loss(self) -> Any:
+    def _build_self_distillation_loss(self, temperature: float) -> Any:
         """L_sd with the weights of deep supervision that nnU-Net's loss has."""
         loss = partial(
             self_distillation_loss,
-            temperature=self.settings.temperature,
+            temperature=temperature,
             regions=self.label_manager.has_regions,
             batch_dice=self.configuration_manager.batch_dice,
             sum_over_processes=_sum_over_processes if self.is_ddp and self.label_sets is None else None,

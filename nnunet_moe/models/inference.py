@@ -32,7 +32,8 @@ from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.runtime.environment import trainers_known
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import read_settings
 
 PROBABILITIES = (".npz", ".pkl")
 """What nnU-Net writes beside a segmentation under `--save_probabilities`."""
@@ -141,7 +142,7 @@ class InferenceContext:
 
     def labels_under(self, code: Code) -> dict[str, int | tuple[int, ...]]:
         """The labels or regions that may appear in a case with these modalities: all, or those of their label sets."""
-        settings = Settings.from_plans(self.configuration.configuration)
+        settings = read_settings(Settings, self.configuration.configuration)
         if settings.label_sets is None or settings.predict_all_labels:
             return labels_of(self.dataset_json)
         by_modality = torch.tensor(settings.label_sets, dtype=torch.bool)

@@ -10,14 +10,14 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import OUTSIDE
 from nnunet_moe.modalities.codes import all_codes
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.moesd import MoESDSettings
 
-EXPERTS_EVERYWHERE = Settings(placement=("stem", "encoder", "decoder"))
+EXPERTS_EVERYWHERE = MoESDSettings(placement=("stem", "encoder", "decoder"))
 SETTINGS = [
-    pytest.param(Settings(), id="experts"),
+    pytest.param(MoESDSettings(), id="experts"),
     pytest.param(EXPERTS_EVERYWHERE, id="decoder too"),
-    pytest.param(Settings(placement=("stem",), conditioning="filter_scaling"), id="filter scaling"),
-    pytest.param(Settings(placement=()), id="no experts"),
+    pytest.param(MoESDSettings(placement=("stem",), conditioning="filter_scaling"), id="filter scaling"),
+    pytest.param(MoESDSettings(placement=()), id="no experts"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_the_ordinary_network_gives_the_same_logits_under_every_code(settings, n
 @pytest.mark.parametrize("code", all_codes(3))
 def test_a_label_that_cannot_appear_under_the_code_has_a_constant_logit(code):
     sets = ((1, 0), (0, 1), (0, 1))
-    network = made(Settings(label_sets=sets), 3)
+    network = made(MoESDSettings(label_sets=sets), 3)
     ordinary = planned(channels=sum(code), seed=9).eval()
     load_fixed(ordinary, network, code)
     incomplete, present = images(3, code, 3)
@@ -69,7 +69,7 @@ def test_a_label_that_cannot_appear_under_the_code_has_a_constant_logit(code):
 
 @pytest.mark.parametrize("code", all_codes(3))
 def test_channels_beyond_the_modalities_stay(code):
-    network = ModalityNetwork(planned(channels=5), num_modalities=3, settings=Settings()).eval()
+    network = ModalityNetwork(planned(channels=5), num_modalities=3, settings=MoESDSettings()).eval()
     ordinary = planned(channels=sum(code) + 2, seed=9).eval()
     load_fixed(ordinary, network, code)
     incomplete, present = images(3, code, 3, further=2)
@@ -89,7 +89,7 @@ def test_the_weights_are_the_planned_networks_and_no_more():
 
 
 def test_neither_the_source_nor_what_was_exported_before_changes():
-    network = made(Settings(), 3)
+    network = made(MoESDSettings(), 3)
     before = copy.deepcopy(network.state_dict())
     first = planned(channels=2)
     load_fixed(first, network, (True, True, False))
@@ -111,7 +111,7 @@ class Another(ModalityNetwork):
 
 
 def test_a_network_of_which_an_ordinary_one_is_not_the_same_function_is_refused():
-    network = Another(planned(), num_modalities=3, settings=Settings()).eval()
+    network = Another(planned(), num_modalities=3, settings=MoESDSettings()).eval()
     load_fixed(fixed := planned(channels=2), network, (True, True, False))
     require_equal(fixed, network, (True, True, False), (3, 8, 8, 8))
     with pytest.raises(ModelError, match=r"Another cannot be exported, .* logits differ by 5\.0e-01 of the largest"):
@@ -120,7 +120,7 @@ def test_a_network_of_which_an_ordinary_one_is_not_the_same_function_is_refused(
 
 def test_a_network_with_other_layers_or_sizes_is_refused():
     code, shape = (True, False, True), (3, 8, 8, 8)
-    network = made(Settings(), 3)
+    network = made(MoESDSettings(), 3)
     with pytest.raises(ModelError, match=r"is \(6, 4, 3, 3, 3\) and cannot become \(7, 4, 3, 3, 3\)"):
         require_equal(planned(channels=2, features_per_stage=[4, 7, 8]), network, code, shape)
     network.encoder.add_module("further", nn.Linear(1, 1))
@@ -129,7 +129,7 @@ def test_a_network_with_other_layers_or_sizes_is_refused():
 
 
 def test_other_weights_than_those_of_the_code_are_refused_and_rounded_ones_are_not():
-    network, code, shape = made(Settings(), 3).float(), (True, False, True), (3, 8, 8, 8)
+    network, code, shape = made(MoESDSettings(), 3).float(), (True, False, True), (3, 8, 8, 8)
     load_fixed(fixed := planned(channels=2).float(), network, code)
     require_equal(fixed, network, code, shape)
     load_fixed(fixed, network, (True, True, False))

@@ -12,7 +12,7 @@ from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.commands.upcycle.upcycle import upcycled_weights
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.modalities.codes import all_codes
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.moesd import MoESDSettings
 
 
 def names_of_mixtures(network):
@@ -40,13 +40,13 @@ def test_a_residual_network_has_mixtures_in_its_stem_and_in_conv2_of_every_block
     ("placement", "number"), [((), 0), (("stem",), 1), (("encoder",), 3), (("decoder",), 2), (("decoder", "stem"), 3)]
 )
 def test_the_placement_is_a_choice(placement, number):
-    assert len(modality_network(Settings(placement=placement)).mixtures) == number
+    assert len(modality_network(MoESDSettings(placement=placement)).mixtures) == number
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("num_convolutions", [1, 2, 3])
 def test_in_the_decoder_the_last_convolution_of_every_stage_is_a_mixture(kind, num_convolutions):
-    settings = Settings(placement=("decoder",), code_noise_sd=0.0)
+    settings = MoESDSettings(placement=("decoder",), code_noise_sd=0.0)
     network = modality_network(settings, kind=kind, n_conv_per_stage_decoder=num_convolutions)
     last = num_convolutions - 1
     assert names_of_mixtures(network) == [f"decoder.stages.{stage}.convs.{last}.conv" for stage in range(2)]
@@ -57,7 +57,7 @@ def test_in_the_decoder_the_last_convolution_of_every_stage_is_a_mixture(kind, n
 
 
 def test_filter_scaling_stands_where_experts_would_and_keeps_the_names_of_the_weights():
-    settings = Settings(placement=("stem",), conditioning="filter_scaling", code_noise_sd=0.0)
+    settings = MoESDSettings(placement=("stem",), conditioning="filter_scaling", code_noise_sd=0.0)
     network, reference = modality_network(settings), planned(seed=3)
     assert network.mixtures == () and len(network.code_convolutions) == 1
     network.load_state_dict(reference.state_dict(), strict=False)
@@ -71,7 +71,7 @@ def test_filter_scaling_stands_where_experts_would_and_keeps_the_names_of_the_we
 
 
 def test_a_dedicated_network_looks_at_its_own_modalities_only():
-    network = modality_network(Settings(placement=(), modality_code=(1, 0, 1))).eval()
+    network = modality_network(MoESDSettings(placement=(), modality_code=(1, 0, 1))).eval()
     x = batch()
     expected = network(torch.where(torch.tensor([True, False, True])[None, :, None, None, None], x, 0.0))
     for value in (5.0, torch.nan):
@@ -84,7 +84,7 @@ def test_a_dedicated_network_looks_at_its_own_modalities_only():
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_without_mixtures_it_is_the_planned_network_with_the_same_names_of_weights(kind, deep_supervision):
-    network = modality_network(Settings(placement=()), kind=kind, deep_supervision=deep_supervision, seed=5)
+    network = modality_network(MoESDSettings(placement=()), kind=kind, deep_supervision=deep_supervision, seed=5)
     reference = planned(kind=kind, deep_supervision=deep_supervision, seed=7)
     network.load_state_dict(reference.state_dict())
     x = batch()
@@ -107,7 +107,7 @@ def test_experts_that_are_all_copies_of_the_planned_convolutions_give_the_planne
 
 def test_every_expert_has_nnunets_own_initialisation_and_its_own_draw():
     torch.manual_seed(0)
-    network = ModalityNetwork(planned(channels=12), num_modalities=12, settings=Settings(num_experts=6))
+    network = ModalityNetwork(planned(channels=12), num_modalities=12, settings=MoESDSettings(num_experts=6))
     stem = network.mixtures[0]
     expected_sd = (2 / (1 + 1e-2**2) / (12 * 27)) ** 0.5  # kaiming_normal_ with nnU-Net's slope
     for expert in stem.weight:
@@ -119,7 +119,7 @@ def test_every_expert_has_nnunets_own_initialisation_and_its_own_draw():
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 def test_the_spread_is_how_far_experts_start_apart_and_changes_no_experts_distribution(kind):
     def experts(spread):
-        settings = Settings(num_experts=3, expert_spread=spread)
+        settings = MoESDSettings(num_experts=3, expert_spread=spread)
         network = modality_network(settings, kind=kind, dimensions=2, features_per_stage=[4, 6, 256])
         return [mixture.weight.detach() for mixture in network.mixtures]
 
@@ -182,7 +182,7 @@ def test_channels_beyond_the_modalities_pass_and_are_no_modalities():
 
 
 def test_training_adds_noise_to_the_code_of_the_gates_one_draw_an_item_for_all_layers():
-    network = modality_network(Settings(code_noise_sd=0.2)).train()
+    network = modality_network(MoESDSettings(code_noise_sd=0.2)).train()
     x = batch(items=500)
     x[:, 2] = torch.nan
     network(x)
@@ -196,7 +196,7 @@ def test_training_adds_noise_to_the_code_of_the_gates_one_draw_an_item_for_all_l
 
 
 def test_gates_of_codes_are_the_noise_free_gates_of_every_layer_over_the_exact_set():
-    network = modality_network(Settings(code_noise_sd=0.2)).train()
+    network = modality_network(MoESDSettings(code_noise_sd=0.2)).train()
     gates = network.gates_of_codes()
     assert [tuple(g.shape) for g in gates] == [(7, 4)] * 4
     codes = torch.tensor(all_codes(3), dtype=torch.float64)
@@ -211,7 +211,7 @@ def test_gates_of_codes_are_the_noise_free_gates_of_every_layer_over_the_exact_s
 def test_upcycled_without_noise_it_is_the_ordinary_network_exactly(kind, dimensions, placement, monkeypatch):
     monkeypatch.setenv("nnunet_moe_bf16", "0")
     ordinary = planned(kind=kind, dimensions=dimensions, seed=1).float().eval()
-    network = modality_network(Settings(placement=placement), kind=kind, dimensions=dimensions).float().eval()
+    network = modality_network(MoESDSettings(placement=placement), kind=kind, dimensions=dimensions).float().eval()
     network.load_state_dict(upcycled_weights(ordinary.state_dict(), network, noise=0.0))
     x = batch(dimensions=dimensions).float()
     with torch.inference_mode():

@@ -8,14 +8,14 @@ from made_networks import batch, planned
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork, _filled
 from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import all_codes, drop_modalities
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.lckd import LCKDSettings
 
 
 def shared(num_modalities=3, *, others=0, fill_skips=False, seed=0, **more):
     """In float64, with affine parameters that are not those of the start."""
     network = planned(channels=1 + others, seed=seed, **more)
     made = SharedEncoderNetwork(
-        network, num_modalities=num_modalities, settings=Settings(fill_skips=fill_skips)
+        network, num_modalities=num_modalities, settings=LCKDSettings(fill_skips=fill_skips)
     ).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_copies_and_pickles_work_on_their_own_weights():
 
 def test_networks_that_nnunet_does_not_plan_are_refused():
     with pytest.raises(ModelError, match="Sequential has no encoder and decoder"):
-        SharedEncoderNetwork(torch.nn.Sequential(), num_modalities=3, settings=Settings())
+        SharedEncoderNetwork(torch.nn.Sequential(), num_modalities=3, settings=LCKDSettings())
 
 
 @pytest.mark.parametrize("training", [False, True])

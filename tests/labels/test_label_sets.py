@@ -28,7 +28,7 @@ from nnunet_moe.labels.label_sets import OUTSIDE, LabelSets, restricted
 from nnunet_moe.losses.label_sets import LabelSetLoss
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import nnunet_folder
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.moesd import MoESDSettings
 from nnunet_moe.trainers.case_content import CaseContent
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
@@ -187,11 +187,11 @@ def test_a_batch_in_which_all_labels_are_annotated_has_nnunets_own_loss():
 @pytest.mark.parametrize("label_sets", [None, ((1, 0), (0, 1), (1, 1))])
 def test_networks_give_labels_of_the_available_modalities_alone_but_in_training(kind, label_sets):
     """`planned` has two outputs; regions need no background."""
-    settings = Settings(label_sets=label_sets, code_noise_sd=0.0)
+    settings = MoESDSettings(label_sets=label_sets, code_noise_sd=0.0)
     channels = kind.encoder_channels(3, 3)
     network, free = (
         kind(planned(channels=channels), num_modalities=3, settings=each).double()
-        for each in (settings, Settings(code_noise_sd=0.0, label_sets=label_sets, predict_all_labels=True))
+        for each in (settings, MoESDSettings(code_noise_sd=0.0, label_sets=label_sets, predict_all_labels=True))
     )
     free.load_state_dict(network.state_dict())
     x = torch.randn(3, 3, 8, 8, 8, dtype=torch.float64)

@@ -1,14 +1,16 @@
-from dataclasses import fields
-
 import pytest
 
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.lckd import LCKDSettings
+from nnunet_moe.settings.m4oe import M4oESettings
+from nnunet_moe.settings.moesd import ExpertSettings, MoESDSettings, SelfDistillationSettings
+from nnunet_moe.settings.plans import METHODS, known_settings, read_settings, unread_settings
 
 
 def test_without_the_key_all_settings_have_the_defaults_of_the_method():
-    settings = Settings.from_plans({})
-    assert settings == Settings()
+    settings = read_settings(MoESDSettings, {})
+    assert settings == MoESDSettings()
     assert (settings.num_experts, settings.placement, settings.alpha, settings.beta) == (4, ("stem", "encoder"), 0.1, 1)
     assert (settings.temperature, settings.code_noise_sd, settings.specialization_sign) == (2.0, 0.2, 0)
     assert settings.ramp_up_fraction == 1 / 3 and settings.expert_spread == 0.1
@@ -17,25 +19,61 @@ def test_without_the_key_all_settings_have_the_defaults_of_the_method():
 
 
 def test_what_a_trainer_forces_wins_over_the_plans():
-    settings = Settings.from_plans({"nnunet_moe": {"beta": 3.0, "num_experts": 2}}, {"beta": 0.0})
+    settings = read_settings(MoESDSettings, {"nnunet_moe": {"beta": 3.0, "num_experts": 2}}, {"beta": 0.0})
     assert settings.beta == 0.0 and settings.num_experts == 2
 
 
-def test_an_unknown_key_is_an_error_that_lists_the_allowed_ones():
+@pytest.mark.parametrize("method", [Settings, *METHODS])
+def test_a_key_that_no_method_knows_is_an_error_that_lists_the_allowed_ones(method):
     with pytest.raises(SettingsError, match=r"'num_expert'.*num_experts.*placement") as error:
-        Settings.from_plans({"nnunet_moe": {"num_expert": 4}})
-    assert all(setting.name in str(error.value) for setting in fields(Settings) if setting.metadata)
+        read_settings(method, {"nnunet_moe": {"num_expert": 4}})
+    assert all(name in str(error.value) for name in known_settings())
 
 
-def test_how_convolutions_depend_on_the_code_is_the_trainers_choice_alone():
-    with pytest.raises(SettingsError, match="Unknown setting 'conditioning'"):
-        Settings.from_plans({"nnunet_moe": {"conditioning": "filter_scaling"}})
-    assert Settings.from_plans({}, {"conditioning": "filter_scaling"}).conditioning == "filter_scaling"
+@pytest.mark.parametrize("method", [Settings, *METHODS])
+def test_each_method_accepts_the_keys_of_all_and_reads_its_own(method):
+    given = {"alpha": 0.3, "election_interval": 7, "width": 48, "num_epochs": 3}
+    own = {name: value for name, value in given.items() if hasattr(method(), name)}
+    assert read_settings(method, {"nnunet_moe": given}) == method(**own)
+    assert unread_settings(given, method) == sorted(given.keys() - own.keys())
+
+
+@pytest.mark.parametrize("method", [Settings, *METHODS])
+def test_a_value_of_another_method_has_to_be_in_range(method):
+    with pytest.raises(SettingsError, match=r"'width'.*allowed is"):
+        read_settings(method, {"nnunet_moe": {"width": 10}})
+
+
+def test_a_key_that_the_trainer_forces_has_no_effect():
+    assert unread_settings(["seed", "beta", "alpha"], MoESDSettings, ["beta"]) == ["beta"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        (ExpertSettings, "conditioning", "filter_scaling"),
+        (M4oESettings, "routing", "channel_gate"),
+        (LCKDSettings, "election", "fixed"),
+    ],
+)
+def test_what_is_the_trainers_choice_cannot_stand_in_the_plans(method, name, value):
+    with pytest.raises(SettingsError, match=f"Unknown setting '{name}'"):
+        read_settings(method, {"nnunet_moe": {name: value}})
+    assert getattr(read_settings(method, {}, {name: value}), name) == value
+
+
+def test_where_m4oe_has_experts_is_its_trainers_choice_though_moesd_reads_a_key_of_that_name():
+    assert read_settings(M4oESettings, {"nnunet_moe": {"placement": ["stem"]}}).placement == ()
+    assert unread_settings(["placement"], M4oESettings) == ["placement"]
 
 
 def test_a_list_of_the_plans_becomes_a_tuple():
-    settings = Settings.from_plans({"nnunet_moe": {"placement": ["decoder"], "modality_code": [1, 0]}})
+    settings = read_settings(ExpertSettings, {"nnunet_moe": {"placement": ["decoder"], "modality_code": [1, 0]}})
     assert settings.placement == ("decoder",) and settings.modality_code == (1, 0)
+
+
+def test_self_distillation_has_no_experts_and_experts_have_no_self_distillation():
+    assert not hasattr(SelfDistillationSettings(), "num_experts") and not hasattr(ExpertSettings(), "beta")
 
 
 @pytest.mark.parametrize(
@@ -52,16 +90,16 @@ def test_a_list_of_the_plans_becomes_a_tuple():
 )  # fmt: skip
 def test_a_value_out_of_range_is_an_error_that_names_key_value_and_range(name, value):
     with pytest.raises(SettingsError, match=f"'{name}'.*allowed is") as error:
-        Settings.from_plans({"nnunet_moe": {name: value}})
+        read_settings(MoESDSettings, {"nnunet_moe": {name: value}})
     assert repr(value) in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["nnunet-moe", "nnUNet_MoE"])
 def test_a_misspelt_key_of_the_section_is_an_error(key):
     with pytest.raises(SettingsError, match=f"'{key}'; the settings' key is 'nnunet_moe'"):
-        Settings.from_plans({key: {}})
+        read_settings(Settings, {key: {}})
 
 
 def test_settings_that_are_no_object_are_refused():
     with pytest.raises(SettingsError, match="must be an object"):
-        Settings.from_plans({"nnunet_moe": [1]})
+        read_settings(Settings, {"nnunet_moe": [1]})

@@ -13,12 +13,12 @@ from nnunetv2.paths import nnUNet_results
 
 from incomplete import write
 from nnunet_in_process import command, make_trainer, train
-from nnunet_moe import precision
 from nnunet_moe.architectures.moe_mlp import gates_kept
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.prediction import MissingModalityPredictor
+from nnunet_moe.runtime import precision
 from nnunet_moe.runtime.files import nnunet_folder
 from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oE
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet

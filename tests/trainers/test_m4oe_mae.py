@@ -15,7 +15,7 @@ from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.errors import ModelError
 from nnunet_moe.losses.m4oe import reconstruction_loss
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.m4oe import M4oESettings
 
 MAE, M4OE = "nnUNetTrainerM4oEMAE", "nnUNetTrainerM4oE"
 
@@ -27,7 +27,7 @@ def single_precision(monkeypatch):
 
 def autoencoder(patch_size=(50, 38), num_modalities=3):
     torch.manual_seed(0)
-    settings = Settings(placement=("encoder", "decoder"), routing="kind", width=12)
+    settings = M4oESettings(placement=("encoder", "decoder"), routing="kind", width=12)
     plain = swin_unet(2, patch_size, num_modalities, settings)
     return MaskedAutoencoder(plain, num_modalities=num_modalities, settings=settings).eval()
 

@@ -16,6 +16,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
 from nnunet_moe.modalities.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.settings.base import Settings
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.moesd import (
@@ -116,7 +117,7 @@ def single_precision(monkeypatch):
 
 def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_moesd(make_trainer):
     trainer = make_trainer(nnUNetTrainerModalityDropout, alpha=0.3, beta=2.0)
-    assert trainer.network.mixtures == () and trainer.settings.alpha == trainer.settings.beta == 0
+    assert trainer.network.mixtures == () and type(trainer.settings) is Settings
     parts = trainer.train_step(batch_for(trainer, dtype=torch.float32))
     assert parts.keys() == {"loss", "L_seg full", "L_seg dropped"}
     assert make_trainer().train_step(batch_for(trainer, dtype=torch.float32)).keys() == {
@@ -148,6 +149,23 @@ def test_each_trainer_is_its_row_of_the_papers_table(make_trainer, trainer, num_
     # so that its hidden layer moves from the second step on
     unmoved = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
     assert all("seg_layers.0" in name or ".scaling.0." in name for name in unmoved), unmoved
+
+
+def test_settings_of_another_method_and_those_that_are_forced_are_reported_in_one_line_of_the_log(
+    make_trainer, monkeypatch
+):
+    given = {"width": 48, "election_interval": 3, "alpha": 0.3, "num_experts": 2}
+    for trainer, unread in (
+        (nnUNetTrainerMoESD, "election_interval, width"),
+        (nnUNetTrainerModalityDropout, "alpha, election_interval, num_experts, width"),
+        (nnUNetTrainerMoESDPaper, "alpha, election_interval, num_experts, width"),
+    ):
+        made, texts = make_trainer(trainer, **given), []
+        monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda _: None)
+        monkeypatch.setattr(made, "print_to_log_file", lambda *text, texts=texts, **_: texts.extend(text))
+        made.on_train_start()
+        (line,) = (text for text in texts if "no effect" in text)
+        assert line.endswith(f": {unread}")
 
 
 def test_the_papers_literal_settings_stay_whatever_the_plans_say(make_trainer):

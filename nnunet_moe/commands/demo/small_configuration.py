@@ -4,7 +4,7 @@ import copy
 import json
 from pathlib import Path
 
-from nnunet_moe.settings.settings import PLANS_KEY
+from nnunet_moe.settings.plans import PLANS_KEY
 
 
 def add_small_configuration(

@@ -14,7 +14,8 @@ from nnunet_moe.images.file_names import case_and_channel, list_cases
 from nnunet_moe.models.choice import Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import read_settings
 
 
 @dataclass(frozen=True)
@@ -130,4 +131,4 @@ def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
     if configuration not in parents:
         return False
     resolved = PlansManager(str(plans_file)).get_configuration(name).configuration
-    return Settings.from_plans(resolved).modality_code is not None
+    return read_settings(Settings, resolved).modality_code is not None

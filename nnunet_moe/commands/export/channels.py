@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnunet_moe.modalities.codes import Code
-from nnunet_moe.settings.settings import PLANS_KEY
+from nnunet_moe.settings.plans import PLANS_KEY
 
 BY_LIST = ("normalization_schemes", "use_mask_for_norm")
 KEPT = ("labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer", "numTraining")

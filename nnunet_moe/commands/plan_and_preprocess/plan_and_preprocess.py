@@ -24,7 +24,8 @@ from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.environment import variable
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
-from nnunet_moe.settings.settings import Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import read_settings
 
 NUM_THREADS = "nnUNet_n_proc_DA"
 """Of processes that augment, where trainings may have none; nnU-Net's planners take it for a number of threads."""
@@ -110,7 +111,7 @@ def _configurations(name: str, plans_identifier: str, request: Request) -> dict[
             print(f"{name}: {plans_identifier} has no configuration {configuration_name}. Skipped.")
             continue
         configuration = plans.get_configuration(configuration_name)
-        if Settings.from_plans(configuration.configuration).modality_code is not None:
+        if read_settings(Settings, configuration.configuration).modality_code is not None:
             raise SettingsError(
                 f"Configuration {configuration_name} is for dedicated models ('modality_code'). They train on the "
                 "data of the configuration that it inherits from: preprocess that one."

@@ -13,7 +13,7 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.reports.table import short_name
-from nnunet_moe.settings.settings import PLANS_KEY, Settings
+from nnunet_moe.settings.plans import PLANS_KEY, require_allowed
 
 VALIDATION = "validation cases"
 NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
@@ -157,7 +157,7 @@ def _check(study: Study) -> None:
                 f"{', '.join(sorted(reserved))} cannot stand in 'settings' ({method.name}): seeds are named by "
                 "'seeds', and a dedicated trainer gets a model for each code."
             )
-        Settings.require_allowed(settings, "in 'settings'")
+        require_allowed(settings, "in 'settings'")
     if study.baseline and study.baseline not in names:
         raise SettingsError(f"The baseline is {study.baseline!r}; it must be one of {', '.join(names)}.")
     if "all" in study.folds and (len(study.folds) > 1 or not study.cases):

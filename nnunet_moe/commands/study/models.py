@@ -19,7 +19,8 @@ from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.models.networks import find_trainer
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
-from nnunet_moe.settings.settings import PLANS_KEY, Settings
+from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.plans import PLANS_KEY, read_settings, unread_settings
 
 NUM_FOLDS = 5
 """Of the split that nnU-Net makes."""
@@ -35,6 +36,8 @@ class SeededRun:
     """That `nnunet_moe evaluate` is told."""
     codes: tuple[Code, ...] = ()
     """Those that have a dedicated model, in a configuration of its own."""
+    settings_class: type[Settings] = Settings
+    """What the trainer reads."""
     fixed_settings: Mapping[str, Any] = field(default_factory=dict)
     """What the trainer forces, whatever the plans say."""
 
@@ -63,10 +66,7 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
     found: list[SeededRun] = []
     for method in study.methods:
         trainer = find_trainer(method.trainer)
-        forced = getattr(trainer, "forced_settings", {})
-        if fixed := forced.keys() & method.settings.keys():
-            raise SettingsError(f"{method.trainer} fixes {', '.join(sorted(fixed))}: take it out of {method.name}.")
-        if not hasattr(trainer, "forced_settings"):
+        if not hasattr(trainer, "settings_class"):
             if method.settings or len(method.seeds) != 1:
                 raise SettingsError(
                     f"{method.trainer} is not of this package: it reads no settings and no seed. Name it with one "
@@ -76,10 +76,16 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
                 raise SettingsError(f"{method.trainer} takes complete cases alone; 'codes' must hold the complete one.")
             found.append(SeededRun(method, method.seeds[0], study.configuration))
             continue
+        if unread := unread_settings(method.settings, trainer.settings_class, trainer.forced_settings):
+            raise SettingsError(
+                f"{method.trainer} fixes {', '.join(unread)} or does not read it: take it out of {method.name}."
+            )
         own = f"_{method.name}" if method.settings else ""
         for seed in method.seeds:
             configuration = f"{study.configuration}{own}_seed{seed}"
-            found.append(SeededRun(method, seed, configuration, tuple(codes) if trainer.is_dedicated else (), forced))
+            own_codes = tuple(codes) if trainer.is_dedicated else ()
+            read = trainer.settings_class, trainer.forced_settings
+            found.append(SeededRun(method, seed, configuration, own_codes, *read))
     return found
 
 
@@ -105,7 +111,8 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
     same: dict[tuple[str, Settings], str] = {}
     for model in trained:
         method = model.method
-        resolved = Settings.from_plans({PLANS_KEY: {**settings, **method.settings}}, dict(model.fixed_settings))
+        given = {PLANS_KEY: {**settings, **method.settings}}
+        resolved = read_settings(model.settings_class, given, model.fixed_settings)
         if (other := same.setdefault((method.trainer, resolved), method.name)) != method.name:
             raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
         if model.configuration == study.configuration:

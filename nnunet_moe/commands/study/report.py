@@ -32,7 +32,7 @@ from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import PLAIN, Cell, Table, short_name
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import folder_name, nnunet_folder
-from nnunet_moe.settings.settings import PLANS_KEY
+from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.training_log import Epoch, read_training_logs
 
 SMOOTHING = 0.9  # of nnU-Net's own moving average of the pseudo Dice
