@@ -51,6 +51,14 @@ class OneTrainedModel(LoadFileScheduling):
         return next((name for name, files in TOGETHER.items() if file in files), file)
 
 
+def pytest_collection_modifyitems(items):
+    """What uses a model that is trained for it is slow; nobody has to remember to mark it."""
+    for item in items:
+        if {"trained", "two_kinds"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return OneTrainedModel(config, log)
 
