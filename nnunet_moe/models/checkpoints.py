@@ -33,11 +33,18 @@ def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """An nnU-Net checkpoint with what is needed of it: weights, plans, configuration and trainer.
 
+    A pickle can run any code when it is read, so torch first reads the file as weights and plain data. The
+    checkpoints of this package's trainers contain nothing else. nnU-Net's own contain NumPy numbers and need the full
+    unpickler, which nnU-Net uses for every checkpoint: as with nnU-Net, read none from a source that you do not trust.
+
     Raises:
         ModelError: the file is no such checkpoint, or its weights are not finite.
     """
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=False)
     except FileNotFoundError:
         raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
     except Exception as error:  # whatever unpickling a file of another kind raises

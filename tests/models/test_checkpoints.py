@@ -1,0 +1,51 @@
+"""Checkpoints as they are read from model folders."""
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_moe.errors import ModelError
+from nnunet_moe.models.checkpoints import read_checkpoint
+
+CHECKPOINT = {
+    "network_weights": {"weight": torch.arange(3.0)},
+    "init_args": {"plans": {"dataset_name": "D", "plans_name": "P"}, "configuration": "2d"},
+    "trainer_name": "T",
+}
+
+
+def test_a_checkpoint_of_this_packages_trainers_is_read_without_the_full_unpickler(make_trainer, tmp_path, monkeypatch):
+    trainer, file = make_trainer(), tmp_path / "checkpoint.pth"
+    trainer._best_ema = np.float64(0.5)
+    trainer.save_checkpoint(str(file))
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # torch refuses what is more than weights and plain data
+    assert read_checkpoint(file)["trainer_name"] == "nnUNetTrainerMoESD"
+
+
+def test_a_checkpoint_with_numpy_numbers_as_nnunet_writes_them_is_read_by_the_full_unpickler(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pth"
+    torch.save({**CHECKPOINT, "_best_ema": np.float64(0.5)}, file)
+    assert read_checkpoint(file)["_best_ema"] == 0.5
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(ModelError, match=r"checkpoint\.pth cannot be read as a checkpoint"):
+        read_checkpoint(file)
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+    file = tmp_path / "checkpoint.pth"
+    with pytest.raises(ModelError, match=r"checkpoint\.pth is not there"):
+        read_checkpoint(file)
+    for content in (b"", b"text", b"PK"):
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=r"checkpoint\.pth cannot be read as a checkpoint"):
+            read_checkpoint(file)
+    torch.save({"weights": 1}, file)
+    with pytest.raises(ModelError, match=r"checkpoint\.pth is no nnU-Net checkpoint: KeyError 'network_weights'"):
+        read_checkpoint(file)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    file = tmp_path / "checkpoint.pth"
+    torch.save({**CHECKPOINT, "network_weights": {"weight": torch.tensor([1.0, torch.nan])}}, file)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        read_checkpoint(file)
