@@ -1,7 +1,9 @@
 """What nnU-Net's training commands leave behind: model folders and their checkpoints."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -34,6 +36,21 @@ class ModelFolder:
             return None
         folder = self.folder.with_name(f"{self.trainer}__{self.plans}__{name}")
         return ModelFolder(self.trainer, self.plans, name, folder, self.checkpoint)
+
+    def content(self, name: str) -> dict[str, Any]:
+        """Read one of nnU-Net's JSON files in the folder.
+
+        Args:
+            name: without the ending: "plans", "dataset" or "dataset_fingerprint".
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        file = self.folder / f"{name}.json"
+        try:
+            return json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} cannot be read: {error}. It belongs to every trained model.") from error
 
     def require_checkpoint(self, fold: Fold) -> None:
         """Make sure that a fold was trained.

@@ -1,8 +1,6 @@
 """The trained model that is exported."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -45,7 +43,7 @@ class Source:
     def __init__(self, model: ModelFolder) -> None:
         self.model = model
         self.plans, self.dataset_json, self.fingerprint = (
-            self._content(name) for name in ("plans", "dataset", "dataset_fingerprint")
+            model.content(name) for name in ("plans", "dataset", "dataset_fingerprint")
         )
         try:
             self.modalities = channel_names(self.dataset_json)
@@ -119,10 +117,3 @@ class Source:
             raise ModelError(f"{file} does not fit the plans beside it: {error}. Train the model again.") from error
         axes, log = checkpoint.get("inference_allowed_mirroring_axes"), checkpoint.get("logging") or {}
         return LoadedFold(fold, self.network.eval(), axes, log, checkpoint.get("current_epoch"), digest(file))
-
-    def _content(self, name: str) -> dict[str, Any]:
-        file = self.model.folder / f"{name}.json"
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{file} cannot be read: {error}. It belongs to every trained model.") from error

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
@@ -43,7 +42,7 @@ def copy_model(
     for stage in _stages(model):
         target = folder / stage.folder.name
         target.mkdir()
-        dataset_json, plans = content(stage, "dataset"), content(stage, "plans")
+        dataset_json, plans = stage.content("dataset"), stage.content("plans")
         dataset_json = dataset_json_of(dataset_json, tuple(True for _ in channel_names(dataset_json)))
         for name, kept in (("dataset", dataset_json), ("plans", plans)):
             (target / f"{name}.json").write_text(json.dumps(kept, indent=4))
@@ -117,19 +116,6 @@ def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str
         return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
     except (ModalityError, OSError, ValueError, KeyError, IndexError, TypeError):  # of another state of the dataset
         return None
-
-
-def content(model: ModelFolder, name: str) -> dict[str, Any]:
-    """What `plans.json` or `dataset.json` of a model says.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    file = model.folder / f"{name}.json"
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}. It belongs to every trained model.") from error
 
 
 def _stages(model: ModelFolder) -> list[ModelFolder]:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.commands.package.case_model import CaseModel
 from nnunet_moe.commands.package.command import Request
 from nnunet_moe.commands.package.mapping import InputMapping
-from nnunet_moe.commands.package.model_copy import content, copy_model, export_model, training_codes
+from nnunet_moe.commands.package.model_copy import copy_model, export_model, training_codes
 from nnunet_moe.commands.package.naming import make_mapping, slug
 from nnunet_moe.commands.package.program import log_lines, read_options
 from nnunet_moe.commands.package.sample import sample_arguments, sample_result, write_sample
@@ -46,7 +46,7 @@ def package_model(request: Request) -> Packaged:
         SettingsError: the output folder holds something, inputs that do not fit the model, or an option out of range.
     """
     model = request.model.find()
-    dataset_json, plans = content(model, "dataset"), content(model, "plans")
+    dataset_json, plans = model.content("dataset"), model.content("plans")
     names = channel_names(dataset_json)
     code = tuple(True for _ in names) if request.modalities is None else parse_code(request.modalities, names)
     trained = training_codes(model.folder.parent.name, request.model.folds, names)
