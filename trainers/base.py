@@ -28,7 +28,7 @@ from nnunet_moe.modalities.codes import (
     drop_modalities,
 )
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
-from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.runtime.files import atomic_write, remove_leftovers
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import PLANS_KEY, given_settings, read_settings, unread_settings
 from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
@@ -210,6 +210,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
     def on_train_start(self) -> None:
         self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
         super().on_train_start()
+        if self.local_rank == 0:
+            remove_leftovers(self._folder())  # a training that was killed while it saved leaves a whole checkpoint
         self.print_to_log_file(f"{type(self).__name__}: {self.settings}")
         given = given_settings(self.configuration_manager.configuration)
         if unread := unread_settings(given, self.settings_class, self.forced_settings):
@@ -290,9 +292,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
     def on_epoch_end(self) -> None:
         """nnU-Net's; before it can save a checkpoint, the epoch is added to the data of the learning curves."""
         if self.local_rank == 0:
-            assert self.output_folder is not None
-            self.told.train_loss = float(self.logger.get_value("train_losses", step=-1))
-            append_epoch(Path(self.output_folder), self.current_epoch, self.told, list(self._foreground()))
+            train_loss: Any = self.logger.get_value("train_losses", step=-1)
+            self.told.train_loss = float(train_loss)
+            append_epoch(self._folder(), self.current_epoch, self.told, list(self._foreground()))
         super().on_epoch_end()
 
     def save_checkpoint(self, filename: str) -> None:
@@ -308,6 +310,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
             return
         with atomic_write(Path(filename)) as unfinished:
             super().save_checkpoint(str(unfinished))
+
+    def _folder(self) -> Path:
+        """Of the fold, where logs and checkpoints lie."""
+        assert self.output_folder is not None
+        return Path(self.output_folder)
 
     def _log_availability(self, counts: Mapping[Code, int]) -> None:
         """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""

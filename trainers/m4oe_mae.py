@@ -1,6 +1,5 @@
 """Phase one of M4oE: a masked autoencoder in which each image trains the experts of its kind."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -95,10 +94,9 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """There is no segmentation to validate."""
-        assert self.output_folder is not None
         self.print_to_log_file(
             "Pre-training is done. Start nnUNetTrainerM4oE or nnUNetTrainerM4oENoGate with -pretrained_weights "
-            f"{Path(self.output_folder) / 'checkpoint_final.pth'}"
+            f"{self._folder() / 'checkpoint_final.pth'}"
         )
 
     def _loss_of(self, data: Tensor, target: Levels, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
 from nnunet_moe.modalities.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
+from nnunet_moe.runtime.files import atomic_write
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
@@ -330,6 +331,24 @@ def test_a_checkpoint_that_was_not_written_whole_leaves_the_one_before(make_trai
     made.disable_checkpointing = True
     made.save_checkpoint(str(folder / "none.pth"))
     assert list(folder.iterdir()) == [file]
+
+
+def test_what_a_training_that_was_killed_while_it_saved_left_behind_is_removed_when_it_starts(
+    make_trainer, monkeypatch
+):
+    made = make_trainer()
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda _: None)
+    file = Path(made.output_folder) / "checkpoint_latest.pth"
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with atomic_write(file) as unfinished:
+        unfinished.write_bytes(b"whole")
+        left = unfinished.with_name(unfinished.name.replace(f"_{os.getpid()}_", f"_{process.pid}_"))
+        left.write_bytes(b"part")
+    for rank in (1, 0):
+        made.local_rank = rank
+        made.on_train_start()
+        assert left.exists() is (rank == 1) and file.read_bytes() == b"whole"
 
 
 STEADY_BLUR = """
