@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
 
     Raises:
         ModelError: there is no such trainer.
-        SettingsError: settings or seeds for a trainer that reads none, or settings that a trainer fixes.
+        SettingsError: settings or seeds for a trainer that reads none.
     """
     found: list[SeededRun] = []
     for method in study.methods:
@@ -76,10 +76,6 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
                 raise SettingsError(f"{method.trainer} takes complete cases alone; 'codes' must hold the complete one.")
             found.append(SeededRun(method, method.seeds[0], study.configuration))
             continue
-        if unread := unread_settings(method.settings, trainer.settings_class, trainer.forced_settings):
-            raise SettingsError(
-                f"{method.trainer} fixes {', '.join(unread)} or does not read it: take it out of {method.name}."
-            )
         own = f"_{method.name}" if method.settings else ""
         for seed in method.seeds:
             configuration = f"{study.configuration}{own}_seed{seed}"
@@ -96,8 +92,9 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
         The file that they belong in, and what belongs there.
 
     Raises:
-        SettingsError: the plans are not there or lack the configuration, two methods are the same, a trainer refuses
-            its settings, or the study or one of its models has begun with other plans.
+        SettingsError: the plans are not there or lack the configuration, a new method is the same as another one or
+            has settings that its trainer does not read, a trainer refuses its settings, or the study or one of its
+            models has begun with other plans.
     """
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
@@ -108,13 +105,11 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
     if base.previous_stage_name is not None or "modality_code" in settings:
         what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
         raise SettingsError(f"{study.configuration} is {what}. Name a configuration that stands alone.")
-    same: dict[tuple[str, Settings], str] = {}
+    file = folder / f"{study.study_plans}.json"
+    begun = json.loads(file.read_text()) if file.exists() else None
+    _require_new_methods(study, trained, settings, () if begun is None else begun["configurations"])
     for model in trained:
         method = model.method
-        given = {PLANS_KEY: {**settings, **method.settings}}
-        resolved = read_settings(model.settings_class, given, model.fixed_settings)
-        if (other := same.setdefault((method.trainer, resolved), method.name)) != method.name:
-            raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
         if model.configuration == study.configuration:
             continue
         own = {**settings, **model.method.settings, "seed": model.seed}
@@ -131,8 +126,7 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
                     "a study starts no training from -pretrained_weights."
                 )
             trainer.checked(plans, configuration, dataset_json)
-    file = folder / f"{study.study_plans}.json"
-    plans = _continued(json.loads(file.read_text()), plans, file) if file.exists() else plans
+    plans = plans if begun is None else _continued(begun, plans, file)
     _require_models_of(study, trained, plans)
     return file, plans
 
@@ -170,6 +164,37 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
             "them by 'configuration'."
         )
     return plans
+
+
+def _require_new_methods(
+    study: Study, trained: list[SeededRun], settings: Mapping[str, Any], begun: Container[str]
+) -> None:
+    """Make sure that each method differs from the others, and that its settings have an effect.
+
+    Models that the study has begun stay as they are: an older version of this package may have begun them, which read
+    other settings.
+
+    Args:
+        settings: of all methods, without their own.
+        begun: the names of the configurations that the study's plans contain already.
+
+    Raises:
+        SettingsError: two methods of which one is new are the same, or a new one has settings without effect.
+    """
+    same: dict[tuple[str, Settings], list[tuple[str, bool]]] = {}
+    for model in trained:
+        method = model.method
+        is_new = model.configuration == study.configuration or model.configuration not in begun
+        if is_new and (unread := unread_settings(method.settings, model.settings_class, model.fixed_settings)):
+            raise SettingsError(
+                f"{method.trainer} fixes {', '.join(unread)} or does not read it: take it out of {method.name}."
+            )
+        given = {PLANS_KEY: {**settings, **method.settings}}
+        others = same.setdefault((method.trainer, read_settings(model.settings_class, given, model.fixed_settings)), [])
+        for other, other_is_new in others:
+            if other != method.name and (is_new or other_is_new):
+                raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
+        others.append((method.name, is_new))
 
 
 def _add(plans: dict[str, Any], name: str, configuration: dict[str, Any]) -> None:

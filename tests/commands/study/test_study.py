@@ -259,6 +259,33 @@ def test_two_methods_are_the_same_by_what_the_plans_and_the_trainer_make_of_them
         dataset.plans_file.write_text(before)
 
 
+def test_settings_without_effect_are_refused_in_methods_that_the_study_has_not_begun(dataset, own_plans):
+    dropout = "nnUNetTrainerModalityDropout"
+    a, b = (Method(name, dropout, {"temperature": value}) for name, value in (("a", 0.5), ("b", 0.7)))
+
+    def write(*methods):
+        study = Study("tiny", dataset.raw.name, "3d_tiny", methods)
+        return json.loads(write_plans(study, trained_methods(study, all_codes(3))).read_text())
+
+    with pytest.raises(SettingsError, match="nnUNetTrainerMoE fixes beta or does not read it: take it out of b"):
+        write(Method("b", "nnUNetTrainerMoE", {"beta": 3}))
+    with pytest.raises(SettingsError, match=f"{dropout} fixes temperature or does not read it: take it out of a"):
+        write(a)
+
+    # as a version wrote it whose trainers read all settings
+    begun = write(Method("c", MOESD, a.settings), Method("d", MOESD, b.settings))
+    for old, new in (("c", "a"), ("d", "b")):
+        begun["configurations"][f"3d_tiny_{new}_seed0"] = begun["configurations"].pop(f"3d_tiny_{old}_seed0")
+    dataset.plans_file.with_name("nnUNetPlans_tiny.json").write_text(json.dumps(begun))
+    assert write(a, b) == begun
+    with pytest.raises(SettingsError, match=r"temperature .* out of a"):
+        write(replace(a, seeds=(0, 1)), b)
+    for methods in ((a, b, Method("new", dropout)), (Method("new", dropout), a, b)):
+        with pytest.raises(SettingsError, match=r"(a and new|new and a) are the same trainer with the same settings"):
+            write(*methods)
+    assert write(a, b) == begun
+
+
 def test_label_sets_that_a_trainer_took_from_dataset_json_are_no_other_settings(
     dataset, own_plans, tmp_path, monkeypatch
 ):
@@ -318,8 +345,6 @@ def test_trainers_that_are_not_ours_or_not_there(dataset):
     for change in ({"seeds": (0, 1)}, {"settings": {"alpha": 0}}):
         with pytest.raises(SettingsError, match="is not of this package: it reads no settings and no seed"):
             trained(Method("nnUNetTrainer", "nnUNetTrainer", **change))
-    with pytest.raises(SettingsError, match="nnUNetTrainerMoE fixes beta or does not read it: take it out of b"):
-        trained(Method("b", "nnUNetTrainerMoE", {"beta": 3}))
     with pytest.raises(ModelError, match="There is no trainer 'nnUNetTrainerNone'"):
         trained(Method("nnUNetTrainerNone", "nnUNetTrainerNone"))
 
