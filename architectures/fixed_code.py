@@ -12,14 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.code_conv import CodeConv
-from nnunet_moe.architectures.missing_modality_network import Logits
-from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
-from nnunet_moe.architectures.swin_network import SwinUNetwork
-from nnunet_moe.commands.export.channels import present_channels
+from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import OUTSIDE, covered
-from nnunet_moe.modalities.codes import Code
+from nnunet_moe.modalities.codes import Code, present_channels
 
 SAME_FUNCTION = 1e-10
 """What the order of summation may change of logits in double precision, of the largest of them or of 1."""
@@ -27,7 +23,7 @@ SAME_WEIGHTS = 1e-4
 """What rounding the weights to single precision may change of these logits."""
 
 
-def load_fixed(planned: nn.Module, network: ModalityNetwork, code: Code) -> None:
+def load_fixed(planned: nn.Module, network: MissingModalityNetwork, code: Code) -> None:
     """Give an ordinary network the weights with which it computes what a network of this package does under a code.
 
     Args:
@@ -57,7 +53,7 @@ def load_fixed(planned: nn.Module, network: ModalityNetwork, code: Code) -> None
     planned.load_state_dict(fixed)
 
 
-def require_equal(planned: nn.Module, network: ModalityNetwork, code: Code, shape: tuple[int, ...]) -> None:
+def require_equal(planned: nn.Module, network: MissingModalityNetwork, code: Code, shape: tuple[int, ...]) -> None:
     """Make sure that a network fixed to a code is the same function, in double precision on random input.
 
     Args:
@@ -86,25 +82,7 @@ def require_equal(planned: nn.Module, network: ModalityNetwork, code: Code, shap
                 raise _unknown(network, f"their logits differ by {difference:.1e} of the largest in double precision")
 
 
-class FixedCode(nn.Module):
-    """A network of this package that takes the modalities of one code, where no ordinary network can do what it does.
-
-    Args:
-        network: in evaluation; it is kept, not copied.
-        code: K bools, at least one true.
-    """
-
-    def __init__(self, network: SharedEncoderNetwork | SwinUNetwork, code: Code) -> None:
-        super().__init__()
-        self.network = network
-        self.code = code
-
-    def forward(self, image: Tensor) -> Logits:
-        """`(B, C, *space)`, the channels that the code leaves, to `(B, classes or regions, *space)`."""
-        return self.network.of_code(image, self.code)
-
-
-def _fixed_state(network: ModalityNetwork, code: Code) -> dict[str, Tensor]:
+def _fixed_state(network: MissingModalityNetwork, code: Code) -> dict[str, Tensor]:
     """The state of a network with plain kernels in the place of code-dependent convolutions."""
     network.eval()
     # nnU-Net holds the encoder, and each convolution, under several names; all of them are in the state

@@ -1,14 +1,16 @@
 """What all networks of this package have in common: absent channels are NaN in their input."""
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import covered, restricted
-from nnunet_moe.modalities.codes import Code, all_codes, available_modalities
+from nnunet_moe.modalities.codes import Code, all_codes, available_modalities, present_channels
 from nnunet_moe.settings.base import Settings
 
 Logits = Tensor | list[Tensor]
@@ -28,8 +30,10 @@ class MissingModalityNetwork(nn.Module):
         ModalityError: K is out of range.
     """
 
-    becomes_planned: ClassVar[bool] = True
-    """Whether it is one of nnU-Net's own networks once the code is fixed."""
+    knows_missing_modalities: ClassVar[bool] = True
+    """Whether it reads from the NaNs in its input which modalities are missing."""
+    becomes_planned: ClassVar[bool] = False
+    """Whether `fixed` gives one of nnU-Net's own networks."""
     takes_one_kind: ClassVar[bool] = False
     """Whether a case may have one modality alone."""
     takes_any_space: ClassVar[bool] = True
@@ -88,6 +92,52 @@ class MissingModalityNetwork(nn.Module):
             return tuple(self.dedicated_code.tolist()) == code
         return sum(code) == 1 or not self.takes_one_kind
 
+    def of_code(self, x: Tensor, code: Code) -> Logits:
+        """Logits of a batch that has the modalities of a code and no others.
+
+        Args:
+            x: `(B, C', *space)`, the channels of these modalities, then those beyond the modalities.
+            code: K bools, at least one true.
+        """
+        num_channels = x.shape[1] + self.num_modalities - sum(code)
+        complete = x.new_full((x.shape[0], num_channels, *x.shape[2:]), torch.nan)
+        complete[:, present_channels(num_channels, code)] = x
+        return self(complete)
+
+    def fixed(self, code: Code, planned: Callable[[], nn.Module]) -> nn.Module:
+        """The network for one code, in evaluation; its input has the channels that the code leaves.
+
+        Args:
+            code: K bools, at least one true.
+            planned: builds what nnU-Net plans for these channels; used where `becomes_planned`.
+
+        Raises:
+            ModelError: the planned network cannot compute what this one does.
+        """
+        return FixedCode(self, code).eval()
+
+    def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
+        """Layer -> the weights of its experts `(codes, E)`, without noise; empty if codes decide on no gates."""
+        return {}
+
+    def upcycled(
+        self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
+    ) -> dict[str, Tensor]:
+        """The state of this network, which is not changed, with the weights of one that has fewer experts put in.
+
+        Args:
+            source: the other network's weights.
+            modalities: K names in channel order.
+            noise: SD of what is added to each copied expert, as a fraction of the SD of the copied tensor, drawn from
+                torch's global generator.
+            like: the image type whose experts those of new image types copy.
+
+        Raises:
+            ModelError: the networks do not fit, or there is nothing to upcycle.
+            SettingsError: `like` where experts do not belong to image types.
+        """
+        raise nothing_to_upcycle(self)
+
     def available(self, x: Tensor) -> Tensor:
         """`(B, K)` bool, the modalities of `x` `(B, C, *space)` that the network looks at."""
         available = available_modalities(x[:, : self.num_modalities])
@@ -113,3 +163,21 @@ class MissingModalityNetwork(nn.Module):
         if self.label_sets is not None and not self.training:
             logits = restricted(logits, covered(available, self.label_sets))
         return logits.to(x.dtype) if x.device.type == "cpu" else logits
+
+
+class FixedCode(nn.Module):
+    """A network that takes the modalities of one code, where no network of nnU-Net's can do what it does.
+
+    Args:
+        network: in evaluation; it is kept, not copied.
+        code: K bools, at least one true.
+    """
+
+    def __init__(self, network: MissingModalityNetwork, code: Code) -> None:
+        super().__init__()
+        self.network = network
+        self.code = code
+
+    def forward(self, image: Tensor) -> Logits:
+        """`(B, C, *space)`, the channels that the code leaves, to `(B, classes or regions, *space)`."""
+        return self.network.of_code(image, self.code)

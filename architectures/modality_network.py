@@ -1,13 +1,19 @@
 """A planned network whose convolutions may depend on the modality code."""
 
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
+from nnunet_moe.architectures.fixed_code import load_fixed
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions
-from nnunet_moe.modalities.codes import zero_absent
+from nnunet_moe.architectures.upcycling import UpcyclingSource, upcycled_weights
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.modalities.codes import Code, zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.moesd import ExpertSettings
@@ -29,6 +35,8 @@ class ModalityNetwork(MissingModalityNetwork):
         ModalityError: K is out of range.
     """
 
+    becomes_planned: ClassVar[bool] = True
+
     code_convolutions: tuple[CodeConv, ...]
     """The layers that depend on the code; a tuple, so that they are not registered a second time."""
 
@@ -47,6 +55,39 @@ class ModalityNetwork(MissingModalityNetwork):
     def gates_of_codes(self) -> list[Tensor]:
         """phi of every mixture for every code, without noise: tensors `(2^K - 1, E)`."""
         return [mixture.gates(self.codes) for mixture in self.mixtures]
+
+    def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
+        """Mixture -> the weights of its experts `(codes, E)`, without noise."""
+        chosen = torch.tensor(codes, device=self.codes.device)
+        names = {module: name for name, module in self.named_modules()}
+        with torch.no_grad():
+            return {names[mixture]: mixture.gates(chosen) for mixture in self.mixtures}
+
+    def fixed(self, code: Code, planned: Callable[[], nn.Module]) -> nn.Module:
+        """What nnU-Net plans, with the weights that make it the same function.
+
+        Raises:
+            ModelError: the networks differ in more than convolutions that depend on the code and the input channels of
+                missing modalities.
+        """
+        network = planned().eval()
+        load_fixed(network, self, code)
+        return network
+
+    def upcycled(
+        self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
+    ) -> dict[str, Tensor]:
+        """The state of this network with an ordinary one's weights put in: each expert is a copy plus noise.
+
+        Raises:
+            ModelError: the networks do not fit, or there is nothing to upcycle.
+            SettingsError: `like` is given.
+        """
+        if like is not None:
+            raise SettingsError(
+                f"-like {like} is for M4oE, whose experts are of image types; this trainer has others. Leave it out."
+            )
+        return upcycled_weights(source, self, noise)
 
     def forward(self, x: Tensor) -> Logits:
         """Logits of a batch whose absent channels are NaN.

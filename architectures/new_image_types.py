@@ -7,16 +7,14 @@ copy of the expert of the kind that is most like it, or the mean of all ("sparse
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunet_moe.architectures.moe_mlp import MoEMLP
-from nnunet_moe.architectures.swin_network import SwinUNetwork
+from nnunet_moe.architectures.upcycling import HEADS, UpcyclingSource
 from nnunet_moe.errors import ModelError
 
-HEADS = ".seg_layers."  # nnU-Net's `-pretrained_weights` starts these anew
 OF_EXPERTS = ("weight_in", "bias_in", "weight_out", "bias_out")
 OF_GATE = ("gate.weight", "gate.bias")
 
@@ -24,7 +22,7 @@ OF_GATE = ("gate.weight", "gate.bias")
 def with_new_kinds(
     source: dict[str, Tensor],
     kinds: Sequence[str],
-    network: SwinUNetwork,
+    network: nn.Module,
     wanted: Sequence[str],
     *,
     like: str | None,
@@ -91,20 +89,20 @@ def with_new_kinds(
     return result
 
 
-def kinds_of(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:
+def kinds_of(source: UpcyclingSource) -> list[str]:
     """The kinds of a checkpoint's experts, by the names of its dataset's channels.
 
     Raises:
         ModelError: the checkpoint has no experts, or not one for each channel.
     """
-    numbers = {len(weight) for key, weight in checkpoint["network_weights"].items() if key.endswith(".mlp.weight_in")}
-    if numbers != {len(names)}:
+    numbers = {len(weight) for key, weight in source.weights.items() if key.endswith(".mlp.weight_in")}
+    if numbers != {len(source.modalities)}:
         found = " and ".join(map(str, numbers)) or "no"
         raise ModelError(
-            f"The checkpoint, of {checkpoint['trainer_name']}, has {found} experts for {len(names)} kinds. Name one of "
+            f"The checkpoint, of {source.trainer}, has {found} experts for {len(source.modalities)} kinds. Name one of "
             "nnUNetTrainerM4oE."
         )
-    return list(names)
+    return list(source.modalities)
 
 
 def _extended(weights: Tensor, places: Sequence[int | None], *, like: int | None, noise: float) -> Tensor:

@@ -5,7 +5,7 @@ on the network that nnU-Net plans. Where paper, published code and this network 
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
@@ -44,8 +44,6 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         ModelError: the network is none of those that nnU-Net plans.
         ModalityError: K is out of range.
     """
-
-    becomes_planned: ClassVar[bool] = False
 
     teachers: Tensor
     """`(K,)` bool, the modalities that were elected last; part of the checkpoint."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.architectures.new_image_types import kinds_of, with_new_kinds
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
+from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.m4oe import M4oESettings
@@ -27,7 +29,6 @@ class SwinUNetwork(MissingModalityNetwork):
         settings: those of every network.
     """
 
-    becomes_planned: ClassVar[bool] = False
     takes_one_kind: ClassVar[bool] = True
     takes_any_space: ClassVar[bool] = False
 
@@ -55,6 +56,19 @@ class SwinUNetwork(MissingModalityNetwork):
         They are computed in the precision of the input.
         """
         return self._logits(x, torch.tensor([code], device=x.device).expand(x.shape[0], -1))
+
+    def upcycled(
+        self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
+    ) -> dict[str, Tensor]:
+        """The state of this network with one for fewer image types put in.
+
+        Raises:
+            ModelError: the image types or networks do not fit, or no image type is new.
+        """
+        if not self.mixtures:
+            raise nothing_to_upcycle(self)
+        kinds = kinds_of(source)
+        return with_new_kinds(source.weights, kinds, self, modalities, like=like, noise=noise)
 
     def padded(self, image: Tensor) -> Tensor:
         """`(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""

@@ -9,6 +9,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
+from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
 from nnunet_moe.errors import ModelError
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.environment import trainers_known
@@ -64,13 +65,13 @@ class MissingModalityPredictor(nnUNetPredictor):
         one_kind = self._modality_network().takes_one_kind
         use_missing_modality_preprocessor(configuration_manager, one_kind=one_kind)
 
-    def _modality_network(self) -> MissingModalityNetwork:
+    def _modality_network(self) -> MissingModalityNetwork | StockNetwork:
         assert isinstance(self.network, nn.Module)
-        network = unwrap(self.network)
-        if not isinstance(network, MissingModalityNetwork):
+        network = missing_modality_network(unwrap(self.network))
+        if not network.knows_missing_modalities:
             raise ModelError(
-                f"The model of {self.trainer_name} ({type(network).__name__}) needs all its modalities. Train with one "
-                "of this package's trainers, or predict complete cases with nnUNetPredictor."
+                f"The model of {self.trainer_name} ({type(unwrap(self.network)).__name__}) needs all its modalities. "
+                "Train with one of this package's trainers, or predict complete cases with nnUNetPredictor."
             )
         network.require_segmentation()
         return network

@@ -100,6 +100,11 @@ def is_within(code: Sequence[bool], other: Sequence[bool]) -> bool:
     return all(b for a, b in zip(code, other, strict=True) if a)
 
 
+def present_channels(num_channels: int, code: Code) -> list[int]:
+    """The channels that stay: those of the code's modalities, and those beyond the modalities (of a cascade)."""
+    return [channel for channel in range(num_channels) if channel >= len(code) or code[channel]]
+
+
 def code_digits(code: Sequence[bool]) -> str:
     """A code as digits: `(True, False, True)` is `101`."""
     return "".join("1" if available else "0" for available in code)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
+from nnunet_moe.architectures.stock_network import missing_modality_network
 from nnunet_moe.errors import ModelError
 from nnunet_moe.images.reading import CaseImages
 from nnunet_moe.modalities.codes import Code
@@ -32,9 +32,8 @@ class Segmenter:
         if device.type == "cuda":  # nnU-Net lets cuDNN try algorithms out; figures should not depend on which won
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
-        self.network = unwrap(self._predictor.network)
-        if isinstance(self.network, MissingModalityNetwork):
-            self.network.require_segmentation()
+        self.network = missing_modality_network(unwrap(self._predictor.network))
+        self.network.require_segmentation()
         self.context = InferenceContext.of(self._predictor)
         self.dataset_json = self.context.dataset_json
         self.label_manager = self.context.label_manager
@@ -58,7 +57,7 @@ class Segmenter:
 
     def takes(self, code: Code) -> bool:
         """Whether the model segments cases with just these modalities."""
-        return self.network.takes(code) if isinstance(self.network, MissingModalityNetwork) else all(code)
+        return self.network.takes(code)
 
     @property
     def is_dedicated(self) -> bool:
@@ -66,7 +65,7 @@ class Segmenter:
 
     @property
     def _dedicated_code(self) -> Code | None:
-        dedicated = self.network.dedicated_code if isinstance(self.network, MissingModalityNetwork) else None
+        dedicated = self.network.dedicated_code
         return None if dedicated is None else tuple(dedicated.tolist())
 
     def read(self, image_files: Sequence[str]) -> CaseImages:
@@ -105,7 +104,7 @@ class Segmenter:
         with fewer channels, one preprocessing serves; else the code gets its own, and so does it where a model refuses
         more than one.
         """
-        if getattr(self.network, "takes_one_kind", False):
+        if self.network.takes_one_kind:
             return self._preprocess(case, code)
         if case is not self._case:
             shared = case.available if self._dedicated_code is None else self._dedicated_code

@@ -9,7 +9,7 @@ from torch import nn
 from made_networks import QUIET, batch, modality_network, planned
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
-from nnunet_moe.commands.upcycle.upcycle import upcycled_weights
+from nnunet_moe.architectures.upcycling import UpcyclingSource
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.modalities.codes import all_codes
 from nnunet_moe.settings.moesd import MoESDSettings
@@ -212,7 +212,8 @@ def test_upcycled_without_noise_it_is_the_ordinary_network_exactly(kind, dimensi
     monkeypatch.setenv("nnunet_moe_bf16", "0")
     ordinary = planned(kind=kind, dimensions=dimensions, seed=1).float().eval()
     network = modality_network(MoESDSettings(placement=placement), kind=kind, dimensions=dimensions).float().eval()
-    network.load_state_dict(upcycled_weights(ordinary.state_dict(), network, noise=0.0))
+    source = UpcyclingSource(ordinary.state_dict(), "nnUNetTrainer", ("a", "b", "c"))
+    network.load_state_dict(network.upcycled(source, ("a", "b", "c"), noise=0.0, like=None))
     x = batch(dimensions=dimensions).float()
     with torch.inference_mode():
         assert torch.equal(network(x), ordinary(x))

@@ -5,6 +5,7 @@ import torch
 
 from made_networks import swin_network
 from nnunet_moe.architectures.new_image_types import kinds_of, with_new_kinds
+from nnunet_moe.architectures.upcycling import UpcyclingSource
 from nnunet_moe.errors import ModelError
 
 KINDS = ("CT", "MRI")
@@ -119,4 +120,4 @@ def test_networks_that_do_not_fit_are_errors():
         extended(small, encoder_alone)
     with pytest.raises(ModelError, match="has no experts for 2 kinds"):
         control = swin_network(placement=(), num_modalities=2)
-        kinds_of({"network_weights": control.state_dict(), "trainer_name": "nnUNetTrainerSwinUNet"}, KINDS)
+        kinds_of(UpcyclingSource(control.state_dict(), "nnUNetTrainerSwinUNet", KINDS))

@@ -14,7 +14,6 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from tqdm import tqdm
 
-from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.metrics import METRICS, score_segmentation
 from nnunet_moe.commands.evaluate.models import ScoredCase
@@ -115,13 +114,8 @@ class ModelRun:
 
     def gates(self) -> dict[str, np.ndarray]:
         """Layer -> gate weights `(codes, experts)` of every mixture, without noise; before `rows`, the first fold's."""
-        network = self.segmenter.network
-        if not isinstance(network, ModalityNetwork):
-            return {}
-        chosen = torch.tensor(self.codes, device=network.codes.device)
-        names = {module: name for name, module in network.named_modules()}
-        with torch.no_grad():
-            return {names[mixture]: mixture.gates(chosen).cpu().numpy() for mixture in network.mixtures}
+        table = self.segmenter.network.gate_table(self.codes)
+        return {layer: weights.cpu().numpy() for layer, weights in table.items()}
 
     def _case_rows(self, case: ScoredCase, progress: tqdm) -> Iterator[dict]:
         files = sorted(os.path.abspath(file) for file in (*case.images, case.label))

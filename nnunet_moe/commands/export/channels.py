@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_moe.modalities.codes import Code
+from nnunet_moe.modalities.codes import Code, present_channels
 from nnunet_moe.settings.plans import PLANS_KEY
 
 BY_LIST = ("normalization_schemes", "use_mask_for_norm")
@@ -12,11 +12,6 @@ KEPT = ("labels", "regions_class_order", "file_ending", "overwrite_image_reader_
 """What nnU-Net reads of dataset.json beside the channels."""
 CREDITS = ("name", "reference", "licence", "license")
 INTENSITIES = "foreground_intensity_properties_per_channel"
-
-
-def present_channels(num_channels: int, code: Code) -> list[int]:
-    """The channels that stay: those of the code's modalities, and those beyond the modalities (of a cascade)."""
-    return [channel for channel in range(num_channels) if channel >= len(code) or code[channel]]
 
 
 def plans_of(plans: dict[str, Any], code: Code) -> dict[str, Any]:

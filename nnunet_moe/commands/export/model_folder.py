@@ -13,15 +13,12 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_moe.architectures.fixed_code import FixedCode, load_fixed, require_equal
-from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
-from nnunet_moe.architectures.swin_network import SwinUNetwork
-from nnunet_moe.commands.export.channels import dataset_json_of, fingerprint_of, plans_of, present_channels
+from nnunet_moe.architectures.fixed_code import require_equal
+from nnunet_moe.commands.export.channels import dataset_json_of, fingerprint_of, plans_of
 from nnunet_moe.commands.export.onnx_file import write_onnx
 from nnunet_moe.commands.export.source import STOCK_TRAINER, LoadedFold, Source
 from nnunet_moe.labels.label_sets import covered, labels_in
-from nnunet_moe.modalities.codes import Code, code_digits, code_text
+from nnunet_moe.modalities.codes import Code, code_digits, code_text, present_channels
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.reports.evaluation_folder import Scores
@@ -68,26 +65,21 @@ class ExportedModel:
         """
         folder = self.folder / f"fold_{loaded.fold}"
         folder.mkdir(parents=True)
-        if isinstance(loaded.network, (SharedEncoderNetwork, SwinUNetwork)):
-            network = FixedCode(loaded.network, self.code).eval()
-        else:
-            assert isinstance(loaded.network, ModalityNetwork)
-            network = self._ordinary(loaded.network)
+        network = loaded.network.fixed(self.code, self._planned)
+        if self.source.becomes_ordinary:
+            coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
+            require_equal(network, loaded.network, self.code, (self.source.num_channels, *coarsest))
             self._write_checkpoint(network, loaded, folder)
         patch = self._configuration.patch_size
         divisors = self._divisors if loaded.network.takes_any_space else None
         any_space = onnx and write_onnx(network, folder / "model.onnx", self._num_inputs, divisors, patch)
         return WrittenFold(loaded.epoch, loaded.digest, any_space)
 
-    def _ordinary(self, network: ModalityNetwork) -> nn.Module:
-        """What nnU-Net plans for the channels of the code, as the same function."""
-        ordinary = planned_network(
+    def _planned(self) -> nn.Module:
+        """What nnU-Net plans for the channels of the code."""
+        return planned_network(
             STOCK_TRAINER, self._manager, self._configuration, self.dataset_json, deep_supervision=False
-        ).eval()
-        load_fixed(ordinary, network, self.code)
-        coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
-        require_equal(ordinary, network, self.code, (self.source.num_channels, *coarsest))
-        return ordinary
+        )
 
     def _write_checkpoint(self, network: nn.Module, loaded: LoadedFold, folder: Path) -> None:
         """What nnU-Net's tools read of a fold."""

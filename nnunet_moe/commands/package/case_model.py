@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.reading import CaseImages, read_channels
@@ -198,7 +197,7 @@ class CaseModel:
 
     def _require_taken(self, code: Code) -> None:
         """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""
-        if not isinstance(self._segmenter.network, MissingModalityNetwork) and not all(code):
+        if not self._segmenter.network.knows_missing_modalities and not self._segmenter.takes(code):
             raise ModalityError(
                 f"The case has {code_text(code, self.modalities)}; the model is for cases that have all of "
                 f"{', '.join(self.modalities)}."
