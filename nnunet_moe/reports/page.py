@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from nnunet_moe.reports.table import Table
+from nnunet_moe.reports.templates import templates
 from nnunet_moe.runtime.files import atomic_write
 
 
@@ -58,10 +58,8 @@ def page(title: str, summary: str, sections: Sequence[Section], settings: Mappin
         settings: shown at the end.
         failures: a table as HTML; nothing if empty.
     """
-    environment = Environment(
-        loader=PackageLoader("nnunet_moe.reports", ""), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("report.html.jinja").render(
+    template = templates("nnunet_moe.reports", is_html=True).get_template("report.html.jinja")
+    return template.render(
         title=title,
         summary=summary,
         sections=sections,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -22,6 +21,7 @@ from nnunet_moe.modalities.codes import Code, code_digits, code_text, present_ch
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.networks import planned_network
 from nnunet_moe.reports.evaluation_folder import Scores
+from nnunet_moe.reports.templates import templates
 from nnunet_moe.runtime.environment import versions
 
 NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
@@ -121,9 +121,8 @@ class ExportedModel:
         for name, content in contents.items():
             (self.folder / f"{name}.json").write_text(json.dumps(content, indent=4))
         source, any_space = self.source, all(fold.onnx_takes_any_space for fold in folds.values())
-        environment = Environment(loader=PackageLoader("nnunet_moe.commands.export", ""), undefined=StrictUndefined)
-        environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
-        card = environment.get_template("card.md.jinja").render(
+        template = templates("nnunet_moe.commands.export").get_template("card.md.jinja")
+        card = template.render(
             modalities=code_text(self.code, source.modalities),
             channels={channel: source.modalities[channel] for channel in present_channels(len(self.code), self.code)},
             takes_one_kind=source.network.takes_one_kind,

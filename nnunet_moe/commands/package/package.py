@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.package.case_model import CaseModel
@@ -20,6 +19,7 @@ from nnunet_moe.commands.package.sent import sent_cases
 from nnunet_moe.commands.package.wheel import constraints, write_wheel
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names, code_text, parse_code
+from nnunet_moe.reports.templates import templates
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_folder
 
@@ -110,10 +110,7 @@ def _write_texts(
         has: the sample case's modalities.
         about: the model, for the README.
     """
-    environment = Environment(
-        loader=PackageLoader("nnunet_moe.commands.package", ""), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+    environment = templates("nnunet_moe.commands.package", keep_trailing_newline=True)
     values = {
         "mapping": mapping,
         "key": {"grand-challenge": "socket", "fomo": "flag"}.get(mapping.target, "suffix"),

@@ -1,0 +1,23 @@
+"""Jinja templates, each in the folder of the code that fills it."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def templates(package: str, *, is_html: bool = False, keep_trailing_newline: bool = False) -> Environment:
+    """The templates of a package, with the filter `cell`: a text on one line, as Markdown takes it in a table.
+
+    Rendering raises jinja's `UndefinedError` where a template needs a value that it is not given.
+
+    Args:
+        package: dotted name of the folder with the templates.
+        is_html: whether values are escaped for HTML.
+        keep_trailing_newline: whether the text ends with a newline if the template's file does.
+    """
+    environment = Environment(
+        loader=PackageLoader(package, ""),
+        autoescape=is_html,
+        undefined=StrictUndefined,
+        keep_trailing_newline=keep_trailing_newline,
+    )
+    environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+    return environment
