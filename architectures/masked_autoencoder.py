@@ -30,7 +30,7 @@ class MaskedAutoencoder(SwinUNetwork):
 
     Args:
         network: what `swin_unet` makes.
-        num_modalities: K, the kinds.
+        num_modalities: K, the image types.
         settings: those of every network.
     """
 
@@ -59,7 +59,7 @@ class MaskedAutoencoder(SwinUNetwork):
         if masked is None:
             return super().forward(x)
         available = self.available(x)
-        self.use_kinds(available)
+        self.use_image_types(available)
         encoder: Any = self.encoder
         image = zero_absent(x, available).sum(dim=1, keepdim=True)
         with cpu_autocast(x.device):

@@ -34,7 +34,7 @@ class MissingModalityNetwork(nn.Module):
     """Whether it reads from the NaNs in its input which modalities are missing."""
     becomes_planned: ClassVar[bool] = False
     """Whether `fixed` gives one of nnU-Net's own networks."""
-    takes_one_kind: ClassVar[bool] = False
+    takes_one_image_type: ClassVar[bool] = False
     """Whether a case may have one modality alone."""
     takes_any_space: ClassVar[bool] = True
     """Whether it is made for other sizes than the planned patch, too, if its strides divide them."""
@@ -90,7 +90,7 @@ class MissingModalityNetwork(nn.Module):
         """Whether it is for cases that have just these modalities, or are reduced to them."""
         if self.dedicated_code is not None:
             return tuple(self.dedicated_code.tolist()) == code
-        return sum(code) == 1 or not self.takes_one_kind
+        return sum(code) == 1 or not self.takes_one_image_type
 
     def of_code(self, x: Tensor, code: Code) -> Logits:
         """Logits of a batch that has the modalities of a code and no others.

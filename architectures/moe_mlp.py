@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-Routing = Literal["gate", "kind", "channel_gate"]
+Routing = Literal["gate", "image_type", "channel_gate"]
 
 
 class MoEMLP(nn.Module):
-    """E perceptrons of two layers with GELU in between, one for each kind of image.
+    """E perceptrons of two layers with GELU in between, one for each image type.
 
     The weights have one more leading axis than a linear layer's: `weight_in` `(E, hidden, C)`, `bias_in`
     `(E, hidden)`, `weight_out` `(E, C, hidden)` and `bias_out` `(E, C)`.
@@ -25,16 +25,16 @@ class MoEMLP(nn.Module):
         channels: C.
         hidden: of each expert.
         num_experts: E.
-        routing: `gate`, the paper's, by token over the experts; `kind`, each item to the expert of its kind, without
-            any gate; `channel_gate`, as the authors' published code has it: the sum of all experts, multiplied by a
-            softmax over the channels, which is the same for all of them.
+        routing: `gate`, the paper's, by token over the experts; `image_type`, each item to the expert of its image
+            type, without any gate; `channel_gate`, as the authors' published code has it: the sum of all experts,
+            multiplied by a softmax over the channels, which is the same for all of them.
 
     Raises:
         ValueError: another routing.
     """
 
-    kind: Tensor | None = None
-    """`(B,)` whole numbers, the kinds of the items; the network sets it before each forward pass."""
+    image_type: Tensor | None = None
+    """`(B,)` whole numbers, the image types of the items; the network sets it before each forward pass."""
 
     def __init__(self, channels: int, hidden: int, *, num_experts: int, routing: Routing) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class MoEMLP(nn.Module):
         for weight in (self.weight_in, self.weight_out, self.gate.weight):
             nn.init.trunc_normal_(weight, std=0.02)
         nn.init.zeros_(self.gate.bias)
-        self.gate.requires_grad_(routing != "kind")
+        self.gate.requires_grad_(routing != "image_type")
 
     @property
     def num_experts(self) -> int:
         return self.weight_in.shape[0]
 
     def gates(self, tokens: Tensor) -> Tensor:
-        """g: tokens `(B, ..., C)` to weights `(B, ..., E)` that sum to 1; `(B, 1, ..., E)` where routing is by kind.
+        """g: tokens `(B, ..., C)` to weights `(B, ..., E)` that sum to 1; `(B, 1, ..., E)` if routed by image type.
 
         Raises:
-            RuntimeError: routing is by kind, and no network has set `kind`.
+            RuntimeError: routing is by image type, and no network has set `image_type`.
         """
-        if self.routing == "kind":
-            of_items = F.one_hot(self._kinds(), self.num_experts).to(tokens.dtype)
+        if self.routing == "image_type":
+            of_items = F.one_hot(self._image_types(), self.num_experts).to(tokens.dtype)
             return of_items.unflatten(0, (-1, *[1] * (tokens.ndim - 2)))
         return self.gate(tokens).softmax(dim=-1).to(tokens.dtype)
 
@@ -71,7 +71,7 @@ class MoEMLP(nn.Module):
         if self.routing == "channel_gate":
             experts = self._mixed(tokens, tokens.new_ones(self.num_experts))
             return self.gate(tokens).softmax(dim=-1).to(experts.dtype) * experts
-        if self.routing == "kind" and not torch.compiler.is_compiling():
+        if self.routing == "image_type" and not torch.compiler.is_compiling():
             return self._routed(tokens)
         return self._mixed(tokens, self.gates(tokens))
 
@@ -84,18 +84,20 @@ class MoEMLP(nn.Module):
 
     def _routed(self, tokens: Tensor) -> Tensor:
         """The same where the weights are 0 and 1, without what is multiplied by 0."""
-        kinds, outputs, order = self._kinds(), [], []
-        for expert in kinds.unique().tolist():
-            items = (kinds == expert).nonzero().flatten()
+        image_types, outputs, order = self._image_types(), [], []
+        for expert in image_types.unique().tolist():
+            items = (image_types == expert).nonzero().flatten()
             hidden = F.gelu(F.linear(tokens[items], self.weight_in[expert], self.bias_in[expert]))
             outputs.append(F.linear(hidden, self.weight_out[expert], self.bias_out[expert]))
             order.append(items)
         return torch.cat(outputs)[torch.cat(order).argsort()]
 
-    def _kinds(self) -> Tensor:
-        if self.kind is None:
-            raise RuntimeError("Routing by kind needs the kinds of the items; it runs inside a SwinUNetwork only.")
-        return self.kind
+    def _image_types(self) -> Tensor:
+        if self.image_type is None:
+            raise RuntimeError(
+                "Routing by image type needs the image types of the items; it runs inside a SwinUNetwork only."
+            )
+        return self.image_type
 
     def extra_repr(self) -> str:
         return f"experts x hidden x channels: {', '.join(map(str, self.weight_in.shape))}, routing={self.routing}"

@@ -18,7 +18,7 @@ class StockNetwork:
     """
 
     knows_missing_modalities: ClassVar[bool] = False
-    takes_one_kind: ClassVar[bool] = False
+    takes_one_image_type: ClassVar[bool] = False
     dedicated_code: ClassVar[Tensor | None] = None
 
     def __init__(self, network: nn.Module) -> None:

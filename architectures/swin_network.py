@@ -1,4 +1,4 @@
-"""Swin U-Net over images of one kind each, with the kind known from the channel that is not NaN."""
+"""Swin U-Net over images of one type each; the type is known from the channel that is not NaN."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_mlp import MoEMLP
-from nnunet_moe.architectures.new_image_types import kinds_of, with_new_kinds
+from nnunet_moe.architectures.new_image_types import image_types_of, with_new_image_types
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
 from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
 from nnunet_moe.modalities.codes import zero_absent
@@ -19,17 +19,17 @@ from nnunet_moe.settings.m4oe import M4oESettings
 
 
 class SwinUNetwork(MissingModalityNetwork):
-    """A 2D Swin U-Net whose blocks may be mixtures of experts, as many as there are kinds.
+    """A 2D Swin U-Net whose blocks may be mixtures of experts, as many as there are image types.
 
-    A case of a kind has the one channel of that kind. All kinds share the network's single input channel.
+    A case of an image type has the one channel of that type. All types share the network's single input channel.
 
     Args:
         network: what `swin_unet` makes.
-        num_modalities: K, the kinds.
+        num_modalities: K, the image types.
         settings: those of every network.
     """
 
-    takes_one_kind: ClassVar[bool] = True
+    takes_one_image_type: ClassVar[bool] = True
     takes_any_space: ClassVar[bool] = False
 
     def __init__(self, network: SwinUNet, *, num_modalities: int, settings: M4oESettings) -> None:
@@ -41,7 +41,7 @@ class SwinUNetwork(MissingModalityNetwork):
         """Logits of a batch.
 
         Args:
-            x: `(B, K, H, W)`, of each item one channel not NaN. The items may be of different kinds.
+            x: `(B, K, H, W)`, of each item one channel not NaN. The items may be of different image types.
 
         Returns:
             `(B, classes or regions, H, W)`.
@@ -51,7 +51,7 @@ class SwinUNetwork(MissingModalityNetwork):
             return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
 
     def of_code(self, x: Tensor, code: tuple[bool, ...]) -> Logits:
-        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the kind that a code of one 1 names.
+        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the image type that a code of one 1 names.
 
         They are computed in the precision of the input.
         """
@@ -67,29 +67,29 @@ class SwinUNetwork(MissingModalityNetwork):
         """
         if not self.mixtures:
             raise nothing_to_upcycle(self)
-        kinds = kinds_of(source)
-        return with_new_kinds(source.weights, kinds, self, modalities, like=like, noise=noise)
+        image_types = image_types_of(source)
+        return with_new_image_types(source.weights, image_types, self, modalities, like=like, noise=noise)
 
     def padded(self, image: Tensor) -> Tensor:
         """`(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""
         height, width = image.shape[2:]
         return F.pad(image, (0, -width % DIVISOR, 0, -height % DIVISOR))
 
-    def use_kinds(self, available: Tensor) -> None:
-        """Tell the mixtures the kinds of a batch's items: `(B, K)` bool, one true in each row."""
-        kind = available.long().argmax(dim=1)
+    def use_image_types(self, available: Tensor) -> None:
+        """Tell the mixtures the image types of a batch's items: `(B, K)` bool, one true in each row."""
+        image_type = available.long().argmax(dim=1)
         for mixture in self.mixtures:
-            mixture.kind = kind
+            mixture.image_type = image_type
 
     def _logits(self, image: Tensor, available: Tensor) -> Logits:
-        self.use_kinds(available)
+        self.use_image_types(available)
         logits = self.decode(self.encoder(self.padded(image)), image, available)
         assert isinstance(logits, Tensor)  # there is no deep supervision
         return logits[..., : image.shape[2], : image.shape[3]]
 
 
 def swin_unet(num_outputs: int, patch_size: Sequence[int], num_modalities: int, settings: M4oESettings) -> SwinUNet:
-    """The network before it knows of kinds: `placement` and `routing` say where experts are, and who chooses them."""
+    """The network before it knows of image types: `placement` and `routing` say where experts are, who chooses them."""
 
     def mlp(place: str, channels: int) -> MoEMLP | None:
         if place not in settings.placement:

@@ -62,8 +62,8 @@ class MissingModalityPredictor(nnUNetPredictor):
             trainer_name,
             inference_allowed_mirroring_axes,
         )
-        one_kind = self._modality_network().takes_one_kind
-        use_missing_modality_preprocessor(configuration_manager, one_kind=one_kind)
+        one_image_type = self._modality_network().takes_one_image_type
+        use_missing_modality_preprocessor(configuration_manager, one_image_type=one_image_type)
 
     def _modality_network(self) -> MissingModalityNetwork | StockNetwork:
         assert isinstance(self.network, nn.Module)

@@ -23,7 +23,7 @@ from nnunet_moe.settings.plans import read_settings
 class MissingModalityPreprocessor(DefaultPreprocessor):
     """nnU-Net's `DefaultPreprocessor`, with absent channels as NaN in what goes in and what comes out."""
 
-    one_kind: ClassVar[bool] = False
+    one_image_type: ClassVar[bool] = False
     """Whether a case with more than one channel is an error."""
 
     def run_case(
@@ -73,7 +73,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             ModalityError: the model does not take these modalities.
         """
         names, available = channel_names(dataset_json), np.array(images.available)
-        self._require_one_kind(available, names, f"{first_file}: ")
+        self._require_one_image_type(available, names, f"{first_file}: ")
         used, notes = _dedicated(available, configuration_manager, names, f"{first_file}: ")
         return np.where(used.reshape(-1, *[1] * (images.image.ndim - 1)), images.image, np.float32(np.nan)), notes
 
@@ -109,7 +109,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
                 "Fill one in, or take the case out."
             )
-        self._require_one_kind(available, names)
+        self._require_one_image_type(available, names)
         available, notes = _dedicated(available, configuration_manager, names)
         _log(notes)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
@@ -119,18 +119,18 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         data[~available] = np.nan
         return data, seg_or_border, properties
 
-    def _require_one_kind(self, available: np.ndarray, names: Sequence[str], case: str = "") -> None:
-        if self.one_kind and available.sum() > 1:
+    def _require_one_image_type(self, available: np.ndarray, names: Sequence[str], case: str = "") -> None:
+        if self.one_image_type and available.sum() > 1:
             raise ModalityError(
-                f"{case}the case has {code_text(available.tolist(), names)}, but the model takes cases of one kind. "
-                "Give each image as a case of its own."
+                f"{case}the case has {code_text(available.tolist(), names)}, but the model takes cases of one image "
+                "type. Give each image as a case of its own."
             )
 
 
-class OneKindPreprocessor(MissingModalityPreprocessor):
-    """The same for models that take cases of one kind: one channel each."""
+class OneImageTypePreprocessor(MissingModalityPreprocessor):
+    """The same for models that take cases of one image type: one channel each."""
 
-    one_kind = True
+    one_image_type = True
 
 
 class MissingModalityConfigurationManager(ConfigurationManager):
@@ -143,23 +143,25 @@ class MissingModalityConfigurationManager(ConfigurationManager):
         return MissingModalityPreprocessor
 
 
-class OneKindConfigurationManager(ConfigurationManager):
-    """The same for models that take cases of one kind."""
+class OneImageTypeConfigurationManager(ConfigurationManager):
+    """The same for models that take cases of one image type."""
 
     @property
     def preprocessor_class(  # pyright: ignore[reportIncompatibleMethodOverride] - cached in nnU-Net
         self,
-    ) -> type[OneKindPreprocessor]:
-        return OneKindPreprocessor
+    ) -> type[OneImageTypePreprocessor]:
+        return OneImageTypePreprocessor
 
 
-def use_missing_modality_preprocessor(configuration_manager: ConfigurationManager, *, one_kind: bool = False) -> None:
+def use_missing_modality_preprocessor(
+    configuration_manager: ConfigurationManager, *, one_image_type: bool = False
+) -> None:
     """Turn one configuration manager, in place, into one that names our preprocessor.
 
     `nnUNetv2_predict` hands this instance to its preprocessing workers, which unpickle it by its class's name.
 
     Args:
-        one_kind: whether cases with more than one channel are to be refused.
+        one_image_type: whether cases with more than one channel are to be refused.
 
     Raises:
         ModelError: the plans ask for a preprocessor other than nnU-Net's default.
@@ -169,7 +171,9 @@ def use_missing_modality_preprocessor(configuration_manager: ConfigurationManage
             f"The plans ask for the preprocessor {configuration_manager.preprocessor_name!r}; missing modalities are "
             f"supported with {DefaultPreprocessor.__name__!r} alone. Change 'preprocessor_name' in the plans."
         )
-    configuration_manager.__class__ = OneKindConfigurationManager if one_kind else MissingModalityConfigurationManager
+    configuration_manager.__class__ = (
+        OneImageTypeConfigurationManager if one_image_type else MissingModalityConfigurationManager
+    )
 
 
 def _loaded(dataset_json: dict | str) -> dict:

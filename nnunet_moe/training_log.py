@@ -69,9 +69,9 @@ def entropy_line(entropies: Sequence[tuple[float, float]]) -> str:
     return "Gate entropy, each code/over codes, by layer: " + ", ".join(f"{a:.3f}/{b:.3f}" for a, b in entropies)
 
 
-def gates_line(kind: str, weights: Sequence[float]) -> str:
-    """The line for what the gates make of one kind of images: the experts' weights, which sum to 1."""
-    return f"Mean gate of {kind}, by expert: " + ", ".join(f"{weight:.3f}" for weight in weights)
+def gates_line(image_type: str, weights: Sequence[float]) -> str:
+    """The line for what the gates make of one image type: the experts' weights, which sum to 1."""
+    return f"Mean gate of {image_type}, by expert: " + ", ".join(f"{weight:.3f}" for weight in weights)
 
 
 def append_epoch(folder: Path, number: int, epoch: Epoch, labels: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
 from nnunet_moe.runtime.workspace import Workspace
-from two_kinds import write_two_kinds
+from two_image_types import write_two_image_types
 
 DATASET_ID, DATASET, CONFIGURATION = 901, "Dataset901_Tiny", "3d_tiny"
 TRAINER = "nnUNetTrainerMoESD"
@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 
 TOGETHER = {
     "trained": ("test_predict", "test_nnunet_commands", "test_evaluate", "test_export", "test_package"),
-    "two_kinds": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
+    "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }
 """Which files need the same session fixture."""
 
@@ -54,7 +54,7 @@ class OneTrainedModel(LoadFileScheduling):
 def pytest_collection_modifyitems(items):
     """What uses a model that is trained for it is slow; nobody has to remember to mark it."""
     for item in items:
-        if {"trained", "two_kinds"} & set(item.fixturenames):
+        if {"trained", "two_image_types"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
 
 
@@ -132,10 +132,10 @@ def trained(dataset) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def two_kinds(dataset) -> Path:
+def two_image_types(dataset) -> Path:
     """A raw dataset of CT and of MR cases with a label each, 904, preprocessed in 2D and 3D."""
     raw = dataset.workspace.raw / "Dataset904_TwoKinds"
-    write_two_kinds(raw)
+    write_two_image_types(raw)
     plan_and_preprocess("-d", 904, "-c", "2d", "3d_fullres")
     return raw
 

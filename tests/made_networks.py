@@ -66,7 +66,7 @@ def swin_network(
     return SwinUNetwork(plain, num_modalities=num_modalities, settings=chosen).eval()
 
 
-def of_kinds(kinds, size, num_modalities=3):
+def of_image_types(kinds, size, num_modalities=3):
     x = torch.full((len(kinds), num_modalities, *size), torch.nan)
     for item, kind in enumerate(kinds):
         x[item, kind] = torch.randn(size)

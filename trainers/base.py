@@ -163,7 +163,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         """
         arguments = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
         network = cls.network_of_plans(*arguments, enable_deep_supervision)
-        use_missing_modality_preprocessor(configuration_manager, one_kind=cls.network_class.takes_one_kind)
+        use_missing_modality_preprocessor(configuration_manager, one_image_type=cls.network_class.takes_one_image_type)
         num_modalities = len(configuration_manager.normalization_schemes)
         return cls.network_class(
             network, num_modalities=num_modalities, settings=cls.settings_of(configuration_manager)

@@ -1,4 +1,4 @@
-"""M4oE: experts for kinds of images in the blocks of a Swin U-Net (Jiang and Shen, MICCAI 2024), and its ablations."""
+"""M4oE: experts for image types in the blocks of a Swin U-Net (Jiang and Shen, MICCAI 2024), and its ablations."""
 
 from typing import Any, ClassVar
 
@@ -24,9 +24,9 @@ class nnUNetTrainerM4oEDecoder(nnUNetTrainerSwinUNet):
 
 
 class nnUNetTrainerM4oENoGate(nnUNetTrainerSwinUNet):
-    """Each image passes through the experts of its kind; no gate."""
+    """Each image passes through the experts of its image type; no gate."""
 
-    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerM4oE.forced_settings, "routing": "kind"}
+    forced_settings: ClassVar[dict[str, Any]] = {**nnUNetTrainerM4oE.forced_settings, "routing": "image_type"}
 
 
 class nnUNetTrainerM4oEChannelGate(nnUNetTrainerSwinUNet):

@@ -1,4 +1,4 @@
-"""Phase one of M4oE: a masked autoencoder in which each image trains the experts of its kind."""
+"""Phase one of M4oE: a masked autoencoder in which each image trains the experts of its image type."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""Swin U-Net for images of one kind each, such as CT or MRI: the control of M4oE."""
+"""Swin U-Net for images of one type each, such as CT or MRI: the control of M4oE."""
 
 from typing import Any, ClassVar
 
@@ -51,7 +51,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
-        """As every trainer's; the codes to validate are the kinds.
+        """As every trainer's; the codes to validate are the image types.
 
         Raises:
             ModelError: also if the configuration is not in 2D.
@@ -81,7 +81,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         return swin_unet(num_output_channels, configuration_manager.patch_size, num_modalities, settings)
 
     def on_train_start(self) -> None:
-        """As every trainer's; the log tells of which kinds there are experts, and where."""
+        """As every trainer's; the log tells of which image types there are experts, and where."""
         super().on_train_start()
         if self.settings.placement:
             names = ", ".join(channel_names(self.dataset_json))
@@ -103,37 +103,37 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         """As every trainer's.
 
         Raises:
-            ModalityError: also if a case is of more than one kind.
+            ModalityError: also if a case is of more than one image type.
         """
         training, validation = super().get_tr_and_val_datasets()
         names = channel_names(self.dataset_json)
         for case in sorted({*training.identifiers, *validation.identifiers}):
             if sum(code := self._available(case)) > 1:
                 raise ModalityError(
-                    f"Case {case} has {code_text(code, names)}; {type(self).__name__} takes cases of one kind, each "
-                    "with one channel. Make each image a case of its own."
+                    f"Case {case} has {code_text(code, names)}; {type(self).__name__} takes cases of one image type, "
+                    "each with one channel. Make each image a case of its own."
                 )
         return training, validation
 
     def validation_step(self, batch: dict) -> dict:
         """As every trainer's; images are kept for what the log tells of the gates."""
         if self.settings.placement and self.settings.routing == "gate":
-            for kind, of_kind in enumerate(available_modalities(batch["data"]).T):
-                if of_kind.any():
-                    self._last_images[kind] = batch["data"][of_kind]
+            for image_type, of_type in enumerate(available_modalities(batch["data"]).T):
+                if of_type.any():
+                    self._last_images[image_type] = batch["data"][of_type]
         return super().validation_step(batch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """As every trainer's; the log also tells how the gates weigh the experts for each kind of images."""
+        """As every trainer's; the log also tells how the gates weigh the experts for each image type."""
         super().on_validation_epoch_end(val_outputs)
         network, names = unwrap(self.network), channel_names(self.dataset_json)
         assert isinstance(network, SwinUNetwork)
-        for kind, images in sorted(self._last_images.items()):
+        for image_type, images in sorted(self._last_images.items()):
             with self._autocast(), gates_kept(network.mixtures) as kept:
                 network(images.to(self.device))
             weights = torch.stack([weights for of_block in kept for weights in of_block]).mean(dim=0)
-            self.told.mean_gates[names[kind]] = weights.tolist()
-            self.print_to_log_file(gates_line(names[kind], weights.tolist()))
+            self.told.mean_gates[names[image_type]] = weights.tolist()
+            self.print_to_log_file(gates_line(names[image_type], weights.tolist()))
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Differentiate L_seg."""

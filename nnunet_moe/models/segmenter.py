@@ -104,7 +104,7 @@ class Segmenter:
         with fewer channels, one preprocessing serves; else the code gets its own, and so does it where a model refuses
         more than one.
         """
-        if self.network.takes_one_kind:
+        if self.network.takes_one_image_type:
             return self._preprocess(case, code)
         if case is not self._case:
             shared = case.available if self._dedicated_code is None else self._dedicated_code

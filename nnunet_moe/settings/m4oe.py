@@ -19,6 +19,6 @@ class M4oESettings(Settings):
     """Channels of the first stage; the others have 2, 4 and 8 times as many."""
     placement: tuple[Literal["encoder", "decoder"], ...] = ()
     """The parts whose blocks have experts; the trainer's business."""
-    routing: Literal["gate", "kind", "channel_gate"] = "gate"
+    routing: Literal["gate", "image_type", "channel_gate"] = "gate"
     """Who chooses experts: a gate for each token, the image's type, or nobody (a gate over channels); the trainer's
     business."""

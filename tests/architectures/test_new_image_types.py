@@ -1,10 +1,10 @@
-"""A trained M4oE is taught new kinds of images."""
+"""A trained M4oE is taught new image types."""
 
 import pytest
 import torch
 
 from made_networks import swin_network
-from nnunet_moe.architectures.new_image_types import kinds_of, with_new_kinds
+from nnunet_moe.architectures.new_image_types import image_types_of, with_new_image_types
 from nnunet_moe.architectures.upcycling import UpcyclingSource
 from nnunet_moe.errors import ModelError
 
@@ -12,7 +12,7 @@ KINDS = ("CT", "MRI")
 
 
 def pair(routing="gate", *, wanted=("CT", "PET", "MRI")):
-    """A network of two kinds with weights of its own, and one of more."""
+    """A network of two image types with weights of its own, and one of more."""
     small, large = (swin_network(routing, num_modalities=number).double() for number in (2, len(wanted)))
     with torch.no_grad():
         for parameter in small.parameters():
@@ -21,14 +21,14 @@ def pair(routing="gate", *, wanted=("CT", "PET", "MRI")):
 
 
 def extended(small, large, *, wanted=("CT", "PET", "MRI"), like=None, noise=0.0):
-    state = with_new_kinds(small.state_dict(), KINDS, large, wanted, like=like, noise=noise)
+    state = with_new_image_types(small.state_dict(), KINDS, large, wanted, like=like, noise=noise)
     large.load_state_dict(state)
     return state
 
 
-def output(made, image, kind, num_kinds):
+def output(made, image, image_type, num_kinds):
     x = torch.full((1, num_kinds, 50, 38), torch.nan, dtype=torch.float64)
-    x[0, kind] = image
+    x[0, image_type] = image
     with torch.inference_mode():
         return made(x)
 
@@ -38,26 +38,28 @@ def single_precision(monkeypatch):
     monkeypatch.setenv("nnunet_moe_bf16", "0")
 
 
-@pytest.mark.parametrize("routing", ["gate", "kind"])
+@pytest.mark.parametrize("routing", ["gate", "image_type"])
 @pytest.mark.parametrize("like", ["CT", "MRI"])
 @pytest.mark.parametrize("wanted", [("CT", "PET", "MRI"), ("US", "MRI", "PET", "CT")])
 def test_a_copy_of_the_nearest_kind_changes_no_output(routing, like, wanted):
     small, large = pair(routing, wanted=wanted)
     extended(small, large, wanted=wanted, like=like)
     image = torch.randn(50, 38, dtype=torch.float64)
-    for kind, name in enumerate(wanted):
+    for image_type, name in enumerate(wanted):
         known = KINDS.index(name if name in KINDS else like)
         expected = output(small, image, known, 2)
-        torch.testing.assert_close(output(large, image, kind, len(wanted)), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(output(large, image, image_type, len(wanted)), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("routing", ["gate", "kind"])
+@pytest.mark.parametrize("routing", ["gate", "image_type"])
 def test_the_same_kinds_in_another_order_change_no_output(routing):
     small, large = pair(routing, wanted=("MRI", "CT"))
     extended(small, large, wanted=("MRI", "CT"))
     image = torch.randn(50, 38, dtype=torch.float64)
-    for kind in (0, 1):
-        torch.testing.assert_close(output(large, image, kind, 2), output(small, image, 1 - kind, 2), rtol=0, atol=1e-10)
+    for image_type in (0, 1):
+        torch.testing.assert_close(
+            output(large, image, image_type, 2), output(small, image, 1 - image_type, 2), rtol=0, atol=1e-10
+        )
 
 
 def test_a_channel_gate_does_not_become_a_gate_over_experts():
@@ -88,11 +90,11 @@ def test_old_experts_stay_and_new_ones_are_made_of_them(like, noise):
 
 
 def test_without_a_nearest_kind_old_kinds_stay_as_they_are_where_routing_is_by_kind():
-    small, large = pair("kind")
+    small, large = pair("image_type")
     extended(small, large)
     image = torch.randn(50, 38, dtype=torch.float64)
-    for kind, known in ((0, 0), (2, 1)):
-        assert torch.equal(output(large, image, kind, 3), output(small, image, known, 2))
+    for image_type, known in ((0, 0), (2, 1)):
+        assert torch.equal(output(large, image, image_type, 3), output(small, image, known, 2))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,6 @@ def test_networks_that_do_not_fit_are_errors():
     encoder_alone = swin_network(placement=("encoder",), num_modalities=3).double()
     with pytest.raises(ModelError, match=r"lacks \d+ weights, first decoder\."):
         extended(small, encoder_alone)
-    with pytest.raises(ModelError, match="has no experts for 2 kinds"):
+    with pytest.raises(ModelError, match="has no experts for 2 image types"):
         control = swin_network(placement=(), num_modalities=2)
-        kinds_of(UpcyclingSource(control.state_dict(), "nnUNetTrainerSwinUNet", KINDS))
+        image_types_of(UpcyclingSource(control.state_dict(), "nnUNetTrainerSwinUNet", KINDS))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from made_networks import QUIET, batch, modality_network, of_kinds, planned, swin_network
+from made_networks import QUIET, batch, modality_network, of_image_types, planned, swin_network
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
 from nnunet_moe.architectures.upcycling import UpcyclingSource
@@ -61,7 +61,7 @@ def test_a_network_fixed_to_a_code_is_the_same_function_of_the_channels_that_are
 
 
 def test_a_network_for_one_image_type_is_fixed_to_it():
-    network, x = swin_network().double(), of_kinds([1, 1], (50, 38)).double()
+    network, x = swin_network().double(), of_image_types([1, 1], (50, 38)).double()
     with torch.no_grad():
         fixed = network.fixed((False, True, False), planned)
         torch.testing.assert_close(fixed(x[:, [1]]), network(x), rtol=0, atol=1e-10)

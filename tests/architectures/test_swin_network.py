@@ -1,16 +1,16 @@
-"""Swin U-Net with experts for kinds of images."""
+"""Swin U-Net with experts for image types."""
 
 import pytest
 import torch
 from timm.layers import DropPath
 from torch.nn import functional
 
-from made_networks import of_kinds, swin_network
+from made_networks import of_image_types, swin_network
 from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_unet import blocks
 
 EVERYWHERE = ("encoder", "decoder")
-ROUTINGS = ("gate", "kind", "channel_gate")
+ROUTINGS = ("gate", "image_type", "channel_gate")
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def single_precision(monkeypatch):
     monkeypatch.setenv("nnunet_moe_bf16", "0")
 
 
-def mixture(routing="gate", num_experts=3, kinds=(2, 0)):
+def mixture(routing="gate", num_experts=3, image_types=(2, 0)):
     torch.manual_seed(0)
     made = MoEMLP(4, 6, num_experts=num_experts, routing=routing).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
-    made.kind = torch.tensor(kinds)
+    made.image_type = torch.tensor(image_types)
     return made, torch.randn(2, 3, 5, 4, dtype=torch.float64)
 
 
@@ -44,7 +44,7 @@ def test_the_papers_gate_weighs_the_experts_of_each_token():
 
 
 def test_routing_by_kind_is_each_items_own_expert():
-    made, tokens = mixture("kind")
+    made, tokens = mixture("image_type")
     expected = torch.stack([expert(made, 2, tokens[0]), expert(made, 0, tokens[1])])
     torch.testing.assert_close(made(tokens), expected, rtol=0, atol=1e-12)
     for shaped in (tokens, tokens.flatten(1, 2)):  # as a compiled graph computes it, with all experts
@@ -56,8 +56,8 @@ def test_routing_by_kind_is_each_items_own_expert():
 
 
 def test_routing_by_kind_needs_the_kinds():
-    made, tokens = mixture("kind")
-    made.kind = None
+    made, tokens = mixture("image_type")
+    made.image_type = None
     with pytest.raises(RuntimeError, match="runs inside a SwinUNetwork only"):
         made(tokens)
 
@@ -70,7 +70,7 @@ def test_the_channel_gate_multiplies_the_sum_of_all_experts():
     torch.testing.assert_close(made(tokens), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("routing", "changes"), [("gate", True), ("kind", True), ("channel_gate", False)])
+@pytest.mark.parametrize(("routing", "changes"), [("gate", True), ("image_type", True), ("channel_gate", False)])
 def test_permuting_experts_changes_the_output_unless_what_selects_them_is_permuted_too(routing, changes):
     """The published gate selects no expert: permuting them changes nothing."""
     made, tokens = mixture(routing)
@@ -84,12 +84,12 @@ def test_permuting_experts_changes_the_output_unless_what_selects_them_is_permut
             if routing == "gate":
                 made.gate.weight.copy_(made.gate.weight[order].clone())
                 made.gate.bias.copy_(made.gate.bias[order].clone())
-        made.kind = order.argsort()[made.kind]
+        made.image_type = order.argsort()[made.image_type]
         torch.testing.assert_close(made(tokens), before, rtol=0, atol=1e-12)
 
 
 def test_another_routing_is_an_error():
-    with pytest.raises(ValueError, match="'best' is no routing; there are gate, kind, channel_gate"):
+    with pytest.raises(ValueError, match="'best' is no routing; there are gate, image_type, channel_gate"):
         MoEMLP(4, 6, num_experts=2, routing="best")
 
 
@@ -114,7 +114,7 @@ def test_experts_are_where_they_are_placed(placement, where):
 @pytest.mark.parametrize("size", [(32, 32), (50, 38), (7, 65), (224, 224)])
 def test_any_patch_size_is_padded_inside(size):
     made = swin_network(patch_size=size)
-    x = of_kinds([0], size)
+    x = of_image_types([0], size)
     with torch.inference_mode():
         found = made(x)
         assert found.shape == (1, 4, *size) and found.isfinite().all()
@@ -125,7 +125,7 @@ def test_any_patch_size_is_padded_inside(size):
         torch.testing.assert_close(made(padded)[..., : size[0], : size[1]], found, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("routing", "training"), [("gate", True), ("kind", False), ("channel_gate", True)])
+@pytest.mark.parametrize(("routing", "training"), [("gate", True), ("image_type", False), ("channel_gate", True)])
 def test_a_compiled_network_is_one_graph_and_the_same_function(routing, training):
     """nnU-Net compiles on GPUs."""
     made = swin_network(routing).train(training)
@@ -133,8 +133,8 @@ def test_a_compiled_network_is_one_graph_and_the_same_function(routing, training
         if isinstance(module, DropPath):
             module.drop_prob = 0.0
     compiled = torch.compile(made, backend="eager", fullgraph=True)
-    for kinds in ([0, 2], [1, 1], [2, 0]):
-        x = of_kinds(kinds, (50, 38))
+    for image_types in ([0, 2], [1, 1], [2, 0]):
+        x = of_image_types(image_types, (50, 38))
         torch.testing.assert_close(compiled(x), made(x), rtol=0, atol=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_the_network_is_the_one_that_is_written_out_here():
 
 def test_in_bfloat16_it_is_close_to_single_precision(monkeypatch):
     """The sums of residuals stay in single precision."""
-    made, x = swin_network(), of_kinds([0, 1], (50, 38))
+    made, x = swin_network(), of_image_types([0, 1], (50, 38))
     with torch.inference_mode():
         expected = made(x)
         monkeypatch.setenv("nnunet_moe_bf16", "1")
@@ -205,7 +205,7 @@ def test_no_process_waits_for_buffers():
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_items_of_a_mixed_batch_are_those_alone(routing):
-    made, x = swin_network(routing), of_kinds([2, 0, 1, 0], (50, 38))
+    made, x = swin_network(routing), of_image_types([2, 0, 1, 0], (50, 38))
     with torch.inference_mode():
         alone = torch.cat([made(item[None]) for item in x])
         torch.testing.assert_close(made(x), alone, rtol=0, atol=1e-5)
@@ -213,23 +213,23 @@ def test_items_of_a_mixed_batch_are_those_alone(routing):
 
 def test_kinds_share_one_input_and_differ_by_their_experts():
     image = torch.randn(1, 1, 50, 38)
-    by_kind, gated = swin_network("kind"), swin_network("gate")
+    by_kind, gated = swin_network("image_type"), swin_network("gate")
     found = {}
-    for name, made in (("kind", by_kind), ("gate", gated)):
+    for name, made in (("image_type", by_kind), ("gate", gated)):
         outputs = []
-        for kind in range(3):
+        for image_type in range(3):
             x = torch.full((1, 3, 50, 38), torch.nan)
-            x[:, kind] = image[:, 0]
+            x[:, image_type] = image[:, 0]
             with torch.inference_mode():
                 outputs.append(made(x))
         found[name] = outputs
     assert all(torch.equal(found["gate"][0], other) for other in found["gate"])  # a gate looks at the image alone
-    assert not any(torch.allclose(found["kind"][0], other) for other in found["kind"][1:])
+    assert not any(torch.allclose(found["image_type"][0], other) for other in found["image_type"][1:])
 
 
 def test_a_case_of_one_kind_without_the_other_channels_is_the_same():
-    made = swin_network("kind")
-    x = of_kinds([1], (50, 38))
+    made = swin_network("image_type")
+    x = of_image_types([1], (50, 38))
     with torch.inference_mode():
         assert torch.equal(made.of_code(x[:, [1]], (False, True, False)), made(x))
 
@@ -237,7 +237,7 @@ def test_a_case_of_one_kind_without_the_other_channels_is_the_same():
 def test_label_sets_hold_for_each_kind():
     made = swin_network(label_sets=((1, 1, 0, 0), (1, 0, 1, 1), (1, 1, 1, 1)))
     with torch.inference_mode():
-        found = made(of_kinds([0, 1, 2], (50, 38))).argmax(dim=1)
+        found = made(of_image_types([0, 1, 2], (50, 38))).argmax(dim=1)
     assert set(found[0].unique().tolist()) <= {0, 1} and set(found[1].unique().tolist()) <= {0, 2, 3}
 
 

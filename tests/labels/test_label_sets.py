@@ -33,7 +33,7 @@ from nnunet_moe.trainers.case_content import CaseContent
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
-from two_kinds import CHANNELS, phantom
+from two_image_types import CHANNELS, phantom
 
 ABDOMEN = {
     "channel_names": {"0": "CT", "1": "MRI", "2": "CE-MRI"},
@@ -208,7 +208,7 @@ TWO_KINDS = {
 }
 
 
-def two_kinds(trainer, *, lesion: bool):
+def two_image_types(trainer, *, lesion: bool):
     """A batch of two cases, one without its first channel; what both are annotated with is one label alone."""
     batch = batch_for(trainer, dtype=torch.float32)
     batch["data"][:, 1 if lesion else 0] = torch.nan
@@ -227,7 +227,7 @@ def two_kinds(trainer, *, lesion: bool):
 def test_a_step_of_every_trainer_leaves_labels_alone_that_nobody_annotated(make_trainer, kind, lesion):
     trainer = make_trainer(kind, labels=TWO_KINDS)
     other = 2 if lesion else 1
-    trainer.train_step(two_kinds(trainer, lesion=lesion))
+    trainer.train_step(two_image_types(trainer, lesion=lesion))
     heads = [(name, p) for name, p in trainer.network.named_parameters() if ".seg_layers." in name]
     trained = [p.grad for _, p in heads if p.grad is not None and p.grad.any()]
     assert trained and not any(grad[other].any() for grad in trained)
@@ -236,7 +236,7 @@ def test_a_step_of_every_trainer_leaves_labels_alone_that_nobody_annotated(make_
 
 def test_a_dedicated_trainer_too(make_trainer):
     trainer = make_trainer(nnUNetTrainerDedicated, labels=TWO_KINDS, modality_code=[1, 0, 0])
-    trainer.train_step(two_kinds(trainer, lesion=True))
+    trainer.train_step(two_image_types(trainer, lesion=True))
     bias = trainer.network.decoder.seg_layers[-1].bias.grad
     assert bias[0] and bias[1] and not bias[2]
 
@@ -271,16 +271,16 @@ def test_label_sets_that_are_only_in_the_plans_are_an_error(make_trainer, labels
 
 
 @pytest.fixture(scope="module")
-def two_kinds_dataset(two_kinds, dataset, tmp_path_factory):
+def two_kinds_dataset(two_image_types, dataset, tmp_path_factory):
     """Cases of CT and of MR, each annotated with one of two labels, and a model that was trained on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
         length = {"num_epochs": 12, "num_iterations_per_epoch": 10, "num_val_iterations_per_epoch": 2}
-        plans = dataset.workspace.preprocessed / two_kinds.name / "nnUNetPlans.json"
+        plans = dataset.workspace.preprocessed / two_image_types.name / "nnUNetPlans.json"
         add_small_configuration(plans, "tiny", patch_size=[16] * 3, features_per_stage=[8, 12, 16], settings=length)
         train(904, "tiny", "nnUNetTrainerModalityDropout")
-        yield two_kinds
+        yield two_image_types
 
 
 MODEL = ("-d", "904", "-c", "tiny", "-tr", "nnUNetTrainerModalityDropout", "-f", "0")

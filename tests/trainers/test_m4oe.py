@@ -1,4 +1,4 @@
-"""Swin U-Net and M4oE by nnU-Net's own commands, on cases of two kinds with a label each."""
+"""Swin U-Net and M4oE by nnU-Net's own commands, on cases of two image types with a label each."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from nnunet_moe.runtime import precision
 from nnunet_moe.runtime.files import nnunet_folder
 from nnunet_moe.trainers.m4oe import nnUNetTrainerM4oE
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
-from two_kinds import CHANNELS, phantom
+from two_image_types import CHANNELS, phantom
 
 M4OE = "nnUNetTrainerM4oE"
 ABLATIONS = ("Encoder", "Decoder", "NoGate", "ChannelGate")
@@ -31,7 +31,7 @@ NAME = "Dataset904_TwoKinds"
 
 
 @pytest.fixture(scope="module")
-def raw(two_kinds, dataset, tmp_path_factory):
+def raw(two_image_types, dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
@@ -39,7 +39,7 @@ def raw(two_kinds, dataset, tmp_path_factory):
         # no multiple of 32; the features are those of a U-Net that nobody builds
         small = {"patch_size": [20, 18], "features_per_stage": [4, 6], "batch_size": 6}
         add_small_configuration(plans, "flat", **small, settings={**LENGTH, "width": 12})
-        yield two_kinds
+        yield two_image_types
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_each_ablation_is_what_its_name_says(raw, ablation):
         name.partition(".")[0] for name, module in made.network.named_modules() if module in made.network.mixtures
     }
     assert places == {"Encoder": {"encoder"}, "Decoder": {"decoder"}}.get(ablation, {"encoder", "decoder"})
-    routing = {"NoGate": "kind", "ChannelGate": "channel_gate"}.get(ablation, "gate")
+    routing = {"NoGate": "image_type", "ChannelGate": "channel_gate"}.get(ablation, "gate")
     assert {mixture.routing for mixture in made.network.mixtures} == {routing}
     assert {mixture.num_experts for mixture in made.network.mixtures} == {2}
 
@@ -72,8 +72,8 @@ def test_they_train_and_predict_by_stock_commands(raw, tmp_path, trainer):
     log = Path(made.log_file).read_text()
     assert len(re.findall(r"Pseudo dice (?:CT|MR): ", log)) >= 2 and len(re.findall(r"train_loss -?\d", log)) == 2
     predicted = predict(trainer, raw / "imagesTs", tmp_path / "out")
-    for kind, channel in CHANNELS.items():
-        assert set(np.unique(predicted[f"{kind}4"])) <= {0, channel + 1}
+    for image_type, channel in CHANNELS.items():
+        assert set(np.unique(predicted[f"{image_type}4"])) <= {0, channel + 1}
 
 
 def test_biases_norms_and_positions_do_not_decay(trained_m4oe):
@@ -94,14 +94,14 @@ def test_biases_norms_and_positions_do_not_decay(trained_m4oe):
 def test_the_log_tells_how_the_gates_weigh_the_experts_for_each_kind(trained_m4oe):
     log = Path(trained_m4oe.log_file).read_text()
     told = re.findall(r"Mean gate of (\w+), by expert: (\S+), (\S+)\s", log)
-    assert [kind for kind, *_ in told] == ["CT", "MR"] * LENGTH["num_epochs"]
+    assert [image_type for image_type, *_ in told] == ["CT", "MR"] * LENGTH["num_epochs"]
     assert all(abs(float(first) + float(second) - 1) < 0.002 for _, first, second in told)
     network = trained_m4oe.network.eval()
     with torch.no_grad(), gates_kept(network.mixtures) as kept:
-        for kind, images in sorted(trained_m4oe._last_images.items()):
+        for image_type, images in sorted(trained_m4oe._last_images.items()):
             network(images)
-            weights = torch.stack([of_block[kind] for of_block in kept]).mean(dim=0)
-            assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + kind][1:])
+            weights = torch.stack([of_block[image_type] for of_block in kept]).mean(dim=0)
+            assert [f"{weight:.3f}" for weight in weights.tolist()] == list(told[-2 + image_type][1:])
     network(images)
     assert len(kept[0]) == 2  # nothing more is kept then
 
@@ -110,8 +110,8 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
     made = trained_m4oe
     made.network.eval()
     data = torch.full((4, 2, 20, 18), torch.nan)
-    for item, kind in enumerate((0, 1, 1, 0)):
-        data[item, kind] = torch.randn(20, 18)
+    for item, image_type in enumerate((0, 1, 1, 0)):
+        data[item, image_type] = torch.randn(20, 18)
     target = torch.ones(4, 1, 20, 18, dtype=torch.int16)
     target[1:3] = 2
     batch = {"data": data, "target": target, "keys": ["ct0", "mr0", "mr1", "ct1"]}
@@ -119,12 +119,12 @@ def test_a_validation_batch_counts_for_the_kind_whose_turn_it_is(trained_m4oe):
     assert made._validation_step % 2 == 0
     with torch.no_grad():
         found = [made.validation_step({**batch, "target": target.clone()}) for _ in range(2)]
-        for kind, items in ((0, [0, 3]), (1, [1, 2])):
-            assert found[kind]["code"] == kind
+        for image_type, items in ((0, [0, 3]), (1, [1, 2])):
+            assert found[image_type]["code"] == image_type
             predicted = made.network(data[items]).argmax(dim=1)
             # each of the two items twice, in the places of the others
-            assert found[kind]["tp_hard"].tolist()[kind] == 2 * (predicted == kind + 1).sum().item()
-            assert found[kind]["fn_hard"].tolist()[1 - kind] == 0
+            assert found[image_type]["tp_hard"].tolist()[image_type] == 2 * (predicted == image_type + 1).sum().item()
+            assert found[image_type]["fn_hard"].tolist()[1 - image_type] == 0
 
 
 def test_a_training_that_is_stopped_goes_on_exactly(trained_m4oe, tmp_path, monkeypatch):
@@ -180,7 +180,9 @@ def test_a_training_case_of_two_kinds_is_an_error(dataset, tmp_path, monkeypatch
     command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
     plans = dataset.plans_file
     add_small_configuration(plans, "2d_m4oe", patch_size=[32, 32], features_per_stage=[4, 6], settings={"width": 12})
-    with pytest.raises(ModalityError, match=r"Case \w+ has T1w\+T2w\+FLAIR; nnUNetTrainerM4oE takes cases of one kind"):
+    with pytest.raises(
+        ModalityError, match=r"Case \w+ has T1w\+T2w\+FLAIR; nnUNetTrainerM4oE takes cases of one image type"
+    ):
         train(901, "2d_m4oe", M4OE)
 
 
@@ -206,13 +208,13 @@ def test_a_kind_is_exported_as_onnx(raw, trained_m4oe, tmp_path):
     with torch.inference_mode():
         expected = predictor.network.eval()(torch.cat((torch.full_like(x, torch.nan), x), dim=1))
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4)
-    with pytest.raises(SystemExit, match=r"-m CT\+MR: the model is for cases of one kind, CT or MR, and can be"):
+    with pytest.raises(SystemExit, match=r"-m CT\+MR: the model is for cases of one image type, CT or MR, and can be"):
         main(["export", *model, "-m", "CT+MR", "--onnx", "-o", str(tmp_path / "both")])
     assert not (tmp_path / "both").exists()
 
 
 def test_a_trained_model_is_upcycled_to_a_kind_more_and_nnunet_starts_from_it(raw, trained_m4oe, dataset, tmp_path):
-    """The dataset with three kinds has plans and dataset.json of its own, which is what a network is made of."""
+    """The dataset with three image types has plans and dataset.json of its own, which is what a network is made of."""
     known, target = (dataset.workspace.preprocessed / name for name in (NAME, "Dataset908_ThreeKinds"))
     target.mkdir()
     (target / "nnUNetPlans_2d").symlink_to(known / "nnUNetPlans_2d")
@@ -244,5 +246,7 @@ def test_evaluate_scores_each_kind(raw, trained_m4oe, tmp_path):
     main(["evaluate", *model, *images, "-o", str(tmp_path / "scores")])
     rows = (tmp_path / "scores" / "results.csv").read_text().splitlines()[1:]
     assert {tuple(row.split(",")[2:5]) for row in rows} == {
-        (f"{kind}4", code, label) for kind, code in (("ct", "CT"), ("mr", "MR")) for label in ("first", "second")
+        (f"{image_type}4", code, label)
+        for image_type, code in (("ct", "CT"), ("mr", "MR"))
+        for label in ("first", "second")
     }

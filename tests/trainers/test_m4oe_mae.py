@@ -1,4 +1,4 @@
-"""Phase one of M4oE: what is masked is reconstructed by the experts of its kind, and phase two starts from there."""
+"""Phase one of M4oE: experts of image types reconstruct what is masked, and phase two starts from there."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from made_networks import of_kinds
+from made_networks import of_image_types
 from nnunet_in_process import make_trainer, train
 from nnunet_moe.architectures.masked_autoencoder import MASKED_PATCH, MaskedAutoencoder, enlarged
 from nnunet_moe.architectures.swin_network import swin_unet
@@ -27,7 +27,7 @@ def single_precision(monkeypatch):
 
 def autoencoder(patch_size=(50, 38), num_modalities=3):
     torch.manual_seed(0)
-    settings = M4oESettings(placement=("encoder", "decoder"), routing="kind", width=12)
+    settings = M4oESettings(placement=("encoder", "decoder"), routing="image_type", width=12)
     plain = swin_unet(2, patch_size, num_modalities, settings)
     return MaskedAutoencoder(plain, num_modalities=num_modalities, settings=settings).eval()
 
@@ -41,7 +41,7 @@ def test_the_loss_is_the_squared_error_where_it_counts():
 
 def test_what_is_masked_changes_nothing_and_what_is_not_does():
     made, size = autoencoder(), (50, 38)
-    x = of_kinds([0, 2], size)
+    x = of_image_types([0, 2], size)
     masked = torch.zeros(2, 4, 4, dtype=torch.bool)
     masked[0, 1:3, 0], masked[1, 0, 1] = True, True
     pixels = enlarged(masked, MASKED_PATCH)[:, None, : size[0], : size[1]]
@@ -76,7 +76,7 @@ def test_only_the_encoder_with_the_experts_of_the_batchs_kinds_is_trained():
     made = autoencoder().train()
     masked = torch.zeros(2, 4, 4, dtype=torch.bool)
     masked[:, :2] = True
-    x = of_kinds([2, 2], (50, 38))
+    x = of_image_types([2, 2], (50, 38))
     made(x, masked).square().sum().backward()
     for name, parameter in made.named_parameters():
         if name.startswith("decoder.") or ".gate." in name:
@@ -92,7 +92,7 @@ def test_it_does_not_segment():
     with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
         made.require_segmentation()
     with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
-        made(of_kinds([0], (50, 38)))
+        made(of_image_types([0], (50, 38)))
 
 
 def test_a_compiled_autoencoder_is_one_graph_and_the_same_function():
@@ -100,18 +100,18 @@ def test_a_compiled_autoencoder_is_one_graph_and_the_same_function():
     compiled = torch.compile(made, backend="eager", fullgraph=True)
     masked = torch.zeros(2, 4, 4, dtype=torch.bool)
     masked[:, :3] = True
-    for kinds in ([0, 2], [1, 1]):
-        x = of_kinds(kinds, (50, 38))
+    for image_types in ([0, 2], [1, 1]):
+        x = of_image_types(image_types, (50, 38))
         torch.testing.assert_close(compiled(x, masked), made(x, masked), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def pretrained(two_kinds, dataset, tmp_path_factory):
+def pretrained(two_image_types, dataset, tmp_path_factory):
     """The trainer after a pre-training, and what its network was before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnunet_moe_bf16", "0")
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
-        plans = dataset.workspace.preprocessed / two_kinds.name / "nnUNetPlans.json"
+        plans = dataset.workspace.preprocessed / two_image_types.name / "nnUNetPlans.json"
         length = {"num_epochs": 3, "num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 2}
         small = {"patch_size": [36, 40], "features_per_stage": [4, 6], "batch_size": 6}
         add_small_configuration(plans, "large", **small, settings={**length, "width": 12})
@@ -138,7 +138,7 @@ def test_the_setting_is_swin_maes(pretrained):
     assert all(group["betas"] == (0.9, 0.95) for group in trainer.optimizer.param_groups)
     transforms = trainer.get_training_transforms(None, None, None, (0, 1), False)
     assert [(type(each).__name__, each.allowed_axes) for each in transforms.transforms] == [("MirrorTransform", (0, 1))]
-    batch = {"data": of_kinds([0, 1], (36, 40), 2), "target": torch.zeros(2, 1, 36, 40, dtype=torch.int16)}
+    batch = {"data": of_image_types([0, 1], (36, 40), 2), "target": torch.zeros(2, 1, 36, 40, dtype=torch.int16)}
     with torch.no_grad():
         losses = [trainer.validation_step(batch)["loss"].item() for _ in range(4)]
     assert losses[0] == losses[2] != losses[1] == losses[3]  # two iterations an epoch, each with patches of its own
@@ -179,12 +179,12 @@ def test_phase_two_starts_with_the_trained_encoder_by_nnunets_own_option(pretrai
     assert all(not torch.equal(trained[name], weights[name]) for name in weights.keys() & trained.keys())
 
 
-def test_it_is_refused_at_once_wherever_something_is_to_be_segmented(pretrained, two_kinds, tmp_path):
+def test_it_is_refused_at_once_wherever_something_is_to_be_segmented(pretrained, two_image_types, tmp_path):
     model = ("-d", "904", "-c", "large", "-tr", "nnUNetTrainerM4oEMAE", "-f", "0")
-    images = ("-i", str(two_kinds / "imagesTr"))
+    images = ("-i", str(two_image_types / "imagesTr"))
     for verb, *more in (
         ("predict", *images),
-        ("evaluate", *images, "-l", str(two_kinds / "labelsTr")),
+        ("evaluate", *images, "-l", str(two_image_types / "labelsTr")),
         ("export", "-m", "CT", "--onnx"),
         ("package", "--target", "plain"),
     ):

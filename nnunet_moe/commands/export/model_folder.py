@@ -125,7 +125,7 @@ class ExportedModel:
         card = template.render(
             modalities=code_text(self.code, source.modalities),
             channels={channel: source.modalities[channel] for channel in present_channels(len(self.code), self.code)},
-            takes_one_kind=source.network.takes_one_kind,
+            takes_one_image_type=source.network.takes_one_image_type,
             trained_for=None if source.is_dedicated else source.modalities,
             code=code_digits(self.code),
             dataset=source.model.folder.parent.name,

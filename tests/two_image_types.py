@@ -24,7 +24,7 @@ def phantom(number: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return image, labels
 
 
-def write_two_kinds(raw: Path) -> None:
+def write_two_image_types(raw: Path) -> None:
     """Four training cases and a test case of each kind."""
     for folder, label_folder, numbers in (("imagesTr", "labelsTr", range(4)), ("imagesTs", "labelsTs", range(4, 5))):
         for kind, channel in CHANNELS.items():
