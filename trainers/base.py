@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,6 @@ from torch import Tensor, distributed, nn
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.labels.label_sets import LabelSets, covered
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import (
@@ -30,7 +29,7 @@ from nnunet_moe.modalities.codes import (
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write, remove_leftovers
 from nnunet_moe.settings.base import Settings
-from nnunet_moe.settings.plans import PLANS_KEY, given_settings, read_settings, unread_settings
+from nnunet_moe.settings.plans import given_settings, read_settings, unread_settings
 from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
 from nnunet_moe.trainers.label_sets import (
     annotation_lines,
@@ -39,6 +38,8 @@ from nnunet_moe.trainers.label_sets import (
     require_known_cases,
     with_label_sets,
 )
+from nnunet_moe.trainers.optimizer_step import autocast, backward, clip_and_step
+from nnunet_moe.trainers.plans import require_fitting_code, require_fitting_plans, require_own_label_sets
 from nnunet_moe.trainers.reproducibility import seed_generators, seed_of
 from nnunet_moe.trainers.validation_by_code import dice_by_code, in_place_of_others, number_of_code
 from nnunet_moe.training_log import Epoch, append_epoch, dice_line
@@ -102,21 +103,9 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
             SettingsError: as `settings_of`, or settings stand outside of a configuration, or label sets in the plans.
             ModalityError: plans and dataset.json have not the same number of channels; as `LabelSets.of`.
         """
-        if PLANS_KEY in plans:
-            raise SettingsError(f"{PLANS_KEY!r} stands at the top of the plans; move it into a configuration.")
-        configuration_manager = PlansManager(plans).get_configuration(configuration)
-        names, num_planned = channel_names(dataset_json), len(configuration_manager.normalization_schemes)
-        if len(names) != num_planned:
-            raise ModalityError(
-                f"dataset.json has {len(names)} channels ({', '.join(names)}), the plans were made for {num_planned}. "
-                "Plan and preprocess again."
-            )
-        settings, label_sets = cls.settings_of(configuration_manager), LabelSets.of(dataset_json)
-        if settings.label_sets is not None and (label_sets is None or settings.label_sets != label_sets.setting):
-            raise SettingsError(
-                f"The plans have 'label_sets' under {PLANS_KEY!r}, other than dataset.json's. Write them into "
-                "dataset.json alone; trainers copy them into their models' plans."
-            )
+        names = require_fitting_plans(plans, configuration, dataset_json)
+        settings = cls.settings_of(PlansManager(plans).get_configuration(configuration))
+        require_own_label_sets(settings, LabelSets.of(dataset_json))
         if settings.modality_code is not None:
             return settings, [tuple(digit == 1 for digit in settings.modality_code)]
         return settings, all_codes(len(names))
@@ -129,22 +118,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
             SettingsError: a setting is unknown or out of range, or `modality_code` does not fit trainer or channels.
         """
         settings = read_settings(cls.settings_class, configuration_manager.configuration, cls.forced_settings)
-        code, num_modalities = settings.modality_code, len(configuration_manager.normalization_schemes)
-        if cls.is_dedicated and code is None:
-            raise SettingsError(
-                f"{cls.__name__} needs the setting 'modality_code' under {PLANS_KEY!r} in the plans' configuration, "
-                "one 0 or 1 a channel. Add it to a configuration of its own."
-            )
-        if code is not None and not cls.is_dedicated:
-            raise SettingsError(
-                f"The plans' configuration has a 'modality_code', {list(code)}: it is for dedicated models. Train "
-                f"{cls.__name__} on a configuration without it, or use nnUNetTrainerDedicated."
-            )
-        if code is not None and len(code) != num_modalities:
-            raise SettingsError(
-                f"Setting 'modality_code' is {list(code)}, but there are {num_modalities} channels. Give one 0 or 1 a "
-                "channel."
-            )
+        num_modalities = len(configuration_manager.normalization_schemes)
+        require_fitting_code(settings.modality_code, num_modalities, cls.__name__, is_dedicated=cls.is_dedicated)
         return settings
 
     @classmethod
@@ -393,21 +368,13 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         return target.to(self.device, non_blocking=True)
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else nullcontext()
+        return autocast(self.device)
 
     def _backward(self, parts: dict[str, Tensor]) -> None:
-        loss = sum(parts.values(), start=torch.zeros((), device=self.device))
-        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+        backward(sum(parts.values(), start=torch.zeros((), device=self.device)), self.grad_scaler)
 
     def _clip_and_step(self) -> None:
-        if self.grad_scaler is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
-        if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+        clip_and_step(self.network.parameters(), self.optimizer, self.grad_scaler, self.max_gradient_norm)
 
     def _seed(self, *position: int, of_process: bool = True) -> int:
         """A function of seed, fold, position and, if it is to be the process's own, of that."""
