@@ -120,6 +120,10 @@ class CaseModel:
         self._context = self._segmenter.context
         self._trained = packaged.trained
 
+    def predict(self, files: Mapping[str, Path], out: Path) -> Segmented:
+        """Read and segment a case; arguments and errors as below."""
+        return self.segment(self.read(files), out)
+
     def read(self, files: Mapping[str, Path]) -> OpenedCase:
         """Read a case.
 

@@ -97,7 +97,7 @@ def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], mod
     with TemporaryDirectory() as output:
         options = read_options(mapping, sample_arguments(mapping, has, str(folder / "sample" / "input"), output))
         (case,) = sent_cases(mapping, options)
-        return log_lines(case.name, model.segment(model.read(case.files(mapping)), case.out))
+        return log_lines(case.name, model.predict(case.files(mapping), case.out))
 
 
 def _write_texts(
