@@ -19,6 +19,7 @@ import torch
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.commands.demo.progress import case_line
 from nnunet_moe.modalities.codes import channel_names, code_text
+from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.workspace import Workspace
 
@@ -52,9 +53,11 @@ def main() -> None:
 
     number = len(subsets.cases) * len(subsets.codes)
     print(f"{machine()}, torch {torch.__version__}\n{model.name}, {options.chk}, {len(subsets.cases)} cases\n")
-    print("| modalities | Dice, float32 | Dice, bfloat16 | difference |\n|---|---|---|---|")
-    for code, single, half in zip(subsets.codes, dice["float32"], dice["bfloat16"], strict=True):
-        print(f"| {code_text(code, modalities)} | {single:.4f} | {half:.4f} | {half - single:+.4f} |")
+    rows = [
+        (code_text(code, modalities), f"{single:.4f}", f"{half:.4f}", f"{half - single:+.4f}")
+        for code, single, half in zip(subsets.codes, dice["float32"], dice["bfloat16"], strict=True)
+    ]
+    print(markdown_table(("modalities", "Dice, float32", "Dice, bfloat16", "difference"), rows))
     print(f"\nlargest difference {np.abs(dice['bfloat16'] - dice['float32']).max():.4f}")
     print(", ".join(f"{name} {value / number:.2f} s a prediction" for name, value in seconds.items()))
 

@@ -30,6 +30,7 @@ from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
 from nnunet_moe.losses.moesd import gate_regularisation
 from nnunet_moe.modalities.codes import MAX_MODALITIES
+from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.runtime.workspace import Workspace
@@ -139,21 +140,21 @@ def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
     with precision:
         half = torch.is_autocast_enabled(device.type)
     label = f"autocast to {torch.get_autocast_dtype(device.type)}" if half else "torch.float32"
-    print(f"| per-item kernels, {label}: C_in, C_out, input | used | loop | grouped | N convolutions | used / best |")
-    print("|---|---|---|---|---|---|")
+    ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
+    rows = []
     for layer, shape in _layers(plans):
         layer.to(device).train()
         x = torch.randn(shape, device=device, requires_grad=True)
         code = torch.rand(len(x), len(SIGNAL), device=device)
-        ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
         runs = {name: _forward_and_backward(way, layer, x, code, precision) for name, way in ways.items()}
         times = in_turn(runs, repetitions, device)
         others = [statistics.median(times[name]) for name in ("loop", "grouped", "N convolutions")]
         best = ("loop", "grouped", "N convolutions")[others.index(min(others))]
-        cells = " | ".join(f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values())
+        cells = [f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values()]
         name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
-        print(f"| {name} | {cells} | {ratio(times, 'used', best)} |", flush=True)
-    print()
+        rows.append((name, *cells, ratio(times, "used", best)))
+    columns = (f"per-item kernels, {label}: C_in, C_out, input", *ways, "used / best")
+    print(markdown_table(columns, rows), end="\n\n", flush=True)
 
 
 def report_modalities(plans: dict, device: torch.device, repetitions: int) -> None:
@@ -300,7 +301,7 @@ def ratio(times: dict[str, list[float]], name: str, reference: str, *, digits: i
 
 
 def table(title: str, rows: dict[str, str]) -> str:
-    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+    return markdown_table((title, ""), list(rows.items())) + "\n"
 
 
 def _wait(device: torch.device) -> None:

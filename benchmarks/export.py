@@ -36,6 +36,7 @@ from nnunet_moe.commands.export.export import export_models
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_text
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.networks import planned_network
+from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import VARIABLE, external_trainers_folder, machine, trainers_known
 from nnunet_moe.runtime.files import dataset_name, folder_name, nnunet_folder
 
@@ -108,7 +109,7 @@ def report_equality(setup: Setup) -> None:
     subsets, tta = setup.subsets, ("--disable_tta",)
     subsets.write_inputs(setup.out / "incoming")
     _predict(SINGLE, setup.model, setup.out / "incoming", subsets.predictions, *tta)
-    print("| modalities | voxels that differ | of | lesion voxels |\n|---|---|---|---|")
+    rows = []
     for code in subsets.codes:
         name = code_digits(code)
         images, out = setup.out / f"incoming_{name}", setup.out / f"stock_{name}"
@@ -117,13 +118,13 @@ def report_equality(setup: Setup) -> None:
         by_stock = np.stack([_read(out / f"{case}.nii.gz") for case in subsets.cases])
         by_plugin = np.stack([_read(subsets.predictions / f"{case}_{name}.nii.gz") for case in subsets.cases])
         differing, size, lesions = int((by_stock != by_plugin).sum()), by_plugin.size, int((by_plugin > 0).sum())
-        print(f"| {code_text(code, subsets.modalities)} | {differing} | {size} | {lesions} |", flush=True)
-    print()
+        rows.append((code_text(code, subsets.modalities), *map(str, (differing, size, lesions))))
+    print(markdown_table(("modalities", "voxels that differ", "of", "lesion voxels"), rows), end="\n\n", flush=True)
 
 
 def report_forward(setup: Setup) -> None:
     """A patch through an exported network and through the one that nnU-Net plans for these channels."""
-    print("| modalities | parameters, exported and planned | forward time, exported / planned |\n|---|---|---|")
+    rows = []
     for code in (setup.subsets.codes[0], setup.subsets.codes[-1]):
         with redirect_stdout(io.StringIO()):
             exported: Any = nnUNetPredictor(device=CPU)
@@ -138,8 +139,9 @@ def report_forward(setup: Setup) -> None:
         times = in_turn(runs, 20 * setup.repetitions, CPU)
         counts = [sum(weight.numel() for weight in network.parameters()) for network in networks.values()]
         name = code_text(code, setup.subsets.modalities)
-        print(f"| {name} | {counts[0]}, {counts[1]} | {ratio(times, 'exported', 'planned', digits=3)} |", flush=True)
-    print()
+        rows.append((name, f"{counts[0]}, {counts[1]}", ratio(times, "exported", "planned", digits=3)))
+    columns = ("modalities", "parameters, exported and planned", "forward time, exported / planned")
+    print(markdown_table(columns, rows), end="\n\n", flush=True)
 
 
 def report_command(setup: Setup) -> None:
@@ -155,17 +157,17 @@ def report_command(setup: Setup) -> None:
         runs[name].append(_predict(name, models[name], images, setup.out / f"command_{name}"))
 
     times = in_turn({name: partial(run, name) for name in models}, setup.repetitions, CPU, warm_up=False)
-    print("| a patient by the whole command | time | / stock | peak memory of the largest process | / stock |")
-    print("|---|---|---|---|---|")
     peaks = {name: [float(run.peak_kib) for run in runs[name]] for name in models}
+    whole, by_stage = [], []
     for name in models:
         seconds, gib = statistics.median(times[name]), statistics.median(peaks[name]) / 2**20
-        memory = f"{gib:.2f} GiB | {ratio(peaks, name, STOCK)}"
-        print(f"| {name} | {seconds:.1f} s | {ratio(times, name, STOCK)} | {memory} |")
-    print(f"\n| | {' | '.join(STAGES.values())} | exit |\n|---{'|---' * (len(STAGES) + 1)}|")
-    for name in models:
+        ratios = ratio(times, name, STOCK), ratio(peaks, name, STOCK)
+        whole.append((name, f"{seconds:.1f} s", ratios[0], f"{gib:.2f} GiB", ratios[1]))
         stages = [statistics.median(seconds) for seconds in zip(*(run.stages for run in runs[name]), strict=True)]
-        print(f"| {name} | {' | '.join(f'{seconds:.1f} s' for seconds in stages)} |")
+        by_stage.append((name, *(f"{seconds:.1f} s" for seconds in stages)))
+    columns = ("a patient by the whole command", "time", "/ stock", "peak memory of the largest process", "/ stock")
+    print(markdown_table(columns, whole), end="\n\n")
+    print(markdown_table(("", *STAGES.values(), "exit"), by_stage))
     file = f"{setup.subsets.cases[0]}.nii.gz"
     by = {name: _read(setup.out / f"command_{name}" / file) for name in models}
     for name in (SINGLE, HALF):

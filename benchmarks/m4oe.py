@@ -36,6 +36,7 @@ from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.networks import find_trainer
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
+from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine, trainers_known
 from nnunet_moe.runtime.workspace import Workspace
 
@@ -100,12 +101,12 @@ def main() -> None:
 def dice_table(scores: dict[str, pd.DataFrame]) -> str:
     """A row a training, a column a kind and label, the mean over test cases in per cent, and the mean of these."""
     columns = [(kind, label) for kind, labels in LABEL_SETS.items() for label in labels]
-    lines = [["DSC (%)", *(f"{kind} {label}" for kind, label in columns), "mean"], ["---"] * (len(columns) + 2)]
+    rows = []
     for name, table_of_row in scores.items():
         by_kind = 100 * table_of_row.groupby(["kind", "label"])["dsc"].mean()
         means = [float(by_kind[column]) for column in columns]
-        lines.append([name, *(f"{mean:.1f}" for mean in means), f"{np.mean(means):.2f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        rows.append([name, *(f"{mean:.1f}" for mean in means), f"{np.mean(means):.2f}"])
+    return markdown_table(["DSC (%)", *(f"{kind} {label}" for kind, label in columns), "mean"], rows) + "\n"
 
 
 def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
@@ -129,11 +130,10 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
 def gate_table(name: str, gates: dict[str, Tensor]) -> str:
     """The experts' mean weights, a row a kind, and the largest difference that two kinds make in a block."""
     number = next(iter(gates.values())).shape[1]
-    lines = [[name, *(f"expert {expert + 1}" for expert in range(number))], ["---"] * (number + 1)]
-    lines += [[kind, *(f"{weight:.3f}" for weight in weights.mean(dim=0))] for kind, weights in gates.items()]
+    rows = [[kind, *(f"{weight:.3f}" for weight in weights.mean(dim=0))] for kind, weights in gates.items()]
     of_kinds = torch.stack(list(gates.values()))
     spread = float((of_kinds.amax(dim=0) - of_kinds.amin(dim=0)).max())
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = markdown_table([name, *(f"expert {expert + 1}" for expert in range(number))], rows)
     return f"{text}\n\nLargest difference between kinds in a block: {spread:.3f}\n"
 
 

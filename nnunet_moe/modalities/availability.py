@@ -28,16 +28,19 @@ class Availability:
         self.codes = dict(files if codes is None else codes)
         self._counts = Counter(self.codes.values())
 
-    def table(self) -> str:
-        """Cases by code, most modalities first, and by modality, in Markdown."""
-        lines = ["| modalities | cases |", "|---|---|"]
-        for code, count in sorted(self._counts.items(), key=lambda entry: (-sum(entry[0]), code_digits(entry[0]))):
-            lines.append(f"| {code_text(code, self.modalities)} | {count} |")
-        lines += ["", "| modality | cases that have it | files of zeros |", "|---|---|---|"]
-        for channel, name in enumerate(self.modalities):
-            num_zeros = sum(code[channel] for code in self.files.values()) - self._having(channel)
-            lines.append(f"| {name} | {self._having(channel)} of {len(self.codes)} | {num_zeros} |")
-        return "\n".join(lines)
+    def by_code(self) -> list[tuple[str, int]]:
+        """The modalities of each code and how many cases have it; most modalities first."""
+        counts = sorted(self._counts.items(), key=lambda entry: (-sum(entry[0]), code_digits(entry[0])))
+        return [(code_text(code, self.modalities), count) for code, count in counts]
+
+    def by_modality(self) -> list[tuple[str, int, int]]:
+        """Each modality, how many cases have it, and of how many the file is zero everywhere."""
+        having = [self._having(channel) for channel in range(len(self.modalities))]
+        files = [sum(code[channel] for code in self.files.values()) for channel in range(len(self.modalities))]
+        return [
+            (name, number, num_files - number)
+            for name, number, num_files in zip(self.modalities, having, files, strict=True)
+        ]
 
     def csv(self) -> str:
         """One row a case: its name, its code, and what it has of each modality."""

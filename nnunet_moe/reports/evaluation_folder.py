@@ -12,6 +12,7 @@ import pandas as pd
 from nnunet_moe.errors import ModelError
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.files import digest
 
 SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 (mm)"}
@@ -30,12 +31,12 @@ class Scores:
 
     def markdown(self) -> str:
         """A row a label; shares in per cent."""
-        lines = [f"| | Cases | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 2) + "|"]
+        lines = []
         for label, rows in self.means.groupby("label", sort=False):
             by_metric = rows.set_index("metric").to_dict("index")
             cells = [_cell(by_metric[metric], 1 if metric.endswith("_mm") else 100) for metric in SHOWN]
-            lines.append(f"| {label} | {by_metric['dsc']['cases']} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+            lines.append([str(label), str(by_metric["dsc"]["cases"]), *cells])
+        return markdown_table(["", "Cases", *SHOWN.values()], lines)
 
 
 class EvaluationFolder:

@@ -5,7 +5,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 PRESENT, ABSENT, UNKNOWN = "●", "○", "-"
@@ -31,10 +31,8 @@ class Table:
     def markdown(self) -> str:
         styles = {BEST: "**{}**", SECOND: "<u>{}</u>", PLAIN: "{}"}
         names = [_markdown(_join(group, name)) for group, name in self.columns]
-        lines = [names, ["---"] * len(names)]
-        lines += [[styles[cell.emphasis].format(_markdown(cell.text)) for cell in row] for row in self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join((f"**{_markdown(self.title)}**", body, *self.notes)) + "\n"
+        rows = [[styles[cell.emphasis].format(_markdown(cell.text)) for cell in row] for row in self.rows]
+        return "\n\n".join((f"**{_markdown(self.title)}**", markdown_table(names, rows), *self.notes)) + "\n"
 
     def latex(self) -> str:
         """A `table` for the package booktabs."""
@@ -96,6 +94,17 @@ class Table:
             else:
                 found.append((group, 1))
         return found
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a newline at its end.
+
+    Args:
+        columns: their names; as the cells, Markdown already.
+        rows: the cells of each.
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def short_name(trainer: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_moe.modalities.codes import Code, all_codes, code_digits, code_text
+from nnunet_moe.reports.table import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,12 +67,10 @@ class CaseSubsets:
         """Mean Dice by code over the cases, in Markdown, and the mean over codes."""
         dice = self.dice().mean(axis=1)
         rows = [
-            f"| {code_text(code, self.modalities)} | {value:.3f} |"
-            for code, value in zip(self.codes, dice, strict=True)
+            (code_text(code, self.modalities), f"{value:.3f}") for code, value in zip(self.codes, dice, strict=True)
         ]
-        return "\n".join(
-            ["| modalities | Dice |", "|---|---|", *rows, f"| **mean over codes** | **{dice.mean():.3f}** |"]
-        )
+        mean = ("**mean over codes**", f"**{dice.mean():.3f}**")
+        return markdown_table(("modalities", "Dice"), [*rows, mean])
 
     def plot(self, case: str, file: Path) -> None:
         """One row a code: the images present, the prediction, the truth; the slice with most lesion."""

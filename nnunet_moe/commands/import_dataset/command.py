@@ -107,11 +107,12 @@ def run(namespace: argparse.Namespace) -> None:
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.import_dataset.dataset import import_dataset
+    from nnunet_moe.reports.availability import availability_tables
 
     imported = import_dataset(request)
     num_test = 0 if imported.test is None else len(imported.test.codes)
     print(f"Wrote {imported.folder}: {len(imported.training.codes)} training and {num_test} test cases")
-    print(imported.training.table())
+    print(availability_tables(imported.training))
     for problems, what in ((imported.filled, _FILLED[request.filled_as_absent]), (imported.not_placed, "Not placed")):
         if problems:
             print(f"{what}, {len(problems)} files; all of them in {imported.report}:")

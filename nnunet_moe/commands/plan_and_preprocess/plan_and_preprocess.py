@@ -22,6 +22,7 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+from nnunet_moe.reports.availability import availability_tables
 from nnunet_moe.runtime.environment import variable
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 from nnunet_moe.settings.base import Settings
@@ -93,7 +94,7 @@ def _fingerprint(name: str, request: Request) -> Availability:
     fingerprint = extractor.run(overwrite_existing=request.clean)
     test, problems = dataset.test_availability()
     availability = extractor.availability
-    print(availability.table())
+    print(availability_tables(availability))
     warnings = (*availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
     for warning in warnings:
         print(f"WARNING: {warning}")

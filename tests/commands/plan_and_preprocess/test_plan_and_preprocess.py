@@ -28,6 +28,7 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import all_codes, code_text
+from nnunet_moe.reports.availability import availability_tables
 
 TRAINERS = [
     f"nnUNetTrainer{n}" for n in ("MoESD", "SD", "MoE", "ModalityDropout", "DynamicStem", "MoEStem", "MoENoReg")
@@ -210,15 +211,15 @@ def test_a_case_without_foreground_counts_for_shapes_alone(tiny):
 
 def test_the_table_and_its_warnings(tiny, capsys):
     training = extract_fingerprint(911).availability
-    assert training.table().splitlines() == [
+    assert availability_tables(training).splitlines() == [
         "| modalities | cases |",
-        "|---|---|",
+        "| --- | --- |",
         "| A+C | 1 |",
         "| C | 1 |",
         "| B | 1 |",
         "",
         "| modality | cases that have it | files of zeros |",
-        "|---|---|---|",
+        "| --- | --- | --- |",
         "| A | 1 of 3 | 0 |",
         "| B | 1 of 3 | 1 |",
         "| C | 2 of 3 | 0 |",
