@@ -31,8 +31,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
-from nnunet_moe.commands.export.command import Request
 from nnunet_moe.commands.export.export import export_models
+from nnunet_moe.commands.export.request import Request
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_text
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.networks import planned_network

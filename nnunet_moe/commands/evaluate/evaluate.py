@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_moe.commands.evaluate.command import Request
 from nnunet_moe.commands.evaluate.models import ScoredCase, find_models, folder_cases, validation_cases
 from nnunet_moe.commands.evaluate.overlay import Overlay, overlay_index
 from nnunet_moe.commands.evaluate.records import Records
+from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, MEAN_OVER_LABELS, Results
 from nnunet_moe.commands.evaluate.scoring import ModelRun, Part, Scorer
 from nnunet_moe.errors import ModalityError, ModelError, SettingsError

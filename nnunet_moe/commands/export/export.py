@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_moe.commands.export.command import Request
 from nnunet_moe.commands.export.model_folder import ExportedModel, WrittenFold
 from nnunet_moe.commands.export.onnx_file import require_onnx
+from nnunet_moe.commands.export.request import Request
 from nnunet_moe.commands.export.source import Source
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import code_text

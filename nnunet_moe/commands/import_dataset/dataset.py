@@ -12,9 +12,9 @@ from typing import Any
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.paths import nnUNet_raw
 
-from nnunet_moe.commands.import_dataset.command import Request
 from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
 from nnunet_moe.commands.import_dataset.patterns import LABEL, NO_PATTERN, FoundCase, Pattern, Problem, find_cases
+from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability

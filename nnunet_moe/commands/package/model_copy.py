@@ -8,8 +8,8 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.export.channels import dataset_json_of
-from nnunet_moe.commands.export.command import Request as ExportRequest
 from nnunet_moe.commands.export.export import export_models
+from nnunet_moe.commands.export.request import Request as ExportRequest
 from nnunet_moe.commands.export.source import STOCK_TRAINER
 from nnunet_moe.commands.package.case_model import PackagedModel
 from nnunet_moe.errors import ModalityError, ModelError

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.package.case_model import CaseModel
-from nnunet_moe.commands.package.command import Request
 from nnunet_moe.commands.package.mapping import InputMapping
 from nnunet_moe.commands.package.model_copy import copy_model, export_model, training_codes
 from nnunet_moe.commands.package.naming import make_mapping, slug
 from nnunet_moe.commands.package.program import log_lines, read_options
+from nnunet_moe.commands.package.request import Request
 from nnunet_moe.commands.package.sample import sample_arguments, sample_result, write_sample
 from nnunet_moe.commands.package.sent import sent_cases
 from nnunet_moe.commands.package.wheel import constraints, write_wheel

@@ -1,100 +1,10 @@
-"""The options of `nnunet_moe plan_and_preprocess`; names and defaults as in nnU-Net's command."""
+"""Runs `nnunet_moe plan_and_preprocess`; its options are in `request`."""
 
 import argparse
-from dataclasses import dataclass
 
-from nnunet_moe.errors import SettingsError
+from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.runtime import options
-from nnunet_moe.runtime.options import option, read_request
-
-DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
-"""nnU-Net's own; 4 for any other configuration."""
-EXTRACTOR, PREPROCESSOR = "DatasetFingerprintExtractor", "DefaultPreprocessor"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What `nnunet_moe plan_and_preprocess` was asked for.
-
-    Raises:
-        SettingsError: an option out of range, or another extractor or preprocessor than nnU-Net's default.
-    """
-
-    datasets: tuple[str, ...] = option("-d", nargs="+", help="datasets, names or ids")
-    configurations: tuple[str, ...] = option(
-        "-c", nargs="+", default=("2d", "3d_fullres", "3d_lowres"), help="configurations (default: %(default)s)"
-    )
-    planner: str = option("-pl", default="ExperimentPlanner", help="planner (default: %(default)s)")
-    gpu_memory_target: float | None = option(
-        "-gpu_memory_target", type=float, default=None, help="GB of GPU memory to plan for (default: the planner's)"
-    )
-    target_spacing: tuple[float, ...] | None = option(
-        "-overwrite_target_spacing",
-        type=float,
-        nargs="+",
-        default=None,
-        metavar="MM",
-        help="of 3d_fullres, three numbers",
-    )
-    plans_name: str | None = option(
-        "-overwrite_plans_name", default=None, help="plans identifier (default: the planner's)"
-    )
-    num_processes: tuple[int, ...] | None = option(
-        "-np",
-        type=int,
-        nargs="+",
-        default=None,
-        help="processes that preprocess; one number, or one a configuration",
-    )
-    """One for all configurations, or one a configuration."""
-    fingerprint_processes: int = option(
-        "-npfp", type=int, default=8, help="processes that extract the fingerprint (default: %(default)s)"
-    )
-    verify: bool = option(
-        "--verify_dataset_integrity", action="store_true", help="check all cases first; recommended once a dataset"
-    )
-    clean: bool = option("--clean", action="store_true", help="make the fingerprint anew; needed when files changed")
-    preprocess: bool = option("--no_pp", action="store_false", help="do not preprocess")
-    extractor: str = option(
-        "-fpe", default=EXTRACTOR, help="fingerprint extractor; only nnU-Net's default can be followed"
-    )
-    preprocessor: str = option(
-        "-preprocessor_name", default=PREPROCESSOR, help="preprocessor; only nnU-Net's default can be followed"
-    )
-    verbose: bool = option("--verbose", action="store_true")
-    show_progress: bool = option("--no_pbar", action="store_false", help="no progress bars")
-
-    def __post_init__(self) -> None:
-        for flag, name, default, what in (
-            ("-fpe", self.extractor, EXTRACTOR, "fingerprint extractor"),
-            ("-preprocessor_name", self.preprocessor, PREPROCESSOR, "preprocessor"),
-        ):
-            if name != default:
-                raise SettingsError(
-                    f"{flag} {name}: this package's own {what} takes the place of nnU-Net's {default}, and cannot "
-                    f"follow another one. Leave {flag} out."
-                )
-        numbers = (self.fingerprint_processes, *(self.num_processes or ()))
-        if min(numbers) < 1:
-            raise SettingsError(f"-npfp and -np are {', '.join(map(str, numbers))}; numbers of processes start at 1.")
-        if self.num_processes is not None and len(self.num_processes) not in (1, len(self.configurations)):
-            raise SettingsError(
-                f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one, "
-                "or one a configuration."
-            )
-        if self.target_spacing is not None and (len(self.target_spacing) != 3 or min(self.target_spacing) <= 0):
-            text = " ".join(map(str, self.target_spacing))
-            raise SettingsError(f"-overwrite_target_spacing is {text}; it is three numbers above 0, in mm.")
-        if self.gpu_memory_target is not None and not self.gpu_memory_target > 0:
-            raise SettingsError(f"-gpu_memory_target is {self.gpu_memory_target}; it is in GB, above 0.")
-
-    def processes(self) -> list[int]:
-        """How many processes preprocess each configuration."""
-        if self.num_processes is None:
-            return [DEFAULT_PROCESSES.get(name, 4) for name in self.configurations]
-        if len(self.num_processes) == 1:
-            return list(self.num_processes) * len(self.configurations)
-        return list(self.num_processes)
+from nnunet_moe.runtime.options import read_request
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,12 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_moe.commands.plan_and_preprocess.command import Request
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor

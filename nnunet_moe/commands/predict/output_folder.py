@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_moe.commands.predict.cases import CaseFiles
-from nnunet_moe.commands.predict.command import Request
 from nnunet_moe.commands.predict.manifest import Manifest
+from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.labels.labels import labels_of

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from nnunet_moe.commands.predict.cases import CaseFiles, find_cases
-from nnunet_moe.commands.predict.command import Request
 from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_failures
 from nnunet_moe.commands.predict.output_folder import OutputFolder
+from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.commands.predict.steps import PreparedCase, prepare, write
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
 from nnunet_moe.modalities.codes import code_text

@@ -10,7 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
 from nnunet_moe.architectures.upcycling import UpcyclingSource
-from nnunet_moe.commands.upcycle.command import Request
+from nnunet_moe.commands.upcycle.request import Request
 from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.models.checkpoints import read_checkpoint

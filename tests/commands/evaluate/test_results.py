@@ -11,12 +11,12 @@ import pytest
 from selenium import webdriver
 
 from nnunet_moe.commands.evaluate.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means, modality_worth
-from nnunet_moe.commands.evaluate.command import Request
 from nnunet_moe.commands.evaluate.evaluate import Evaluation, extreme_cases, require_own_files
 from nnunet_moe.commands.evaluate.figures import scores_by_code
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.overlay import Overlay
 from nnunet_moe.commands.evaluate.report import write_evaluation
+from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
 from nnunet_moe.commands.evaluate.tables import code_table, failure_table
 from nnunet_moe.errors import SettingsError

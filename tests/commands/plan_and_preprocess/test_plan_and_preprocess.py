@@ -18,13 +18,13 @@ from incomplete import (
     write_cases_without_each_file,
 )
 from nnunet_in_process import command, make_trainer, train
-from nnunet_moe.commands.plan_and_preprocess.command import Request
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     UNSEEN,
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import all_codes, code_text

@@ -10,7 +10,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_moe.cli import main
-from nnunet_moe.commands.upcycle.command import Request
+from nnunet_moe.commands.upcycle.request import Request
 from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.runtime.environment import trainers_known

@@ -1,0 +1,94 @@
+"""The options of `nnunet_moe import`."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_moe.commands.import_dataset.patterns import LABEL
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.options import NamedValues, option
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, separator, value = text.partition("=")
+    if not (name.strip() and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=...")
+    return name, value
+
+
+def _label(text: str) -> tuple[str, int]:
+    """`NAME=NUMBER`."""
+    name, value = _named(text)
+    if not value.isdecimal():
+        raise SettingsError(f"-labels {text}: a label is a whole number from 1.")
+    return name, int(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `nnunet_moe import` was asked for.
+
+    Raises:
+        SettingsError: options that do not fit.
+    """
+
+    source: Path = option("-i", type=Path, help="folder; it is searched with all folders below it")
+    dataset: str = option("-d", help="the dataset to make in nnUNet_raw, DatasetXXX_NAME")
+    modalities: Mapping[str, str] = option(
+        "-m",
+        action=NamedValues,
+        type=_named,
+        metavar="NAME=PATTERN",
+        help="a modality and the pattern of its files, FLAIR='{case}-t2f.nii.gz'; once for each, in channel order",
+    )
+    """Name -> pattern, in the order of the channels."""
+    label: str = option("-l", metavar="PATTERN", help="the pattern of the segmentations, e.g. '{case}-seg.nii.gz'")
+    labels: Mapping[str, int] | None = option(
+        "-labels",
+        nargs="+",
+        action=NamedValues,
+        type=_label,
+        default=None,
+        metavar="NAME=VALUE",
+        help="default: label_1 and so on",
+    )
+    """Name -> value, without the background; None: `label_1` and so on, as many as there are."""
+    file_ending: str | None = option(
+        "-ending", default=None, help="file ending, e.g. .nii.gz (default: the one that all files have)"
+    )
+    link: bool = option("--link", action="store_true", help="link the files instead of copying them")
+    unlabelled_to_test: bool = option(
+        "--unlabelled_to_test", action="store_true", help="cases without segmentation go to imagesTs"
+    )
+    filled_as_absent: bool = option(
+        "--filled_as_absent", action="store_true", help="leave out files that hold one value, or another one's voxels"
+    )
+    originals: tuple[str, ...] = option(
+        "-original",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="the original of equal ones (default: first channel)",
+    )
+    """Modalities that are taken for the original where several files of a case are equal, first choice first."""
+    num_processes: int = option("-np", type=int, default=8, help="processes that read (default: %(default)s)")
+    show_progress: bool = option("--no_pbar", action="store_false", help="no progress bar")
+
+    def __post_init__(self) -> None:
+        from nnunet_moe.modalities.codes import MAX_MODALITIES
+
+        if not re.fullmatch(r"Dataset\d{3,}_\w+", self.dataset):
+            raise SettingsError(f"-d {self.dataset}: nnU-Net's datasets are named like Dataset502_Lesions.")
+        if not 1 <= len(self.modalities) <= MAX_MODALITIES:
+            raise SettingsError(f"{len(self.modalities)} modalities by -m; from 1 to {MAX_MODALITIES} are supported.")
+        if LABEL in self.modalities:
+            raise SettingsError(f"-m {LABEL}=...: call a modality otherwise; segmentations are found by -l.")
+        if unknown := [name for name in self.originals if name not in self.modalities]:
+            raise SettingsError(f"-original {' '.join(unknown)}: the modalities are {', '.join(self.modalities)}.")
+        if self.labels is not None and sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
+            raise SettingsError(f"-labels are {dict(self.labels)}; nnU-Net wants 1, 2, 3 and so on, without gaps.")
+        if not self.source.is_dir():
+            raise SettingsError(f"-i {self.source} is no folder.")
