@@ -34,7 +34,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
     @cached_property
     def election(self) -> Election:
         """Who teaches is found by it; it has its cases from `do_split` on."""
-        return Election(self)
+        return Election(self, self.settings)
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:

@@ -13,6 +13,7 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import available_modalities, channel_names, drop_modalities
 from nnunet_moe.models.inference import InferenceContext, add_previous_stage, is_overflow, predictor_in_training
 from nnunet_moe.prediction import unwrap
+from nnunet_moe.settings.lckd import LCKDSettings
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
 
@@ -24,13 +25,14 @@ class Election:
     """Finds the modality that is best for each label.
 
     Args:
-        trainer: whose network is looked at; its settings tell how much is kept, and who of the best is elected.
+        trainer: whose network is looked at.
+        settings: of the trainer; they say how much is kept, and who of the best is elected.
     """
 
-    def __init__(self, trainer: nnUNetTrainerMissingModality) -> None:
+    def __init__(self, trainer: nnUNetTrainerMissingModality, settings: LCKDSettings) -> None:
         self.cases: tuple[str, ...] = ()
         """The training cases that are kept for elections."""
-        self._trainer = trainer
+        self._trainer, self._settings = trainer, settings
         self._taken_from: tuple[list[str], list[str]] | None = None
         self._modalities = channel_names(trainer.dataset_json)
 
@@ -58,7 +60,7 @@ class Election:
         order = np.random.default_rng(trainer._seed(OF_CASES, of_process=False)).permutation(sorted(contents)).tolist()
         validated = set(validation)
         candidates = [case for case in order if case not in validated] or order
-        limits = trainer.settings.election_fraction, trainer.settings.max_election_cases
+        limits = self._settings.election_fraction, self._settings.max_election_cases
         kept = cases_for_elections(contents, *limits, candidates)
         if not kept:
             raise ModalityError(
@@ -99,7 +101,7 @@ class Election:
             f"Best: {', '.join(f'{names[winner]} for {label}' for label, winner in best.items())}"
         )
         found = list(best.values())
-        return most_frequent(found) if trainer.settings.election == "most_frequent" else found
+        return most_frequent(found) if self._settings.election == "most_frequent" else found
 
     def scores_alone(self) -> tuple[np.ndarray, np.ndarray]:
         """Each modality's soft Dice alone, `(K, labels or regions)`, the mean over cases, and over how many."""
