@@ -52,9 +52,12 @@ class OneTrainedModel(LoadFileScheduling):
 
 
 def pytest_collection_modifyitems(items):
-    """What uses a model that is trained for it is slow; nobody has to remember to mark it."""
+    """What uses the dataset, which nnU-Net plans for half a minute, is slow; nobody has to remember to mark it.
+
+    The fixtures `trained`, `make_trainer` and all others that need the dataset are in `fixturenames` together with it.
+    """
     for item in items:
-        if {"trained", "two_image_types"} & set(item.fixturenames):
+        if "dataset" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 EVERYTHING = """
 import importlib.resources, importlib.util, multiprocessing, pickle, sys
 from pathlib import Path
 
 FILES = (
-    ("evaluation", "report.html.jinja"),
-    ("export", "card.md.jinja"),
-    ("study", "Snakefile"),
-    ("submission", "Dockerfile.jinja"),
-    ("study", "profiles/slurm/config.yaml"),
+    ("reports", "report.html.jinja"),
+    ("commands.export", "card.md.jinja"),
+    ("commands.study", "Snakefile"),
+    ("commands.package", "Dockerfile.jinja"),
+    ("commands.study", "profiles/slurm/config.yaml"),
 )
 
 def preprocessor_name(pickled):

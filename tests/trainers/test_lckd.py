@@ -33,6 +33,8 @@ from nnunet_moe.trainers.lckd import (
 )
 from nnunet_moe.trainers.lckd_election import Election
 
+pytestmark = pytest.mark.slow
+
 DATASET = "Dataset903_Elections"
 SCORES = np.array([[0.1, 0.9, 0.8], [0.3, 0.2, 0.1], [0.2, 0.4, 0.2]])
 THREE = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}}

@@ -9,6 +9,7 @@ from nnunet_moe.errors import CommandError
 from nnunet_moe.runtime.workspace import Workspace
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path, monkeypatch, capsys):
     """The demo itself, with a training too short to learn anything and heads as small as the tests' own."""
     monkeypatch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))

@@ -95,6 +95,7 @@ def stranger(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_the_stranger_has_no_nnunet_moe(stranger):
     script = "import importlib\ntry: importlib.import_module('nnunet_moe')\nexcept ModuleNotFoundError: print('none')"
     assert stranger("-c", script) == "none\n"

@@ -258,6 +258,7 @@ def test_the_apptainer_definition_copies_and_installs_what_the_dockerfile_does(p
     assert sections["%runscript"] == [f'exec {" ".join(image["fomo"].entry_point)} "$@"']
 
 
+@pytest.mark.slow
 def test_the_wheel_is_the_one_that_pip_builds(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(tmp_path / "pip"), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)

@@ -105,6 +105,7 @@ def test_cases_that_lack_files_leave_those_of_the_others_as_they_are(folders, co
         assert all(np.array_equal(locations[label], expected[label]) for label in locations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_modalities", [1, 4])
 def test_training_and_prediction_with_each_file_of_each_case_missing_in_turn(folders, num_modalities):
     raw = folders / "raw" / "Dataset910_Each"
@@ -408,6 +409,7 @@ def test_numbers_of_processes_are_checked(more, message):
     assert Request(datasets=("911",), configurations=("2d", "own"), num_processes=(3,)).processes() == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
     raw = folders / "raw" / "Dataset912_Dedicated"
     lacking = write_cases_without_each_file(raw, 2)
