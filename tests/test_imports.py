@@ -1,5 +1,6 @@
 """Imports point down, as the contracts in pyproject.toml say; import-linter checks them."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -60,3 +61,15 @@ def test_an_import_that_points_up_breaks_a_contract(installed, module, imported,
 def test_importing_the_command_line_imports_neither_torch_nor_nnunet():
     script = "import sys, nnunet_moe.cli; assert not {'nnunetv2', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_every_folder_with_modules_is_listed_as_a_package():
+    """The list in pyproject.toml is written by hand: the three folders of a checkout are one package."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = ast.literal_eval(text[text.index("packages = [") + len("packages = ") :].partition("]")[0] + "]")
+    found = {
+        ".".join(("nnunet_moe", *(() if top == "nnunet_moe" else (top,)), *folder.relative_to(ROOT / top).parts))
+        for top in ("nnunet_moe", "architectures", "trainers")
+        for folder in (init.parent for init in (ROOT / top).rglob("__init__.py"))
+    }
+    assert sorted(listed) == sorted({*found, "nnunet_moe.trainers.external"})
