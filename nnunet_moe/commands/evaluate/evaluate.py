@@ -1,6 +1,5 @@
 """`nnunet_moe evaluate`: score trained models under every subset of the modalities."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,9 +223,9 @@ def _dataset_json(models: Sequence[ModelFolder]) -> dict:
     """That of all models, with label sets if one of them has some.
 
     Raises:
-        ModelError: they were trained on other channels, labels or label sets.
+        ModelError: one cannot be read, or they were trained on other channels, labels or label sets.
     """
-    contents = [json.loads((model.folder / "dataset.json").read_text()) for model in models]
+    contents = [model.content("dataset") for model in models]
     with_sets = [content for content in contents if LabelSets.of(content) is not None]
     sets = [[content.get(key) for key in (BY_MODALITY, BY_CASE)] for content in with_sets]
     if any(each != sets[0] for each in sets):
