@@ -7,7 +7,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
-from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
+from nnunet_moe.architectures.stock_network import missing_modality_network
 from nnunet_moe.commands.export.channels import fingerprint_of, plans_of
 from nnunet_moe.errors import ModelError, NnunetMoeError
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
@@ -64,13 +64,13 @@ class Source:
             ) from error
         planned = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
         network = missing_modality_network(planned)
-        if isinstance(network, StockNetwork):
+        if not network.knows_missing_modalities:
             raise ModelError(
                 f"{model.folder} cannot be exported: {type(planned).__name__} knows no modality codes. A model of "
                 f"{STOCK_TRAINER} is an ordinary nnU-Net already; name one of this package's trainers by -tr."
             )
         network.require_segmentation()
-        self.network = network
+        self.network = cast(MissingModalityNetwork, network)
 
     @property
     def becomes_ordinary(self) -> bool:
