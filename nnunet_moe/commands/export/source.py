@@ -1,6 +1,7 @@
 """The trained model that is exported."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
