@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from facts import facts
 from incomplete import (
     describe,
     extract_fingerprint,
@@ -256,11 +257,11 @@ def test_an_old_fingerprint_of_other_files_or_of_nnunet_is_refused(tiny, folders
     extract_fingerprint(911)
     plan_and_preprocess("-d", 911, "--no_pp")  # of the same files: taken as it is
     (tiny / "imagesTr" / "b_0000.nii.gz").unlink()
-    with pytest.raises(SystemExit, match=r"made from other files than there are now\. Make it anew with --clean"):
+    with pytest.raises(SystemExit, match=facts("other files", "--clean")):
         plan_and_preprocess("-d", 911, "--no_pp")
     table = folders / "preprocessed" / tiny.name / "availability.csv"
     table.write_text("case\n")
-    with pytest.raises(SystemExit, match=r"availability\.csv cannot be used.*--clean"):
+    with pytest.raises(SystemExit, match=facts("availability.csv", "--clean")):
         plan_and_preprocess("-d", 911, "--no_pp")
 
 
@@ -289,12 +290,10 @@ def test_names_that_look_like_anything_come_back_from_the_table():
 def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
     write(tiny / "labelsTr" / "a.nii.gz", np.zeros((12, 12, 11), dtype=np.uint8))
     (tiny / "imagesTr" / "b_0002.nii.gz").write_bytes(b"no image")
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(SystemExit, match=facts("a.nii.gz", "(12, 12, 11)", "b_0002.nii.gz", "read")):
         plan_and_preprocess("-d", 911)
-    assert "a.nii.gz has the shape (12, 12, 11)" in str(error.value)
-    assert "b_0002.nii.gz cannot be read" in str(error.value)
     (tiny / "imagesTr" / "a_0001.nii.gz").write_bytes(b"no image")  # from which the reader is chosen
-    with pytest.raises(SystemExit, match=r"a_0001\.nii\.gz cannot be read"):
+    with pytest.raises(SystemExit, match=facts("a_0001.nii.gz", "read")):
         plan_and_preprocess("-d", 911)
     assert not list((folders / "preprocessed").iterdir())
 
@@ -302,7 +301,7 @@ def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
 def test_a_case_that_cannot_be_preprocessed_leaves_no_data_that_look_whole(tiny, folders):
     extract_fingerprint(911)
     (tiny / "imagesTr" / "b_0002.nii.gz").write_bytes(b"no image")  # since
-    with pytest.raises(SystemExit, match=r"b_0002\.nii\.gz cannot be read"):
+    with pytest.raises(SystemExit, match=facts("b_0002.nii.gz", "read")):
         plan_and_preprocess("-d", 911, "-c", "3d_fullres")
     assert not (folders / "preprocessed" / tiny.name / "nnUNetPlans_3d_fullres").exists()
 
@@ -330,30 +329,30 @@ def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "said"),
     [
-        (lambda raw: (raw / "imagesTr" / "a_0001.nii.gz").rename(raw / "imagesTr" / "a.nii.gz"), "CASE_XXXX"),
+        (lambda raw: (raw / "imagesTr" / "a_0001.nii.gz").rename(raw / "imagesTr" / "a.nii.gz"), ("CASE_XXXX",)),
         (
             lambda raw: (raw / "imagesTr" / "a_0001.nii.gz").rename(raw / "imagesTr" / "a_0004.nii.gz"),
-            "a: .*no channel",
+            ("a: ", "a_0004.nii.gz", "no channel"),
         ),
         (
             lambda raw: (raw / "imagesTr" / "b_0002.nii.gz").rename(raw / "imagesTr" / "b_0002.NII.GZ"),
-            "spelt so, alone",
+            ("spelt",),
         ),
-        (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), r"a: .*labelsTr/a\.nii\.gz is not there"),
-        (lambda raw: (raw / "dataset.json").unlink(), "A raw dataset has imagesTr"),
-        (lambda raw: (raw / "dataset.json").write_text("{"), "JSONDecodeError"),
-        (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), "regions_class_order"),
-        (lambda raw: change(raw, numTraining=None), "KeyError: 'numTraining'"),
-        (lambda raw: change(raw, dataset={}), "lists no case"),
-        (lambda raw: change(raw, dataset={"x": listed("b_0002", "b_0000")}), r"x: .* lists the channels \[2, 0\]"),
-        (lambda raw: shutil.rmtree(raw / "imagesTr"), "imagesTr is no folder"),
+        (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), ("a: ", "labelsTr/a.nii.gz", "not there")),
+        (lambda raw: (raw / "dataset.json").unlink(), ("dataset", "imagesTr")),
+        (lambda raw: (raw / "dataset.json").write_text("{"), ("JSONDecodeError",)),
+        (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), ("regions_class_order",)),
+        (lambda raw: change(raw, numTraining=None), ("'numTraining'",)),
+        (lambda raw: change(raw, dataset={}), ("no case",)),
+        (lambda raw: change(raw, dataset={"x": listed("b_0002", "b_0000")}), ("x: ", "channels", "[2, 0]")),
+        (lambda raw: shutil.rmtree(raw / "imagesTr"), ("imagesTr", "no folder")),
     ],
 )
-def test_files_that_make_no_dataset_are_refused(tiny, spoil, message):
+def test_files_that_make_no_dataset_are_refused(tiny, spoil, said):
     spoil(tiny)
-    with pytest.raises(ModalityError, match=message):
+    with pytest.raises(ModalityError, match=facts(*said)):
         read_raw_dataset(tiny.name)
 
 
@@ -368,42 +367,37 @@ def test_integrity_is_verified_with_files_missing(tiny):
     sitk.WriteImage(moved, str(tiny / "labelsTr" / "b.nii.gz"))
     dataset.dataset_json["numTraining"] = 4
     dataset.dataset_json["labels"] = {"background": 0, "lesion": 1, "other": 3}
-    with pytest.raises(ModalityError) as error:
+    said = ("4 training cases", "a.nii.gz", "7", "0, 1, 3", "b.nii.gz and", "[0, 1, 3]")
+    with pytest.raises(ModalityError, match=facts(*said)):
         verify_integrity(dataset, 2, show_progress=False)
-    for expected in (
-        "4 training cases",
-        "a.nii.gz holds 7; the labels in dataset.json are 0, 1, 3",
-        "b.nii.gz and",
-        "[0, 1, 3]",
-    ):
-        assert expected in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "said"),
     [
-        (("-pl", "NoPlanner"), "no planner 'NoPlanner'"),
-        (("-overwrite_target_spacing", 1, 1), r"spacing is 1\.0 1\.0; it is three numbers above 0"),
-        (("-overwrite_target_spacing", 1, 0, 1), r"spacing is 1\.0 0\.0 1\.0; it is three numbers above 0"),
-        (("-gpu_memory_target", -1), r"-gpu_memory_target is -1\.0; it is in GB, above 0"),
-        (("-c", "nope"), "nothing to preprocess for -c nope: nnUNetPlans has 2d, 3d_fullres"),
-        (("-d", 999), "is no dataset that nnU-Net finds"),
-        (("-d", "Dataset911_Tiny"), "More than one dataset name found for dataset id 911"),
+        (("-pl", "NoPlanner"), ("planner", "'NoPlanner'")),
+        (("-overwrite_target_spacing", 1, 1), ("spacing", "1.0 1.0", "three", 0)),
+        (("-overwrite_target_spacing", 1, 0, 1), ("spacing", "1.0 0.0 1.0", "three", 0)),
+        (("-gpu_memory_target", -1), ("-gpu_memory_target", "-1.0", "GB", 0)),
+        (("-c", "nope"), ("-c nope", "nnUNetPlans", "2d, 3d_fullres")),
+        (("-d", 999), ("-d 999", "dataset")),
+        (("-d", "Dataset911_Tiny"), ("More than one", 911)),
     ],
 )
-def test_options_that_cannot_be_met_are_refused(tiny, folders, options, message):
+def test_options_that_cannot_be_met_are_refused(tiny, folders, options, said):
     extract_fingerprint(911)
     if "Dataset911_Tiny" in options:
         (folders / "results" / "Dataset911_Other").mkdir()
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=facts(*said)):
         plan_and_preprocess(*(() if "-d" in options else ("-d", 911)), *options)
 
 
 @pytest.mark.parametrize(
-    ("more", "message"), [({"num_processes": (1, 2)}, "2 numbers for 3"), ({"fingerprint_processes": 0}, "start at 1")]
+    ("more", "said"),
+    [({"num_processes": (1, 2)}, ("2 numbers", "for 3")), ({"fingerprint_processes": 0}, ("start at 1",))],
 )
-def test_numbers_of_processes_are_checked(more, message):
-    with pytest.raises(SettingsError, match=message):
+def test_numbers_of_processes_are_checked(more, said):
+    with pytest.raises(SettingsError, match=facts(*said)):
         Request(datasets=("911",), **more)
     assert Request(datasets=("911",)).processes() == [8, 4, 8]
     assert Request(datasets=("911",), configurations=("2d", "own"), num_processes=(3,)).processes() == [3, 3]
@@ -434,10 +428,10 @@ def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
     assert [sorted(part.identifiers) for part in trainer.get_tr_and_val_datasets()] == [sorted(expected)] * 2
     log = Path(trainer.log_file).read_text()
     assert f"Left out, since they lack some of M1: training cases {', '.join(sorted(without_second))}" in log
-    with pytest.raises(ModalityError, match="Fold 1 has no training case with M1, which this model is dedicated to"):
+    with pytest.raises(ModalityError, match=facts("Fold 1", "M1", "dedicated")):
         make_trainer(912, "second", "nnUNetTrainerDedicated", fold=1).do_split()
     trainer = make_trainer(912, "3d_fullres", "nnUNetTrainerMoESD", fold=1)
     trainer.get_tr_and_val_datasets()
     assert "WARNING: no training case of this fold has M1: what the" in Path(trainer.log_file).read_text()
-    with pytest.raises(SystemExit, match="Configuration second is for dedicated models"):
+    with pytest.raises(SystemExit, match=facts("second", "dedicated")):
         plan_and_preprocess("-d", 912, "-c", "second")
