@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from facts import facts
 from nnunet_moe.errors import CommandError, ModelError
 from nnunet_moe.modalities.codes import all_codes, code_digits
 from nnunet_moe.prediction import MissingModalityPredictor
@@ -139,7 +140,7 @@ def test_a_bad_case_stops_the_command_with_its_name_and_leaves_no_segmentation(t
     stranger = shutil.copy(copied_case[0], str(copied_case[0]).replace("_0000", "_0007"))
     model = ("-d", "901", "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", "0", "-device", "cpu")
     where = ("-i", str(copied_case[0].parent), "-o", str(tmp_path / "out"))
-    with pytest.raises(CommandError, match="Its log"):
+    with pytest.raises(CommandError, match=facts("nnUNetv2_predict", "log")):
         trained.workspace.run("nnUNetv2_predict", *model, *where, *workers)
     assert f"{stranger} names no channel of this dataset" in trained.last_log()
     assert not list((tmp_path / "out").glob("*.nii.gz"))
@@ -153,7 +154,7 @@ def test_a_model_that_needs_all_modalities_is_refused_by_the_predictor(trained, 
     checkpoint["trainer_name"] = "nnUNetTrainer"
     checkpoint["network_weights"] = stock_weights(folder)
     torch.save(checkpoint, file)
-    with pytest.raises(ModelError, match=r"nnUNetTrainer \(PlainConvUNet\) needs all its modalities"):
+    with pytest.raises(ModelError, match=facts("nnUNetTrainer", "PlainConvUNet", "all its modalities")):
         stock.initialize_from_trained_model_folder(str(folder), (0,))
 
 

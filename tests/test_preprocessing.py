@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from facts import facts
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.preprocessing import (
     MissingModalityConfigurationManager,
@@ -92,11 +93,11 @@ def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup
     setup.configuration.configuration["nnunet_moe"] = {"modality_code": [1, 0, 1]}
     assert np.array_equal(setup.run(copied_case)[0], expected, equal_nan=True)
     assert capsys.readouterr().out.count(f"{copied_case[0]}: not used by this dedicated model: T2w") == 1
-    with pytest.raises(ModalityError, match=rf"{copied_case[0]}: the model is dedicated to T1w\+FLAIR, and FLAIR is"):
+    with pytest.raises(ModalityError, match=facts(copied_case[0], "dedicated", "T1w+FLAIR", "FLAIR is")):
         setup.run(copied_case[:2])
     image = np.ones((3, 8, 8, 8), dtype=np.float32)
     image[0] = np.nan
-    with pytest.raises(ModalityError, match=r"dedicated to T1w\+FLAIR, and T1w is absent"):
+    with pytest.raises(ModalityError, match=facts("dedicated", "T1w+FLAIR", "T1w is")):
         setup.run_npy(image)
 
 
@@ -112,7 +113,7 @@ def test_a_present_channel_that_is_not_finite_is_an_error_that_names_the_file(se
         return array
 
     rewrite(copied_case[2], spoil)
-    with pytest.raises(ModalityError, match=f"{copied_case[2]} has 1 voxels that are NaN or infinite"):
+    with pytest.raises(ModalityError, match=facts(copied_case[2], "1 voxels", "NaN")):
         setup.run(copied_case)
 
 
@@ -120,12 +121,12 @@ def test_a_present_channel_that_is_not_finite_is_an_error_that_names_the_file(se
 def test_an_array_channel_that_is_not_finite_in_places_is_an_error_that_names_the_modality(setup, bad):
     image = np.ones((3, 8, 8, 8), dtype=np.float32)
     image[1, 2, 3, 4] = bad
-    with pytest.raises(ModalityError, match="T2w is NaN or infinite in some voxels"):
+    with pytest.raises(ModalityError, match=facts("T2w", "NaN")):
         setup.run_npy(image)
 
 
 def test_an_array_with_another_number_of_channels_is_refused(setup):
-    with pytest.raises(ModalityError, match=r"2 channels, the dataset 3 \(T1w, T2w, FLAIR\)"):
+    with pytest.raises(ModalityError, match=facts("2 channels", 3, "T1w, T2w, FLAIR")):
         setup.run_npy(np.ones((2, 8, 8, 8), dtype=np.float32))
 
 
@@ -135,7 +136,7 @@ def test_an_array_with_another_number_of_channels_is_refused(setup):
 def test_a_name_without_a_channel_of_the_dataset_is_an_error_that_lists_the_channels(setup, copied_case, name):
     stranger = copied_case[0].rename(copied_case[0].with_name(name))
     with pytest.raises(
-        ModalityError, match=rf"{stranger} names no channel.*_0000 \(T1w\), _0001 \(T2w\), _0002 \(FLAIR\)"
+        ModalityError, match=facts(stranger, "no channel", "_0000 (T1w)", "_0001 (T2w)", "_0002 (FLAIR)")
     ):
         setup.run([stranger, *copied_case[1:]])
 
@@ -143,7 +144,7 @@ def test_a_name_without_a_channel_of_the_dataset_is_an_error_that_lists_the_chan
 def test_the_same_channel_twice_is_an_error_that_names_both_files(setup, copied_case, tmp_path):
     twin = tmp_path / "other_0001.nii.gz"
     twin.write_bytes(copied_case[1].read_bytes())
-    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {twin} are both channel 1"):
+    with pytest.raises(ModalityError, match=facts(copied_case[1], twin, "both channel 1")):
         setup.run([*copied_case, twin])
 
 
@@ -174,7 +175,7 @@ def test_files_of_different_geometry_are_an_error_that_names_both_and_the_differ
     setup, copied_case, change, property_name
 ):
     sitk.WriteImage(change(sitk.ReadImage(str(copied_case[2]))), str(copied_case[2]))
-    with pytest.raises(ModalityError, match=rf"{copied_case[2]} and {copied_case[0]} differ in .*{property_name}"):
+    with pytest.raises(ModalityError, match=facts(copied_case[2], copied_case[0], "differ", property_name)):
         setup.run(copied_case)
 
 
@@ -204,7 +205,7 @@ def test_a_difference_that_moves_voxels_is_an_error_however_small_it_looks(setup
         sitk.WriteImage(image, str(file))
     assert np.isfinite(setup.run(copied_case[:2])[0][:2]).all()
     sitk.WriteImage(change(sitk.ReadImage(str(copied_case[1]))), str(copied_case[1]))
-    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {copied_case[0]} differ in"):
+    with pytest.raises(ModalityError, match=facts(copied_case[1], copied_case[0], "differ")):
         setup.run(copied_case[:2])
 
 
@@ -212,7 +213,7 @@ def test_a_two_dimensional_file_beside_a_volume_of_one_slice_is_an_error(setup, 
     volume = sitk.ReadImage(str(copied_case[0]))
     sitk.WriteImage(volume[:, :, 16:17], str(copied_case[0]))
     sitk.WriteImage(volume[:, :, 16], str(copied_case[1]))
-    with pytest.raises(ModalityError, match=f"{copied_case[1]} and {copied_case[0]} differ in"):
+    with pytest.raises(ModalityError, match=facts(copied_case[1], copied_case[0], "differ")):
         setup.run(copied_case[:2])
 
 
@@ -221,7 +222,7 @@ def test_a_damaged_file_of_whole_numbers_is_an_error_too(setup, copied_case):
     rewrite(copied_case[1], lambda array: array.astype(np.int16))
     setup.run(copied_case)
     copied_case[1].write_bytes(copied_case[1].read_bytes()[:-500])
-    with pytest.raises(ModalityError, match=f"{copied_case[1]} cannot be read"):
+    with pytest.raises(ModalityError, match=facts(copied_case[1], "cannot be read")):
         setup.run(copied_case)
 
 
@@ -229,7 +230,7 @@ def test_a_damaged_file_of_whole_numbers_is_an_error_too(setup, copied_case):
 def test_a_damaged_file_is_an_error_that_names_it(setup, copied_case, kept_bytes):
     content = copied_case[1].read_bytes()
     copied_case[1].write_bytes(content[: int(kept_bytes * len(content)) if kept_bytes < 1 else kept_bytes])
-    with pytest.raises(ModalityError, match=f"{copied_case[1]} cannot be read"):
+    with pytest.raises(ModalityError, match=facts(copied_case[1], "cannot be read")):
         setup.run(copied_case)
 
 
@@ -252,18 +253,18 @@ def test_rounding_in_a_header_is_no_difference(setup, copied_case):
 def test_a_file_of_several_channels_is_refused(setup, copied_case):
     images = [sitk.ReadImage(str(file)) for file in copied_case[:2]]
     sitk.WriteImage(sitk.JoinSeries(images), str(copied_case[0]))
-    with pytest.raises(ModalityError, match=f"{copied_case[0]} holds 2 channels"):
+    with pytest.raises(ModalityError, match=facts(copied_case[0], "2 channels")):
         setup.run(copied_case[:1])
 
 
 def test_no_usable_channel_is_an_error(setup, copied_case):
     for file in copied_case[:2]:
         rewrite(file, np.zeros_like)
-    with pytest.raises(ModalityError, match=f"No usable image: {copied_case[0]}, {copied_case[1]} are zero"):
+    with pytest.raises(ModalityError, match=facts(copied_case[0], copied_case[1], "zero")):
         setup.run(copied_case[:2])
-    with pytest.raises(ModalityError, match="At least one of _0000"):
+    with pytest.raises(ModalityError, match=facts("one of", "_0000")):
         setup.run([])
-    with pytest.raises(ModalityError, match="at least one of T1w, T2w, FLAIR"):
+    with pytest.raises(ModalityError, match=facts("one of", "T1w, T2w, FLAIR")):
         setup.run_npy(np.full((3, 8, 8, 8), np.nan, dtype=np.float32))
 
 
@@ -278,5 +279,5 @@ def test_only_the_one_configuration_manager_changes_and_it_survives_pickling(set
 
 def test_plans_that_ask_for_another_preprocessor_are_refused(setup):
     setup.configuration.configuration["preprocessor_name"] = "MyPreprocessor"
-    with pytest.raises(ModelError, match="'MyPreprocessor'"):
+    with pytest.raises(ModelError, match=facts("'MyPreprocessor'")):
         use_missing_modality_preprocessor(setup.configuration)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from facts import facts
 from nnunet_moe.architectures.code_conv import CodeInput
 from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
 
@@ -74,5 +75,5 @@ def test_in_evaluation_the_scaled_kernel_is_kept_until_the_weights_change():
 
 
 def test_a_grouped_convolution_is_refused():
-    with pytest.raises(ValueError, match="depend on a code"):
+    with pytest.raises(ValueError, match=facts("code")):
         FilterScalingConv(nn.Conv2d(4, 4, 3, groups=2), num_modalities=3)

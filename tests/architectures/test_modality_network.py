@@ -6,6 +6,7 @@ import torch
 from dynamic_network_architectures.building_blocks.residual import BottleneckD
 from torch import nn
 
+from facts import facts
 from made_networks import QUIET, batch, modality_network, planned
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
@@ -238,9 +239,9 @@ def test_only_parameters_are_saved():
 
 
 def test_networks_that_nnunet_does_not_plan_are_refused():
-    with pytest.raises(ModelError, match="no encoder and decoder"):
+    with pytest.raises(ModelError, match=facts("encoder", "decoder")):
         ModalityNetwork(nn.Sequential(nn.Conv3d(3, 2, 1)), num_modalities=3, settings=QUIET)
-    with pytest.raises(ModalityError, match="from 1 to 12"):
+    with pytest.raises(ModalityError, match=facts("1 to 12")):
         modality_network(num_modalities=13)
 
 

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from facts import facts
 from nnunet_moe.architectures.code_conv import CodeInput
 from nnunet_moe.architectures.moe_conv import MoEConv
 
@@ -205,7 +206,7 @@ def test_evaluation_with_gradients_keeps_no_kernel_and_reaches_the_experts():
 
 def test_without_a_code_it_says_where_it_belongs():
     layer, _ = mixture()
-    with pytest.raises(RuntimeError, match="inside a ModalityNetwork"):
+    with pytest.raises(RuntimeError, match=facts("ModalityNetwork")):
         layer(torch.rand(1, 2, 4, 4, 4, dtype=torch.float64))
 
 

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 
+from facts import facts
 from made_networks import batch, planned
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork, _filled
 from nnunet_moe.errors import ModelError
@@ -178,7 +179,7 @@ def test_copies_and_pickles_work_on_their_own_weights():
 
 
 def test_networks_that_nnunet_does_not_plan_are_refused():
-    with pytest.raises(ModelError, match="Sequential has no encoder and decoder"):
+    with pytest.raises(ModelError, match=facts("Sequential", "encoder", "decoder")):
         SharedEncoderNetwork(torch.nn.Sequential(), num_modalities=3, settings=LCKDSettings())
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from facts import facts
 from made_networks import QUIET, batch, modality_network, of_image_types, planned, swin_network
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork
 from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
@@ -78,7 +79,7 @@ def test_the_general_form_of_a_fixed_code_is_that_of_every_class():
 def test_only_networks_with_experts_are_upcycled():
     source = UpcyclingSource(planned().state_dict(), "nnUNetTrainer", NAMES)
     for network in (missing_modality_network(planned()), shared_encoder(), swin_network(placement=())):
-        with pytest.raises(ModelError, match="experts"):
+        with pytest.raises(ModelError, match=facts("experts")):
             network.upcycled(source, NAMES, noise=0.0, like=None)
-    with pytest.raises(SettingsError, match="-like a "):
+    with pytest.raises(SettingsError, match=facts("-like a")):
         modality_network().upcycled(source, NAMES, noise=0.0, like="a")

@@ -5,6 +5,7 @@ import torch
 from timm.layers import DropPath
 from torch.nn import functional
 
+from facts import facts
 from made_networks import of_image_types, swin_network
 from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_unet import blocks
@@ -58,7 +59,7 @@ def test_routing_by_kind_is_each_items_own_expert():
 def test_routing_by_kind_needs_the_kinds():
     made, tokens = mixture("image_type")
     made.image_type = None
-    with pytest.raises(RuntimeError, match="runs inside a SwinUNetwork only"):
+    with pytest.raises(RuntimeError, match=facts("SwinUNetwork")):
         made(tokens)
 
 
@@ -89,7 +90,7 @@ def test_permuting_experts_changes_the_output_unless_what_selects_them_is_permut
 
 
 def test_another_routing_is_an_error():
-    with pytest.raises(ValueError, match="'best' is no routing; there are gate, image_type, channel_gate"):
+    with pytest.raises(ValueError, match=facts("'best'", "gate, image_type, channel_gate")):
         MoEMLP(4, 6, num_experts=2, routing="best")
 
 

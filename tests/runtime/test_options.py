@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from facts import facts
 from nnunet_moe.cli import VERBS, make_parser
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import NamedValues, add_options, one_of, option, options_of, read_request
@@ -80,7 +81,7 @@ def test_what_does_not_fit_the_options_is_refused(arguments):
 
 
 def test_a_name_that_comes_twice_is_refused():
-    with pytest.raises(SettingsError, match="-m names A twice"):
+    with pytest.raises(SettingsError, match=facts("-m", "A twice")):
         parsed(Outer, "here", "-o", "there", "--all", "-m", "A=1", "-m", "A=2")
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from facts import facts
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.lckd import LCKDSettings
@@ -25,9 +26,8 @@ def test_what_a_trainer_forces_wins_over_the_plans():
 
 @pytest.mark.parametrize("method", [Settings, *METHODS])
 def test_a_key_that_no_method_knows_is_an_error_that_lists_the_allowed_ones(method):
-    with pytest.raises(SettingsError, match=r"'num_expert'.*num_experts.*placement") as error:
+    with pytest.raises(SettingsError, match=facts("'num_expert'", *known_settings())):
         read_settings(method, {"nnunet_moe": {"num_expert": 4}})
-    assert all(name in str(error.value) for name in known_settings())
 
 
 @pytest.mark.parametrize("method", [Settings, *METHODS])
@@ -40,7 +40,7 @@ def test_each_method_accepts_the_keys_of_all_and_reads_its_own(method):
 
 @pytest.mark.parametrize("method", [Settings, *METHODS])
 def test_a_value_of_another_method_has_to_be_in_range(method):
-    with pytest.raises(SettingsError, match=r"'width'.*allowed is"):
+    with pytest.raises(SettingsError, match=facts("'width'", 10, "allowed")):
         read_settings(method, {"nnunet_moe": {"width": 10}})
 
 
@@ -57,7 +57,7 @@ def test_a_key_that_the_trainer_forces_has_no_effect():
     ],
 )
 def test_what_is_the_trainers_choice_cannot_stand_in_the_plans(method, name, value):
-    with pytest.raises(SettingsError, match=f"Unknown setting '{name}'"):
+    with pytest.raises(SettingsError, match=facts("Unknown", f"'{name}'")):
         read_settings(method, {"nnunet_moe": {name: value}})
     assert getattr(read_settings(method, {}, {name: value}), name) == value
 
@@ -89,17 +89,16 @@ def test_self_distillation_has_no_experts_and_experts_have_no_self_distillation(
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_an_error_that_names_key_value_and_range(name, value):
-    with pytest.raises(SettingsError, match=f"'{name}'.*allowed is") as error:
+    with pytest.raises(SettingsError, match=facts(f"'{name}'", repr(value), "allowed")):
         read_settings(MoESDSettings, {"nnunet_moe": {name: value}})
-    assert repr(value) in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["nnunet-moe", "nnUNet_MoE"])
 def test_a_misspelt_key_of_the_section_is_an_error(key):
-    with pytest.raises(SettingsError, match=f"'{key}'; the settings' key is 'nnunet_moe'"):
+    with pytest.raises(SettingsError, match=facts(f"'{key}'", "'nnunet_moe'")):
         read_settings(Settings, {key: {}})
 
 
 def test_settings_that_are_no_object_are_refused():
-    with pytest.raises(SettingsError, match="must be an object"):
+    with pytest.raises(SettingsError, match=facts("object")):
         read_settings(Settings, {"nnunet_moe": [1]})

@@ -20,6 +20,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_preprocessed
 
+from facts import facts
 from incomplete import extract_fingerprint
 from nnunet_in_process import CPU, command, make_trainer, train
 from nnunet_moe.cli import main
@@ -225,7 +226,7 @@ def assert_cohort_alike(predicted, images, folder, configuration, plans):
     assert f"{first}.nii.gz is not there. Predict the cascade's previous stage first" in str(error.value)
     assert f"{second}.nii.gz and " in str(error.value) and "differ in sitk_stuff.origin" in str(error.value)
     assert not list(out.glob("*.nii.gz"))
-    with pytest.raises(SystemExit, match="takes segmentations of 3d_lowres: name their folder"):
+    with pytest.raises(SystemExit, match=facts("segmentations", "3d_lowres", "folder")):
         main(["predict", *map(str, (*model, *options[:4]))])
 
 
@@ -424,6 +425,6 @@ def test_a_dedicated_model_predicts_from_its_modalities_whatever_else_is_there(d
             shutil.copy(file, enough)
     predicted = predict(901, images=enough, out=tmp_path / "out", **model)
     assert np.array_equal(predicted["c111"][0], predicted["c101"][0])
-    with pytest.raises(Exception, match=r"dedicated to T1w\+FLAIR, and T1w is absent"):
+    with pytest.raises(Exception, match=facts("dedicated", "T1w+FLAIR", "T1w is")):
         predict(901, images=three_modalities, out=tmp_path / "none", **model)
     assert not list((tmp_path / "none").glob("*.nii.gz"))

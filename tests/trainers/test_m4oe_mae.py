@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from facts import facts
 from made_networks import of_image_types
 from nnunet_in_process import make_trainer, train
 from nnunet_moe.architectures.masked_autoencoder import MASKED_PATCH, MaskedAutoencoder, enlarged
@@ -89,9 +90,9 @@ def test_only_the_encoder_with_the_experts_of_the_batchs_kinds_is_trained():
 
 def test_it_does_not_segment():
     made = autoencoder()
-    with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
+    with pytest.raises(ModelError, match=facts("pre-training", "cannot segment")):
         made.require_segmentation()
-    with pytest.raises(ModelError, match="This model is a pre-training, which cannot segment"):
+    with pytest.raises(ModelError, match=facts("pre-training", "cannot segment")):
         made(of_image_types([0], (50, 38)))
 
 
@@ -188,7 +189,7 @@ def test_it_is_refused_at_once_wherever_something_is_to_be_segmented(pretrained,
         ("export", "-m", "CT", "--onnx"),
         ("package", "--target", "plain"),
     ):
-        with pytest.raises(SystemExit, match=f"nnunet_moe {verb}: This model is a pre-training, which cannot segment"):
+        with pytest.raises(SystemExit, match=facts(f"nnunet_moe {verb}: ", "pre-training", "cannot segment")):
             main([verb, *model, *more, "-o", str(tmp_path / verb)])
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"]
 
@@ -196,7 +197,7 @@ def test_it_is_refused_at_once_wherever_something_is_to_be_segmented(pretrained,
 def test_the_channel_gate_has_other_gates_and_nnunet_says_so(pretrained, tmp_path, monkeypatch):
     trainer, _ = pretrained
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    with pytest.raises(AssertionError, match=r"mlp\.gate\.weight is not the same"):
+    with pytest.raises(AssertionError, match=facts("gate.weight", "not the same")):
         make_trainer(
             904, "large", M4OE + "ChannelGate", pretrained=str(Path(trainer.output_folder) / "checkpoint_final.pth")
         )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from facts import facts
 from made_batches import LABELS, batch_for
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
@@ -198,18 +199,18 @@ def test_a_dedicated_model_takes_nnunets_own_step_on_its_code_and_validates_it_a
 
 
 @pytest.mark.parametrize(
-    ("trainer", "settings", "message"),
+    ("trainer", "settings", "said"),
     [
-        (nnUNetTrainerDedicated, {}, "nnUNetTrainerDedicated needs the setting 'modality_code'"),
-        (nnUNetTrainerDedicated, {"modality_code": [1, 0]}, r"\[1, 0\], but there are 3 channels"),
-        (nnUNetTrainerDedicated, {"modality_code": [0, 0, 0]}, "a list of 0 and 1, one a channel, not all 0"),
-        (nnUNetTrainerMoESD, {"modality_code": [1, 0, 1]}, "it is for dedicated models"),
+        (nnUNetTrainerDedicated, {}, ("nnUNetTrainerDedicated", "'modality_code'")),
+        (nnUNetTrainerDedicated, {"modality_code": [1, 0]}, ("[1, 0]", "3 channels")),
+        (nnUNetTrainerDedicated, {"modality_code": [0, 0, 0]}, ("list", "not all 0")),
+        (nnUNetTrainerMoESD, {"modality_code": [1, 0, 1]}, ("dedicated",)),
     ],
 )
 def test_a_modality_code_that_does_not_fit_is_an_error_and_leaves_no_folder(
-    make_trainer, tmp_path, trainer, settings, message
+    make_trainer, tmp_path, trainer, settings, said
 ):
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError, match=facts(*said)):
         make_trainer(trainer, **settings)
     assert not list(tmp_path.iterdir())
 
@@ -294,20 +295,20 @@ def test_building_the_network_gives_the_configuration_our_preprocessor(make_trai
 def test_plans_and_dataset_that_do_not_fit_are_an_error_and_leave_no_folder(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     plans, dataset_json = (json.loads(file.read_text()) for file in (dataset.plans_file, dataset.dataset_json_file))
-    with pytest.raises(SettingsError, match="'nnunet_moe' stands at the top"):
+    with pytest.raises(SettingsError, match=facts("'nnunet_moe'", "top")):
         nnUNetTrainerMoESD({**plans, "nnunet_moe": {}}, "3d_tiny", 0, dataset_json, torch.device("cpu"))
     dataset_json["channel_names"].pop("2")
-    with pytest.raises(ModalityError, match=r"2 channels \(T1w, T2w\), the plans were made for 3"):
+    with pytest.raises(ModalityError, match=facts("2 channels (T1w, T2w)", 3)):
         nnUNetTrainerMoESD(plans, "3d_tiny", 0, dataset_json, torch.device("cpu"))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"num_expert": 3}, "Unknown setting 'num_expert'"), ({"temperature": -1}, "'temperature'.*a number from 0.01")],
+    ("settings", "said"),
+    [({"num_expert": 3}, ("Unknown", "'num_expert'")), ({"temperature": -1}, ("'temperature'", "from 0.01"))],
 )
-def test_a_mistake_in_the_plans_is_an_error_and_leaves_no_folder(make_trainer, tmp_path, settings, message):
-    with pytest.raises(SettingsError, match=message):
+def test_a_mistake_in_the_plans_is_an_error_and_leaves_no_folder(make_trainer, tmp_path, settings, said):
+    with pytest.raises(SettingsError, match=facts(*said)):
         make_trainer(**settings)
     assert not list(tmp_path.iterdir())
 
@@ -325,7 +326,7 @@ def test_a_checkpoint_that_was_not_written_whole_leaves_the_one_before(make_trai
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=facts("No space left")):
         made.save_checkpoint(str(file))
     assert file.read_bytes() == before and list(folder.iterdir()) == [file]
     made.disable_checkpointing = True

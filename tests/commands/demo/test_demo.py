@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from facts import facts
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo import demo
 from nnunet_moe.commands.demo.progress import case_line, epoch_line
@@ -28,17 +29,17 @@ def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path,
 
 def test_a_command_that_fails_is_an_error_that_names_its_log(tmp_path):
     workspace = Workspace(tmp_path / "work")
-    with pytest.raises(CommandError, match=r"nnUNetv2_train failed with status \d+. Its log: .*0_nnUNetv2_train.log"):
+    with pytest.raises(CommandError, match=facts("nnUNetv2_train", "failed with status", "0_nnUNetv2_train.log")):
         workspace.run("nnUNetv2_train", "1", "3d_fullres")
     assert "the following arguments are required: fold" in (workspace.logs / "0_nnUNetv2_train.log").read_text()
 
 
 def test_a_folder_in_use_is_taken_only_when_it_is_to_be_reused(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(CommandError, match="not an empty folder"):
+    with pytest.raises(CommandError, match=facts("not an empty folder")):
         Workspace(tmp_path)
     assert Workspace(tmp_path, reuse=True).raw.is_dir() and (tmp_path / "mine").exists()
-    with pytest.raises(CommandError, match="not an empty folder"):
+    with pytest.raises(CommandError, match=facts("not an empty folder")):
         Workspace(tmp_path / "mine", reuse=False)
 
 

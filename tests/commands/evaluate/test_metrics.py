@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from facts import facts
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.metrics import (
     METRICS,
@@ -160,20 +161,20 @@ def test_the_volume_correlation():
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "said"),
     [
-        ({"connectivity": 8}, "it must be 6, 18 or 26"),
-        ({"min_lesion_mm3": -1}, "min_lesion_mm3 is -1"),
-        ({"tolerance_mm": math.nan}, "tolerance_mm is nan"),
+        ({"connectivity": 8}, ("connectivity", 8, 6, 18, 26)),
+        ({"min_lesion_mm3": -1}, ("min_lesion_mm3", "-1")),
+        ({"tolerance_mm": math.nan}, ("tolerance_mm", "nan")),
     ],
 )
-def test_settings_out_of_range_are_errors(setting, message):
-    with pytest.raises(SettingsError, match=message):
+def test_settings_out_of_range_are_errors(setting, said):
+    with pytest.raises(SettingsError, match=facts(*said)):
         MetricSettings(**setting)
 
 
 def test_arrays_that_do_not_belong_together_are_an_error():
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match=facts("belong together")):
         score(PREDICTION, REFERENCE[1:])
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match=facts("belong together")):
         score(PREDICTION, REFERENCE, (1, 1))

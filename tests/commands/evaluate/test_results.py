@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from selenium import webdriver
 
+from facts import facts
 from nnunet_moe.commands.evaluate.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means, modality_worth
 from nnunet_moe.commands.evaluate.evaluate import Evaluation, extreme_cases, require_own_files
 from nnunet_moe.commands.evaluate.figures import scores_by_code
@@ -388,7 +389,7 @@ def test_names_are_written_as_they_are_everywhere():
 
 def test_names_that_would_share_a_file():
     assert folder_name("T1/Gd:post") == "T1_Gd_post" and folder_name("..") == "_"
-    with pytest.raises(SettingsError, match="'T1_Gd' and 'T1/Gd' would be written into the same file, 'T1_Gd'"):
+    with pytest.raises(SettingsError, match=facts("'T1/Gd'", "'T1_Gd'", "same file")):
         require_own_files(("T1/Gd", "FLAIR", "T1_Gd"))
 
 

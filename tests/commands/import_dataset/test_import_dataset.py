@@ -207,7 +207,7 @@ def test_what_cannot_be_placed_is_reported_and_its_case_left_out(brats, raw, tmp
 
 def test_a_dataset_is_written_whole_or_not_at_all(brats, raw, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
-    with pytest.raises(SystemExit, match="disk full"):
+    with pytest.raises(SystemExit, match=facts("disk full")):
         import_(brats, *BRATS, *SEGMENTATION)
     assert not list(raw.iterdir())
 

@@ -376,8 +376,8 @@ def test_integrity_is_verified_with_files_missing(tiny):
     ("options", "said"),
     [
         (("-pl", "NoPlanner"), ("planner", "'NoPlanner'")),
-        (("-overwrite_target_spacing", 1, 1), ("spacing", "1.0 1.0", "three", 0)),
-        (("-overwrite_target_spacing", 1, 0, 1), ("spacing", "1.0 0.0 1.0", "three", 0)),
+        (("-overwrite_target_spacing", 1, 1), ("-overwrite_target_spacing", "1.0 1.0", "three", 0)),
+        (("-overwrite_target_spacing", 1, 0, 1), ("-overwrite_target_spacing", "1.0 0.0 1.0", "three", 0)),
         (("-gpu_memory_target", -1), ("-gpu_memory_target", "-1.0", "GB", 0)),
         (("-c", "nope"), ("-c nope", "nnUNetPlans", "2d, 3d_fullres")),
         (("-d", 999), ("-d 999", "dataset")),

@@ -9,6 +9,7 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from facts import facts
 from nnunet_moe.cli import main
 from nnunet_moe.commands.upcycle.request import Request
 from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
@@ -122,7 +123,7 @@ def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
 
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerSD", "nnUNetTrainerModalityDropout"])
 def test_trainers_without_experts_take_an_ordinary_checkpoint_as_it_is(ordinary, tmp_path, trainer):
-    with pytest.raises(ModelError, match="There is nothing to upcycle: the checkpoint fits"):
+    with pytest.raises(ModelError, match=facts("nothing to upcycle")):
         upcycle(ordinary[1], tmp_path / "up.pth", trainer)
     made = initialised(trainer)
     load_pretrained_weights(made.network, str(ordinary[1]))
@@ -173,26 +174,26 @@ def unchanged(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("change", "trainer", "message"),
+    ("change", "trainer", "said"),
     [
-        (other_network, MOESD, "1 weights are in one of them only, first encoder.stages.9.weight"),
-        (other_channels, MOESD, r"is \(4, 2, 3, 3, 3\) in the checkpoint and should be \(4, 3, 3, 3, 3\)"),
-        (other_width, "nnUNetTrainerSD", r"is \(9, 6, 3, 3, 3\) in the checkpoint and should be \(8, 6, 3, 3, 3\)"),
-        (no_configuration, MOESD, "has no configuration '3d_gone', only 2d, 3d_fullres"),
-        (no_dataset, MOESD, "Dataset999_Gone/nnUNetPlans.json is not there"),
-        (no_weights, MOESD, "is no nnU-Net checkpoint: KeyError 'network_weights'"),
-        (no_plans, MOESD, "is no nnU-Net checkpoint: TypeError"),
-        (weights_of_nothing, MOESD, "is no nnU-Net checkpoint: AttributeError"),
-        (not_a_number, MOESD, "weights that are NaN or infinite"),
-        (unchanged, "nnUNetTrainer", "nnUNetTrainer has nothing that experts can take the place of"),
-        (unchanged, "nnUNetTrainerMoeSD", "There is no trainer 'nnUNetTrainerMoeSD'"),
+        (other_network, MOESD, ("1 weights", "one of them only", "encoder.stages.9.weight")),
+        (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
+        (other_width, "nnUNetTrainerSD", ("(9, 6, 3, 3, 3) in the checkpoint", "(8, 6, 3, 3, 3)")),
+        (no_configuration, MOESD, ("'3d_gone'", "2d, 3d_fullres")),
+        (no_dataset, MOESD, ("Dataset999_Gone/nnUNetPlans.json", "not there")),
+        (no_weights, MOESD, ("no nnU-Net checkpoint", "KeyError", "'network_weights'")),
+        (no_plans, MOESD, ("no nnU-Net checkpoint", "TypeError")),
+        (weights_of_nothing, MOESD, ("no nnU-Net checkpoint", "AttributeError")),
+        (not_a_number, MOESD, ("weights", "NaN")),
+        (unchanged, "nnUNetTrainer", ("nnUNetTrainer", "nothing that experts")),
+        (unchanged, "nnUNetTrainerMoeSD", ("'nnUNetTrainerMoeSD'",)),
     ],
 )
-def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, change, trainer, message):
+def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, change, trainer, said):
     checkpoint = torch.load(ordinary[1], weights_only=False)
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "changed.pth")
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=facts(*said)):
         upcycle(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
     assert not list(tmp_path.glob("up*"))
 
@@ -203,7 +204,7 @@ def test_a_model_with_experts_is_not_upcycled_again(ordinary, tmp_path, trainer)
     checkpoint = torch.load(ordinary[1], weights_only=False)
     checkpoint["network_weights"] = torch.load(tmp_path / "up.pth")["network_weights"]
     torch.save(checkpoint, tmp_path / "moe.pth")
-    with pytest.raises(ModelError, match="has experts or a stem of its own already"):
+    with pytest.raises(ModelError, match=facts("experts", "already")):
         upcycle(tmp_path / "moe.pth", tmp_path / "again.pth", trainer)
 
 
@@ -212,7 +213,7 @@ def test_an_inheritance_that_leads_nowhere_is_named(dataset, ordinary, tmp_path)
     plans["configurations"]["3d_orphan"] = {"inherits_from": "3d_nowhere"}
     changed = dataset.plans_file.with_name("OrphanPlans.json")
     changed.write_text(json.dumps(plans))
-    with pytest.raises(ModelError, match=r"'3d_orphan' of .*OrphanPlans\.json cannot be used"):
+    with pytest.raises(ModelError, match=facts("'3d_orphan'", "OrphanPlans.json")):
         upcycle(ordinary[1], tmp_path / "up.pth", MOESD, plans="OrphanPlans", configuration="3d_orphan")
 
 
@@ -222,7 +223,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(ordinary, tmp_path,
         raise RuntimeError("unexpected pos 64 vs 0")
 
     monkeypatch.setattr(torch, "save", fails_half_way)
-    with pytest.raises(ModelError, match=r"up\.pth cannot be written: unexpected pos"):
+    with pytest.raises(ModelError, match=facts("up.pth", "written", "unexpected pos")):
         upcycle(ordinary[1], tmp_path / "up.pth", MOESD)
     assert not list(tmp_path.glob("up*"))
 
@@ -240,21 +241,24 @@ def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
 def test_bad_options_and_files_are_named(ordinary, tmp_path):
     file, out = ordinary[1], tmp_path / "up.pth"
     for options in ({"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}, {"seed": -1}, {"seed": 2**70}):
-        with pytest.raises(SettingsError, match="must be at least 0"):
+        with pytest.raises(SettingsError, match=facts("at least 0")):
             upcycle(file, out, MOESD, **options)
     for name in ("777", "foo"):
-        with pytest.raises(ModelError, match=f"-d {name} is no dataset that nnU-Net finds"):
+        with pytest.raises(ModelError, match=facts(f"-d {name}", "dataset")):
             upcycle(file, out, MOESD, dataset=name)
-    with pytest.raises(ModelError, match="lies in no folder that there is"):
+    with pytest.raises(ModelError, match=facts("up.pth", "no folder")):
         upcycle(file, tmp_path / "gone" / "up.pth", MOESD)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="nnUNet_preprocessed is not set"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ModelError, match=facts("nnUNet_preprocessed", "not set")),
+    ):
         patch.delenv("nnUNet_preprocessed")
         upcycle(file, out, MOESD)
-    with pytest.raises(SystemExit, match=r"gone\.pth is not there"):
+    with pytest.raises(SystemExit, match=facts("gone.pth", "not there")):
         main(["upcycle", "-i", str(tmp_path / "gone.pth"), "-tr", MOESD, "-o", str(out)])
     (tmp_path / "text.pth").write_text("no checkpoint")
-    with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
+    with pytest.raises(ModelError, match=facts("text.pth", "cannot be read")):
         upcycle(tmp_path / "text.pth", out, MOESD)
     shutil.copy(file, out)
-    with pytest.raises(ModelError, match="exists already"):
+    with pytest.raises(ModelError, match=facts("up.pth", "exists already")):
         upcycle(file, out, MOESD)
