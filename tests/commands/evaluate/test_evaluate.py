@@ -512,7 +512,7 @@ def test_two_models_for_the_same_modalities_are_an_error(models, two_cases, tmp_
     plans["configurations"]["3d_twin"] = plans["configurations"]["3d_t1w"]
     (twin / "plans.json").write_text(json.dumps(plans))
     try:
-        with pytest.raises(SystemExit, match=facts("3d_twin", "same modalities")):
+        with pytest.raises(SystemExit, match=facts(twin.name, "same modalities")):
             evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1], "-codes", "T1w", trainers=(DEDICATED,))
     finally:
         shutil.rmtree(twin)
