@@ -70,7 +70,7 @@ class PackagedModel:
 
 
 @dataclass(frozen=True)
-class OpenedCase:
+class SentImages:
     """A case whose files were read."""
 
     images: CaseImages
@@ -124,7 +124,7 @@ class CaseModel:
         """Read and segment a case; arguments and errors as below."""
         return self.segment(self.read(files), out)
 
-    def read(self, files: Mapping[str, Path]) -> OpenedCase:
+    def read(self, files: Mapping[str, Path]) -> SentImages:
         """Read a case.
 
         Args:
@@ -141,9 +141,9 @@ class CaseModel:
             require_readable(file)
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
         images = read_channels(self._reader, by_channel, num_channels=len(self.modalities))
-        return OpenedCase(images, next(iter(files.values())), time.perf_counter() - start)
+        return SentImages(images, next(iter(files.values())), time.perf_counter() - start)
 
-    def segment(self, case: OpenedCase, out: Path) -> Segmented:
+    def segment(self, case: SentImages, out: Path) -> Segmented:
         """Segment a case; voxel for voxel what `nnunet_moe predict` gives.
 
         Args:
@@ -194,7 +194,7 @@ class CaseModel:
     def _taken(self) -> list[Code]:
         return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
 
-    def _require_dimension(self, case: OpenedCase) -> None:
+    def _require_dimension(self, case: SentImages) -> None:
         """A network of three dimensions makes something of a slice, but nothing that it was trained for."""
         if case.images.image.shape[1] == 1 and len(self._context.configuration.patch_size) == 3:
             raise ModalityError(f"{case.first_file} is a slice; the model is for volumes.")

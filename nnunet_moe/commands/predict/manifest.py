@@ -1,5 +1,6 @@
 """`manifest.csv` and `failures.csv`: what a reader of the predictions should know of each case."""
 
+import codecs
 import csv
 import io
 import math
@@ -80,7 +81,7 @@ class Manifest:
         if not self.file.exists():
             return
         try:
-            columns, *rows = _whole_rows(self.file.read_bytes().decode("utf-8"))
+            columns, *rows = _whole_rows(self.file.read_bytes())
             if columns != self._columns():
                 raise ValueError(f"its columns are {', '.join(columns)}")
             of_cases = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -158,8 +159,13 @@ def _table(opened: TextIO, columns: Sequence[str]) -> csv.DictWriter:
     return csv.DictWriter(opened, columns, lineterminator="\n")
 
 
-def _whole_rows(text: str) -> list[list[str]]:
-    """The rows of a CSV file, the columns' names first, without a last row that is not whole."""
+def _whole_rows(content: bytes) -> list[list[str]]:
+    """The rows of a CSV file, the columns' names first, without a last row that is not whole.
+
+    Raises:
+        ValueError: bytes that are not UTF-8, other than the first ones of a last character.
+    """
+    text = codecs.getincrementaldecoder("utf-8")().decode(content)
     rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     has_open_quote = text.count('"') % 2 == 1
     if len(rows) > 1 and (has_open_quote or not text.endswith("\n")):

@@ -535,7 +535,7 @@ def test_the_manifest_of_several_labels(tmp_path):
 def test_each_case_appends_a_row_and_half_a_row_of_a_killed_run_is_ignored(tmp_path):
     predictions = {
         case: Prediction("T1w", {"T1w": f"/in/{case}_0000.nii.gz"}, 1.0, {"a": 1.0}, f"note, of {case}")
-        for case in ("c", "a", 'two "lines"\nb')
+        for case in ("c", "a", 'two "lines"\nb, 患者')
     }
 
     def manifest():
