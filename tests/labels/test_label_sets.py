@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from nnunet_moe.labels.label_sets import OUTSIDE, LabelSets, restricted
 from nnunet_moe.losses.label_sets import LabelSetLoss
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.settings.lckd import LCKDSettings
 from nnunet_moe.settings.moesd import MoESDSettings
 from nnunet_moe.trainers.case_content import CaseContent
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
@@ -184,15 +186,17 @@ def test_a_batch_in_which_all_labels_are_annotated_has_nnunets_own_loss():
     torch.testing.assert_close(of_sets(logits, target), loss(logits, target), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("kind", [ModalityNetwork, SharedEncoderNetwork])
+@pytest.mark.parametrize(
+    ("kind", "settings_of"),
+    [(ModalityNetwork, partial(MoESDSettings, code_noise_sd=0.0)), (SharedEncoderNetwork, LCKDSettings)],
+)
 @pytest.mark.parametrize("label_sets", [None, ((1, 0), (0, 1), (1, 1))])
-def test_networks_give_labels_of_the_available_modalities_alone_but_in_training(kind, label_sets):
+def test_networks_give_labels_of_the_available_modalities_alone_but_in_training(kind, settings_of, label_sets):
     """`planned` has two outputs; regions need no background."""
-    settings = MoESDSettings(label_sets=label_sets, code_noise_sd=0.0)
     channels = kind.encoder_channels(3, 3)
     network, free = (
         kind(planned(channels=channels), num_modalities=3, settings=each).double()
-        for each in (settings, MoESDSettings(code_noise_sd=0.0, label_sets=label_sets, predict_all_labels=True))
+        for each in (settings_of(label_sets=label_sets), settings_of(label_sets=label_sets, predict_all_labels=True))
     )
     free.load_state_dict(network.state_dict())
     x = torch.randn(3, 3, 8, 8, 8, dtype=torch.float64)
