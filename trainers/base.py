@@ -1,23 +1,19 @@
 """What all trainers of this package share: settings in the plans, missing modalities, a log and a score by code."""
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, distributed, nn
 
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.modality_network import ModalityNetwork
-from nnunet_moe.labels.label_sets import LabelSets, covered
-from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import (
     Code,
     all_codes,
@@ -30,14 +26,8 @@ from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write, remove_leftovers
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import given_settings, read_settings, unread_settings
-from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
-from nnunet_moe.trainers.label_sets import (
-    annotation_lines,
-    label_set_loss,
-    require_annotated,
-    require_known_cases,
-    with_label_sets,
-)
+from nnunet_moe.trainers.cases import CasesTrainer
+from nnunet_moe.trainers.label_sets import with_label_sets
 from nnunet_moe.trainers.optimizer_step import autocast, backward, clip_and_step
 from nnunet_moe.trainers.plans import require_fitting_code, require_fitting_plans, require_own_label_sets
 from nnunet_moe.trainers.reproducibility import seed_generators, seed_of
@@ -48,7 +38,7 @@ Levels = Tensor | list[Tensor]
 """Logits or targets: one tensor, or one per resolution under deep supervision."""
 
 
-class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
+class nnUNetTrainerMissingModality(CasesTrainer, ABC):
     """The common base; not meant to be named on the command line.
 
     A subclass names its network and its settings, and says what is differentiated.
@@ -167,21 +157,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         self._seed_generators()
         super().initialize()
 
-    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete.
-
-        Raises:
-            ModalityError: a case shows labels that its label set does not have.
-        """
-        training, validation = super().get_tr_and_val_datasets()
-        if self.label_sets is not None:
-            labels, names = list(self._foreground()), channel_names(self.dataset_json)
-            for line in annotation_lines(self.label_sets, labels, names):
-                self.print_to_log_file(line)
-        self._require_annotated({*training.identifiers, *validation.identifiers})
-        self._log_availability(Counter(self._available(case) for case in training.identifiers))
-        return training, validation
-
     def on_train_start(self) -> None:
         self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
         super().on_train_start()
@@ -291,59 +266,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         assert self.output_folder is not None
         return Path(self.output_folder)
 
-    def _log_availability(self, counts: Mapping[Code, int]) -> None:
-        """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""
-        for line in availability_lines(counts, channel_names(self.dataset_json)):
-            self.print_to_log_file(line)
-
-    def _available(self, case: str) -> Code:
-        """What a preprocessed case has."""
-        dataset_class: Any = self.dataset_class
-        return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
-
-    def _content(self, case: str) -> CaseContent:
-        """What a preprocessed case has, and of which labels its reference has voxels."""
-        dataset_class: Any = self.dataset_class
-        image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
-        return CaseContent.of(image, properties, self._foreground().values())
-
-    def _foreground(self) -> dict[str, Any]:
-        """Name -> label or region of what is scored, in nnU-Net's order."""
-        manager = self.label_manager
-        names = {tuple(np.atleast_1d(value)): name for name, value in labels_of(self.dataset_json).items()}
-        scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return {names[tuple(np.atleast_1d(value))]: value for value in scored}
-
-    def _require_annotated(self, cases: Iterable[str]) -> None:
-        """Make sure that references show no labels but those of their cases' sets.
-
-        Raises:
-            ModalityError: they do, or dataset.json has a set of a case that there is not.
-        """
-        if self.label_sets is None:
-            return
-        dataset_class: Any = self.dataset_class
-        require_known_cases(self.label_sets, dataset_class.get_identifiers(self.preprocessed_dataset_folder))
-        foreground, names = self._foreground(), channel_names(self.dataset_json)
-        for case in sorted(cases):
-            require_annotated(self.label_sets, case, self._content(case), foreground, names)
-
-    def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:
-        """Tell the loss which labels were annotated in the items of a batch.
-
-        Args:
-            batch: as nnU-Net's loader gives it.
-            reduced: `(B, K)` bool, the modalities to which a batch for validation was reduced: the network gives
-                their labels alone, so the loss, which is only looked at then, takes no others.
-        """
-        if self.label_sets is None:
-            return
-        if reduced is None:
-            available = available_modalities(batch["data"][:, : self._num_modalities()])
-            self.loss.use(self.label_sets.of_items(available, batch["keys"]))
-        else:
-            self.loss.use(covered(reduced, self.label_sets.by_modality))
-
     def _of_all_processes(self, outputs: list[Any]) -> list[Any]:
         """The entries of every process that trains, such as what the steps of an epoch gave."""
         if not self.is_ddp:
@@ -351,16 +273,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer, ABC):
         gathered: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(gathered, outputs)
         return [output for of_process in gathered for output in of_process]
-
-    def _build_loss(self) -> Any:
-        """nnU-Net's; where there are label sets, of each item in its own."""
-        loss: Any = super()._build_loss()
-        if self.label_sets is None:
-            return loss
-        return label_set_loss(loss, deep_supervision=self.enable_deep_supervision)
-
-    def _num_modalities(self) -> int:
-        return len(self.validation_codes[0])
 
     def _to_device(self, target: Levels) -> Levels:
         if isinstance(target, list):

@@ -1,0 +1,102 @@
+"""The cases of a training: what they have, which labels were annotated in them, and the loss that knows it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
+
+from nnunet_moe.labels.label_sets import LabelSets, covered
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.modalities.codes import Code, available_modalities, channel_names
+from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
+from nnunet_moe.trainers.label_sets import annotation_lines, label_set_loss, require_annotated, require_known_cases
+
+
+class CasesTrainer(nnUNetTrainer):
+    """nnU-Net's trainer for cases that may lack modalities, and that were annotated with different labels."""
+
+    label_sets: LabelSets | None
+    """Which labels were annotated where; None: all labels in all cases."""
+    validation_codes: list[Code]
+    loss: Any
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete.
+
+        Raises:
+            ModalityError: a case shows labels that its label set does not have.
+        """
+        training, validation = super().get_tr_and_val_datasets()
+        if self.label_sets is not None:
+            labels, names = list(self._foreground()), channel_names(self.dataset_json)
+            for line in annotation_lines(self.label_sets, labels, names):
+                self.print_to_log_file(line)
+        self._require_annotated({*training.identifiers, *validation.identifiers})
+        self._log_availability(Counter(self._available(case) for case in training.identifiers))
+        return training, validation
+
+    def _log_availability(self, counts: Mapping[Code, int]) -> None:
+        """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""
+        for line in availability_lines(counts, channel_names(self.dataset_json)):
+            self.print_to_log_file(line)
+
+    def _available(self, case: str) -> Code:
+        """What a preprocessed case has."""
+        dataset_class: Any = self.dataset_class
+        return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
+
+    def _content(self, case: str) -> CaseContent:
+        """What a preprocessed case has, and of which labels its reference has voxels."""
+        dataset_class: Any = self.dataset_class
+        image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
+        return CaseContent.of(image, properties, self._foreground().values())
+
+    def _foreground(self) -> dict[str, Any]:
+        """Name -> label or region of what is scored, in nnU-Net's order."""
+        manager = self.label_manager
+        names = {tuple(np.atleast_1d(value)): name for name, value in labels_of(self.dataset_json).items()}
+        scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return {names[tuple(np.atleast_1d(value))]: value for value in scored}
+
+    def _require_annotated(self, cases: Iterable[str]) -> None:
+        """Make sure that references show no labels but those of their cases' sets.
+
+        Raises:
+            ModalityError: they do, or dataset.json has a set of a case that there is not.
+        """
+        if self.label_sets is None:
+            return
+        dataset_class: Any = self.dataset_class
+        require_known_cases(self.label_sets, dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        foreground, names = self._foreground(), channel_names(self.dataset_json)
+        for case in sorted(cases):
+            require_annotated(self.label_sets, case, self._content(case), foreground, names)
+
+    def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:
+        """Tell the loss which labels were annotated in the items of a batch.
+
+        Args:
+            batch: as nnU-Net's loader gives it.
+            reduced: `(B, K)` bool, the modalities to which a batch for validation was reduced: the network gives
+                their labels alone, so the loss, which is only looked at then, takes no others.
+        """
+        if self.label_sets is None:
+            return
+        if reduced is None:
+            available = available_modalities(batch["data"][:, : self._num_modalities()])
+            self.loss.use(self.label_sets.of_items(available, batch["keys"]))
+        else:
+            self.loss.use(covered(reduced, self.label_sets.by_modality))
+
+    def _build_loss(self) -> Any:
+        """nnU-Net's; where there are label sets, of each item in its own."""
+        loss: Any = super()._build_loss()
+        if self.label_sets is None:
+            return loss
+        return label_set_loss(loss, deep_supervision=self.enable_deep_supervision)
+
+    def _num_modalities(self) -> int:
+        return len(self.validation_codes[0])
