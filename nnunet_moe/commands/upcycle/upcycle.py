@@ -80,7 +80,10 @@ def upcycle_checkpoint(request: Request) -> Target:
     network, names = target.network()
     trained_on = channel_names(checkpoint["init_args"]["dataset_json"])
     upcycling = UpcyclingSource(checkpoint["network_weights"], checkpoint["trainer_name"], trained_on)
-    weights = network.upcycled(upcycling, names, noise=request.noise, like=request.like)
+    try:
+        weights = network.upcycled(upcycling, names, noise=request.noise, like=request.like)
+    except ModelError as error:  # the network does not know its trainer's name
+        raise ModelError(f"-tr {trainer}: {error}") from error
     origin = {"checkpoint": str(source), "trainer": checkpoint["trainer_name"]}
     origin |= {"noise": request.noise, "seed": request.seed, "like": request.like, "dataset": target.dataset}
     try:
