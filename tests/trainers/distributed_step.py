@@ -31,7 +31,7 @@ def two_steps(trainer: nnUNetTrainerMoESD, inputs: dict, rank: int, world: int) 
     share = slice(rank * 2 // world, (rank + 1) * 2 // world)
     trainer.is_ddp = True
     trainer.loss = trainer._build_loss()
-    trainer.self_distillation = trainer._build_self_distillation_loss()
+    trainer.self_distillation = trainer._build_self_distillation_loss(trainer.settings.temperature)
     trainer.is_ddp = world > 1
     trainer.draw_codes = lambda data, iteration: inputs["codes"][iteration][share]
     reductions = [0]
