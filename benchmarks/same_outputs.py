@@ -7,9 +7,11 @@
     PYTHONPATH=NEW python benchmarks/same_outputs.py resume FOLDER
     python benchmarks/same_outputs.py compare BEFORE FOLDER
 
-OLD and NEW are checkouts. Paths are part of some files, so both versions must run in the same folder. `train FOLDER`
-trains again what `make` trained, to compare weights. All images are simulated. Only commands are used, so that the
-script works with versions whose modules have other names. About half an hour on two cores, and a third of it to resume.
+OLD and NEW are checkouts. Run this outside of both: Python looks into the current folder first. Paths are part of some
+files, so both versions must run in the same folder. Files that `make` wrote are copies of each other in both, known by
+their time of change, and do not count. Pictures are compared by presence only. `train FOLDER` trains again what `make`
+trained, to compare weights. All images are simulated. Only commands are used, so that the script works with versions
+whose modules have other names. About half an hour on two cores, and a third of it to resume.
 """
 
 import argparse
@@ -318,6 +320,8 @@ def compare(first: Path, second: Path) -> int:
     ]
     counts, equal, differences = Counter[str](), Counter[str](), 0
     for name in sorted(name for name in found[0].keys() | found[1].keys() if not PASSED_OVER.search(name)):
+        if _are_copies(*(files.get(name) for files in found)):
+            continue
         ending = Path(name).suffix
         counts[ending] += 1
         difference = _difference(*(files.get(name) for files in found))
@@ -329,6 +333,13 @@ def compare(first: Path, second: Path) -> int:
     for ending, count in sorted(counts.items()):
         print(f"{ending or 'no ending':10} {equal[ending]:5} of {count} equal")
     return differences
+
+
+def _are_copies(first: Path | None, second: Path | None) -> bool:
+    """Whether two files were copied from one, as `cp -a` does: neither version wrote them since."""
+    if first is None or second is None:
+        return False
+    return first.stat().st_mtime_ns == second.stat().st_mtime_ns
 
 
 def _difference(first: Path | None, second: Path | None) -> str | None:
