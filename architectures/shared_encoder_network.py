@@ -1,7 +1,7 @@
 """One encoder for all modalities, their features joined stage by stage, nnU-Net's decoder behind.
 
 Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023,
-on the network that nnU-Net plans. Where paper, published code and this network differ: docs/lckd.md.
+on the network that nnU-Net plans. Where paper, published code and this network differ: docs/explanation/lckd.md.
 """
 
 from collections.abc import Sequence

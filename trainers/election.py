@@ -1,7 +1,7 @@
 """Which modalities teach the others: LCKD's election by what each can do alone.
 
 Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023;
-formulas where the paper is silent are those of its published code. Decisions: docs/lckd.md.
+formulas where the paper is silent are those of its published code. Decisions: docs/explanation/lckd.md.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The loss of LCKD: distillation across modalities.
 
 Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023;
-decisions: docs/lckd.md.
+decisions: docs/explanation/lckd.md.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The loss of M4oE's phase one, a masked autoencoder: docs/m4oe.md."""
+"""The loss of M4oE's phase one, a masked autoencoder: docs/explanation/m4oe.md."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """The losses of MoE-SD: gate regularization and self-distillation.
 
 Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation", MICCAI 2024,
-eqs. 4, 6 and 7; decisions where the paper is silent or contradicts itself: docs/method.md.
+eqs. 4, 6 and 7; decisions where the paper is silent or contradicts itself: docs/explanation/decisions.md.
 """
 
 import math

@@ -9,7 +9,7 @@ from nnunet_moe.settings.fields import number, setting, switch, whole
 
 @dataclass(frozen=True)
 class LCKDSettings(Settings):
-    """Elected teachers over a shared encoder. Symbols as in docs/lckd.md."""
+    """Elected teachers over a shared encoder. Symbols as in docs/explanation/lckd.md."""
 
     fill_skips: bool = switch(False)
     """Whether a missing modality's features are the mean of the available ones' in the skips, too."""

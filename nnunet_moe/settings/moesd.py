@@ -1,4 +1,7 @@
-"""The settings of MoE-SD, in the parts that the rows of the paper's table 1 combine. Symbols as in docs/method.md."""
+"""The settings of MoE-SD, in the parts that the rows of the paper's table 1 combine.
+
+Symbols as in docs/explanation/moesd.md.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

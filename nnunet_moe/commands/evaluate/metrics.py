@@ -1,4 +1,4 @@
-"""The metrics of one segmentation against its reference. Definitions and sources: docs/metrics.md.
+"""The metrics of one segmentation against its reference. Definitions and sources: docs/explanation/metrics.md.
 
 Whether a metric is defined depends on the reference alone, never on the prediction. So the means of two models over the
 same cases are means over the same numbers of values, and a prediction cannot improve a mean by dropping out of it.

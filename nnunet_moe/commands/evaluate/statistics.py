@@ -1,4 +1,7 @@
-"""Paired comparisons of two models, and what each modality is worth. Definitions and sources: docs/metrics.md."""
+"""Paired comparisons of two models, and what each modality is worth.
+
+Definitions and sources: docs/explanation/metrics.md.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

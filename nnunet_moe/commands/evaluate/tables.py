@@ -86,8 +86,8 @@ def metrics_table(results: Results, label: str) -> Table:
                 cases = Cell(str(len(results.cases_of(code))))
                 rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
     note = (
-        "Means over the cases for which a metric is defined; shares in per cent. Definitions: docs/metrics.md of "
-        "nnunet-moe."
+        "Means over the cases for which a metric is defined; shares in per cent. Definitions: "
+        "docs/explanation/metrics.md of nnunet-moe."
     )
     return Table(f"{label}: all metrics", columns, tuple(rows), (note, *_case_notes(results)))
 
