@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from nnunet_moe.commands.demo import command as demo
 from nnunet_moe.commands.env import command as env
@@ -18,6 +19,7 @@ from nnunet_moe.commands.predict import command as predict
 from nnunet_moe.commands.study import command as study
 from nnunet_moe.commands.upcycle import command as upcycle
 from nnunet_moe.errors import NnunetMoeError
+from nnunet_moe.runtime.environment import version_line
 from nnunet_moe.runtime.user_files import user_files
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
@@ -35,9 +37,23 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
 """Verb -> the module with `add_options` and `run`, and its help."""
 
 
+class _ShowVersion(argparse.Action):
+    """Look up the versions only when they are asked for, because that reads files of each package."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(version_line())
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; `verb` tells which it was."""
     parser = argparse.ArgumentParser(prog="nnunet_moe", description="nnU-Net with any subset of the modalities.")
+    parser.add_argument(
+        "--version", action=_ShowVersion, help="show the version, also of nnU-Net and PyTorch, and exit"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (command, text) in VERBS.items():
         command.add_options(verbs.add_parser(verb, help=text))

@@ -11,10 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 VARIABLE = "nnUNet_extTrainer"
+DISTRIBUTION = "nnunet-moe"
+
+
+def own_version() -> str:
+    """Return the version of this package, or "not installed" in a checkout that was never installed."""
+    return _version(DISTRIBUTION)
+
+
+def version_line() -> str:
+    """Return one line with the versions that a bug report needs."""
+    others = ", ".join(f"{name} {number}" for name, number in versions("nnunetv2", "torch").items())
+    return f"nnunet_moe {own_version()} ({others}, Python {platform.python_version()})"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Package -> version; one that is not installed, as this one in a bare checkout, says so."""
+    """Return package -> version, or "not installed", which this package is in a checkout that was never installed."""
     return {package: _version(package) for package in packages}
 
 

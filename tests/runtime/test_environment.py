@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+import nnunet_moe
 from nnunet_moe.cli import main
+from nnunet_moe.runtime import environment
 from nnunet_moe.runtime.environment import VARIABLE, export_line, external_trainers_folder, trainers_known, versions
 
 TRAINERS = ("nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout")
@@ -79,3 +81,17 @@ def test_a_demo_folder_that_is_in_use_is_refused_with_one_line_and_left_alone(tm
 def test_versions_of_what_is_installed_and_of_what_is_not():
     shown = versions("numpy", "no-such-package")
     assert shown == {"numpy": np.__version__, "no-such-package": "not installed"}
+
+
+def test_the_version_has_one_source(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    others = versions("nnunetv2", "torch")
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and shown.startswith(f"nnunet_moe {nnunet_moe.__version__} (")
+    assert all(f"{name} {number}" in shown for name, number in others.items())
+    assert nnunet_moe.__version__ == versions("nnunet-moe")["nnunet-moe"]
+    monkeypatch.setattr(environment, "DISTRIBUTION", "a-distribution-that-is-not-here")
+    assert nnunet_moe.__version__ == "not installed"
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        nnunet_moe.nothing_like_it  # noqa: B018 - the look-up is the test
