@@ -1,1 +1,1 @@
-"""Any subset of the modalities as an ordinary nnU-Net that needs nothing of this package."""
+"""Export any subset of the modalities as an ordinary nnU-Net, which does not need this package."""

@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe export`; its options are in `request`."""
+"""Run `nnunet_moe export`. Its options are in `request`."""
 
 import argparse
 
@@ -13,10 +13,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Export, and name the folders."""
+    """Export the model and print the written folders."""
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.export.export import export_models
 
     for folder in export_models(request):
-        print(f"Wrote {folder}; its channels are numbered as README.md in it says")
+        print(f"Wrote {folder}. Its README.md lists the channel numbers")

@@ -1,4 +1,4 @@
-"""`nnunet_moe export`: write a trained model as ordinary nnU-Net models for fixed modalities."""
+"""Export a trained model as ordinary nnU-Net models, each for a fixed subset of the modalities."""
 
 from pathlib import Path
 
@@ -17,16 +17,16 @@ from nnunet_moe.runtime.files import atomic_folder, folder_name, require_own_fil
 
 
 def export_models(request: Request) -> list[Path]:
-    """Write the model folders, all of them or none.
+    """Write the model folders. If one fails, write none.
 
     Returns:
-        One folder a subset of the modalities.
+        The written folders, one for each subset of the modalities.
 
     Raises:
-        ModelError: the model was not trained, is damaged, is none of this package or cannot be exported; scores of
-            other weights.
-        ModalityError: an unknown or empty subset of the modalities.
-        SettingsError: the output folder holds something, or a package is missing that the options need.
+        ModelError: the model was not trained, is damaged, does not come from this package or cannot be exported, or
+            the scores belong to other weights.
+        ModalityError: the subset of the modalities is unknown or empty.
+        SettingsError: the output folder is not empty, or a package that the options need is missing.
     """
     if request.onnx:
         require_onnx()
@@ -35,8 +35,8 @@ def export_models(request: Request) -> list[Path]:
     source = Source(model)
     if not source.becomes_ordinary and not request.onnx:
         raise ModelError(
-            f"The network of {request.model.trainer} is none that nnU-Net plans, with whatever modalities: it cannot "
-            "be exported as an ordinary nnU-Net. Export it as ONNX, with --onnx."
+            f"nnU-Net cannot plan the network of {request.model.trainer} for any modalities, so it cannot become an "
+            "ordinary nnU-Net. It can be exported as ONNX: add --onnx."
         )
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
@@ -58,9 +58,9 @@ def export_models(request: Request) -> list[Path]:
 
 
 def _require_place_of_its_own(out: Path, model: ModelFolder) -> None:
-    """Among the results of the dataset it came from, an export would be taken for a model of all channels."""
+    """Refuse a folder in the results of the source dataset: nnU-Net would expect a model of all its channels there."""
     if model.folder.parent.resolve() in (out.resolve(), *out.resolve().parents):
         raise SettingsError(
-            f"{out} lies among the results of {model.folder.parent.name}, where nnU-Net would take the export for a "
-            "model of all its channels. Name a folder elsewhere by -o."
+            f"{out} lies among the results of {model.folder.parent.name}. nnU-Net would take the export there for a "
+            "model of all channels of that dataset. Choose a folder outside of it with -o."
         )

@@ -25,26 +25,26 @@ from nnunet_moe.reports.templates import templates
 from nnunet_moe.runtime.environment import versions
 
 NO_CASES = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
-"""nnU-Net's summary of a validation that has not been."""
+"""The summary that nnU-Net writes for a validation without cases."""
 
 
 @dataclass(frozen=True)
 class WrittenFold:
-    """What the model card tells of a fold."""
+    """What the model card says about a fold."""
 
     epoch: int | None
     digest: str
-    """SHA-256 of the checkpoint that it was made from."""
+    """SHA-256 of the checkpoint that the fold was exported from."""
     onnx_takes_any_space: bool
 
 
 class ExportedModel:
-    """A source under one code, as an ordinary model.
+    """The source model for one code, as an ordinary nnU-Net model.
 
     Args:
         source: the trained model.
         code: K bools, at least one true.
-        folder: to write.
+        folder: the folder to write.
     """
 
     def __init__(self, source: Source, code: Code, folder: Path) -> None:
@@ -58,16 +58,19 @@ class ExportedModel:
         self._divisors = [int(divisor) for divisor in np.prod(strides, axis=0)]
 
     def write_fold(self, loaded: LoadedFold, *, onnx: bool) -> WrittenFold:
-        """Write what nnU-Net's tools read of a fold, and its network as ONNX if asked.
+        """Write the files of a fold that nnU-Net's tools read, and on request its network as ONNX.
 
         Raises:
-            ModelError: the network does not become the one that nnU-Net plans, or cannot be written as ONNX.
+            ModelError: the network differs from the one that nnU-Net plans, or cannot be written as ONNX.
         """
         folder = self.folder / f"fold_{loaded.fold}"
         folder.mkdir(parents=True)
         network = loaded.network.fixed(self.code, self._planned)
         if self.source.becomes_ordinary:
-            coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])  # two voxels at the bottom: one has no variance
+            coarsest = (
+                *self._divisors[:-1],
+                2 * self._divisors[-1],
+            )  # two voxels at the bottom: one has no variance
             require_equal(network, loaded.network, self.code, (self.source.num_channels, *coarsest))
             self._write_checkpoint(network, loaded, folder)
         patch = self._configuration.patch_size
@@ -76,13 +79,13 @@ class ExportedModel:
         return WrittenFold(loaded.epoch, loaded.digest, any_space)
 
     def _planned(self) -> nn.Module:
-        """What nnU-Net plans for the channels of the code."""
+        """Return the network that nnU-Net plans for the channels of the code."""
         return planned_network(
             STOCK_TRAINER, self._manager, self._configuration, self.dataset_json, deep_supervision=False
         )
 
     def _write_checkpoint(self, network: nn.Module, loaded: LoadedFold, folder: Path) -> None:
-        """What nnU-Net's tools read of a fold."""
+        """Write the files of a fold that nnU-Net's tools read."""
         (folder / "validation").mkdir()
         arguments = {
             "plans": self.plans,
@@ -99,18 +102,18 @@ class ExportedModel:
             },
             folder / "checkpoint_final.pth",
         )
-        if loaded.log and all(loaded.log.values()):  # nnUNetv2_export_model_to_zip wants the curves and the summary
+        if loaded.log and all(loaded.log.values()):  # nnUNetv2_export_model_to_zip needs the curves and the summary
             curves = LocalLogger()
             curves.load_checkpoint(loaded.log)
             curves.plot_progress_png(str(folder))
         save_summary_json(NO_CASES, str(folder / "validation" / "summary.json"))
 
     def write_rest(self, folds: Mapping[Fold, WrittenFold], scores: Scores | None, *, onnx: bool) -> None:
-        """Write what all folds share, and the model card.
+        """Write the files that all folds share, and the model card.
 
         Args:
-            folds: what `write_fold` gave.
-            scores: of the source under this code, if they are known.
+            folds: the results of `write_fold`.
+            scores: the scores of the source for this code; None if they are not known.
             onnx: whether the folds have ONNX files.
         """
         contents = {
@@ -148,7 +151,7 @@ class ExportedModel:
         (self.folder / "README.md").write_text(card)
 
     def _never(self) -> list[str]:
-        """The labels or regions that do not appear with these modalities, since nobody annotated them there."""
+        """Return the labels or regions that never appear with these modalities, because nobody annotated them there."""
         by_modality = self.source.network.label_sets
         if by_modality is None:
             return []

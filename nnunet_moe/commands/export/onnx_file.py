@@ -1,4 +1,4 @@
-"""An ordinary network as an ONNX file, checked with ONNX Runtime."""
+"""Write an ordinary network as an ONNX file, and check the file with ONNX Runtime."""
 
 import importlib.util
 import warnings
@@ -17,10 +17,13 @@ from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.labels.label_sets import OUTSIDE
 
 TOLERANCE = 1e-4
-"""Between the logits of ONNX Runtime and of PyTorch in single precision, of the largest of them or of 1."""
+"""Largest allowed difference between the logits of ONNX Runtime and PyTorch in single precision.
+
+It is relative to the largest logit, or to 1 if all are smaller.
+"""
 INPUT, OUTPUT = "image", "logits"
 AXES = "zyx"
-WITHOUT = "Predict with the trained model itself, or export it without --onnx if it becomes an ordinary nnU-Net."
+WITHOUT = "Predict with the trained model, or export without --onnx if nnU-Net can plan the network."
 PACKAGES = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 
@@ -28,33 +31,37 @@ def require_onnx() -> None:
     """Make sure that the packages of the extra `onnx` are installed.
 
     Raises:
-        SettingsError: one is not.
+        SettingsError: at least one of them is missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise SettingsError(f"--onnx needs {', '.join(missing)}. Install them: pip install {' '.join(missing)}.")
+        raise SettingsError(
+            f"--onnx needs missing packages: {', '.join(missing)}. Install them: pip install {' '.join(missing)}."
+        )
 
 
 def write_onnx(
     network: nn.Module, file: Path, num_channels: int, divisors: Sequence[int] | None, patch_size: Sequence[int]
 ) -> bool:
-    """Write a network whose input `image` `(batch, C, *space)` gives `logits` `(batch, classes or regions, *space)`.
+    """Write a network as an ONNX file, and check it.
 
-    The batch may have any size. So may the space, in multiples of the divisors, unless PyTorch cannot express the
-    network so; then it is the patch.
+    The input is `image` `(batch, C, *space)`, the output `logits` `(batch, classes or regions, *space)`.
+
+    The batch may have any size. Each axis of the space may be any multiple of its divisor. If PyTorch cannot write such
+    a network, the space is fixed to the patch size.
 
     Args:
-        network: in evaluation, on the CPU, in single precision.
-        file: to write; it holds the weights.
+        network: in evaluation mode, on the CPU, in single precision.
+        file: the file to write. It contains the weights.
         num_channels: C.
-        divisors: the product of all strides, for each axis; None if the network is for the patch alone.
-        patch_size: that of the plans, in voxels.
+        divisors: the product of all strides, for each axis; None if the network takes only the patch size.
+        patch_size: the patch size of the plans, in voxels.
 
     Returns:
         Whether the space may have any size.
 
     Raises:
-        ModelError: PyTorch cannot write it, or ONNX Runtime does not compute what PyTorch does.
+        ModelError: PyTorch cannot write the network, or the results of ONNX Runtime and PyTorch differ.
     """
     if divisors is None:
         _write(network, file, num_channels, [tuple(patch_size)], {})
@@ -76,11 +83,11 @@ def write_onnx(
 def _write(
     network: nn.Module, file: Path, num_channels: int, sizes: Sequence[Sequence[int]], space: dict[int, Any]
 ) -> None:
-    """Write a network for any batch and for the sizes that `space` allows, and compare it for the sizes given."""
+    """Write a network for any batch and for the sizes that `space` allows, and check it for the given sizes."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")  # of PyTorch about itself
+        warnings.simplefilter("ignore")  # PyTorch's warnings about its own code
         try:
             program = torch.onnx.export(
                 network,
@@ -94,7 +101,7 @@ def _write(
         except OnnxExporterError as error:
             raise ModelError(f"PyTorch cannot write {type(network).__name__} as ONNX. {WITHOUT}") from error
     assert program is not None
-    ClearMetadataAndDocStringPass()(program.model)  # it has the paths of Python's files on this machine
+    ClearMetadataAndDocStringPass()(program.model)  # remove the paths of Python's files on this machine
     program.save(str(file), external_data=False)
     for size in sizes:
         for batch in (1, 3):
@@ -111,13 +118,13 @@ def _require_equal(network: nn.Module, file: Path, image: Tensor) -> None:
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         got = torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
-    except Exception as error:  # its own, which have no common base
+    except Exception as error:  # the errors of ONNX Runtime have no common base class
         raise ModelError(f"ONNX Runtime cannot run {type(network).__name__}: {error}. {WITHOUT}") from error
     with torch.inference_mode():
         expected = network(image)
     difference = float((got - expected).abs().max() / expected[expected != OUTSIDE].abs().max().clamp_min(1))
     if not difference <= TOLERANCE:
         raise ModelError(
-            f"ONNX Runtime's logits of {tuple(image.shape)} differ from PyTorch's by {difference:.1e} of the largest. "
-            f"{WITHOUT}"
+            f"For an image of shape {tuple(image.shape)}, the logits of ONNX Runtime and PyTorch differ by "
+            f"{difference:.1e} of the largest logit. At most {TOLERANCE:.0e} is allowed. {WITHOUT}"
         )

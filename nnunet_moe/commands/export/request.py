@@ -9,19 +9,28 @@ from nnunet_moe.runtime.options import one_of, option, options_of
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to export, in the words of the command's options."""
+    """The options of `nnunet_moe export`: what to export, and where to."""
 
     model: ModelChoice = options_of(ModelChoice)
     modalities: str | None = one_of(
-        option("-m", metavar="CODE", help="the modalities, e.g. T1w+FLAIR, or digits, 101"),
-        option("--all", action="store_const", const=None, help="every subset, each in a folder of its own below -o"),
+        option(
+            "-m", metavar="CODE", help="export this subset of the modalities, by names (T1w+FLAIR) or as digits (101)"
+        ),
+        option(
+            "--all",
+            action="store_const",
+            const=None,
+            help="export every subset that the model takes, each to its own folder below -o",
+        ),
     )
-    """One subset, by names, `T1w+FLAIR`, or digits; None: all, each in a folder of its own."""
-    out: Path = option("-o", type=Path, help="the model folder to write; it must not exist or be empty")
+    """One subset, by names (`T1w+FLAIR`) or digits (`101`). None: every subset, each in its own folder."""
+    out: Path = option("-o", type=Path, help="write the model to this folder, which must be new or empty")
     scores: Path | None = option(
         "-scores",
         type=Path,
         default=None,
-        help="output folder of `nnunet_moe evaluate`: its scores go into the model card",
+        help="read scores for the model card from this output folder of `nnunet_moe evaluate` (default: no scores)",
     )
-    onnx: bool = option("--onnx", action="store_true", help="write each fold's network as ONNX too")
+    onnx: bool = option(
+        "--onnx", action="store_true", help="also write the network of each fold as an ONNX file (default: no ONNX)"
+    )

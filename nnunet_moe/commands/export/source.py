@@ -23,23 +23,24 @@ STOCK_TRAINER = nnUNetTrainer.__name__
 
 @dataclass(frozen=True)
 class LoadedFold:
-    """A fold of the source; its network is valid until the next fold is loaded."""
+    """A fold of the source. Its network is valid until the next fold is loaded."""
 
     fold: Fold
     network: MissingModalityNetwork
     mirroring_axes: tuple[int, ...] | None
     log: dict[str, list]
-    """What nnU-Net's logger keeps of each epoch; empty if the checkpoint was stripped of it."""
+    """The values that nnU-Net's logger keeps for each epoch; empty if they were removed from the checkpoint."""
     epoch: int | None
     digest: str
     """SHA-256 of the checkpoint."""
 
 
 class Source:
-    """A model of one of this package's trainers.
+    """A model that one of this package's trainers trained.
 
     Raises:
-        ModelError: a model of another trainer, a pre-training, or a folder without nnU-Net's three JSON files.
+        ModelError: the model comes from another trainer or from a pre-training, or one of nnU-Net's three JSON files is
+            missing from its folder.
     """
 
     def __init__(self, model: ModelFolder) -> None:
@@ -51,7 +52,7 @@ class Source:
             self.modalities = channel_names(self.dataset_json)
             complete = tuple(True for _ in self.modalities)
             for cut, content in ((plans_of, self.plans), (fingerprint_of, self.fingerprint)):
-                cut(content, complete)  # before any work
+                cut(content, complete)  # fail before any work is done
             if missing := {"labels", "file_ending"} - self.dataset_json.keys():
                 raise ValueError(f"dataset.json has no {' and no '.join(sorted(missing))}")
             manager = PlansManager(self.plans)
@@ -60,35 +61,35 @@ class Source:
             self.previous_stage = configuration.previous_stage_name
         except (NnunetMoeError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ModelError(
-                f"plans.json, dataset.json and dataset_fingerprint.json in {model.folder} are not those of a trained "
-                f"model: {type(error).__name__}: {error}. Put back what nnU-Net wrote."
+                f"plans.json, dataset.json and dataset_fingerprint.json in {model.folder} do not describe a trained "
+                f"model: {type(error).__name__}: {error}. Restore the files that nnU-Net wrote."
             ) from error
         planned = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
         network = missing_modality_network(planned)
         if not network.knows_missing_modalities:
             raise ModelError(
-                f"{model.folder} cannot be exported: {type(planned).__name__} knows no modality codes. A model of "
-                f"{STOCK_TRAINER} is an ordinary nnU-Net already; name one of this package's trainers by -tr."
+                f"{model.folder} cannot be exported: {type(planned).__name__} does not use modality codes. A model of "
+                f"{STOCK_TRAINER} is an ordinary nnU-Net already. Choose one of this package's trainers with -tr."
             )
         network.require_segmentation()
         self.network = cast(MissingModalityNetwork, network)
 
     @property
     def becomes_ordinary(self) -> bool:
-        """Whether its network is one that nnU-Net plans once the modalities are fixed."""
+        """Whether nnU-Net can plan the network once the modalities are fixed."""
         return self.network.becomes_planned
 
     @property
     def is_dedicated(self) -> bool:
-        """Whether it was trained for one code alone."""
+        """Whether the model was trained for only one code."""
         return self.network.dedicated_code is not None
 
     def codes(self, modalities: str | None) -> list[Code]:
-        """The one code that is named, or all that the model takes.
+        """Return the given code, or all codes that the model takes.
 
         Raises:
-            ModalityError: an unknown or empty code.
-            ModelError: a code that a model for one code, or for one modality at a time, does not take.
+            ModalityError: the code is unknown or empty.
+            ModelError: the model does not take this code, because it is for one code or for one modality at a time.
         """
         taken = [code for code in all_codes(len(self.modalities)) if self.network.takes(code)]
         if modalities is None:
@@ -96,27 +97,27 @@ class Source:
         code = parse_code(modalities, self.modalities)
         if code not in taken:
             texts = [code_text(each, self.modalities) for each in taken]
-            kind = f"dedicated to {texts[0]}" if self.is_dedicated else f"for cases of one kind, {' or '.join(texts)},"
-            raise ModelError(f"-m {modalities}: the model is {kind} and can be exported for that alone.")
+            kind = f"dedicated to {texts[0]}" if self.is_dedicated else "for cases of a single image type"
+            raise ModelError(f"-m {modalities}: the model is {kind}. It can be exported for {' or '.join(texts)} only.")
         return [code]
 
     def load(self, fold: Fold) -> LoadedFold:
-        """Put a fold's weights into the network.
+        """Load the weights of a fold into the network.
 
         Raises:
-            ModelError: its checkpoint is damaged, or of another network.
+            ModelError: the checkpoint is damaged, or belongs to another network.
         """
         file = self.model.checkpoint_file(fold)
         checkpoint = read_checkpoint(file)
         found = (checkpoint["trainer_name"], checkpoint["init_args"]["configuration"])
         if found != (self.model.trainer, self.model.configuration):
             raise ModelError(
-                f"{file} is of {' and '.join(map(str, found))}, its folder of {self.model.trainer} and "
-                f"{self.model.configuration}. Put it where it belongs."
+                f"{file} belongs to {' and '.join(map(str, found))}, but its folder is for {self.model.trainer} and "
+                f"{self.model.configuration}. Move it to its own folder."
             )
         try:
             self.network.load_state_dict(checkpoint["network_weights"])
         except RuntimeError as error:
-            raise ModelError(f"{file} does not fit the plans beside it: {error}. Train the model again.") from error
+            raise ModelError(f"{file} does not fit plans.json of its model: {error}. Retrain the model.") from error
         axes, log = checkpoint.get("inference_allowed_mirroring_axes"), checkpoint.get("logging") or {}
         return LoadedFold(fold, self.network.eval(), axes, log, checkpoint.get("current_epoch"), digest(file))
