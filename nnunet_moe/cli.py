@@ -23,18 +23,21 @@ from nnunet_moe.runtime.environment import version_line
 from nnunet_moe.runtime.user_files import user_files
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
-    "env": (env, "print the line that makes nnU-Net find the trainers"),
-    "demo": (demo, "train and predict a small phantom cohort from start to end"),
-    "import": (import_dataset, "make a raw dataset of a folder in another layout"),
-    "plan_and_preprocess": (plan_and_preprocess, "nnU-Net's command, for training cases with files missing"),
-    "upcycle": (upcycle, "make a checkpoint a start for training with experts that it has not (-pretrained_weights)"),
-    "predict": (predict, "nnU-Net's command, for folders in which some cases cannot be predicted"),
-    "evaluate": (evaluate, "score trained models under every subset of the modalities"),
-    "export": (export, "write a trained model as an ordinary nnU-Net for fixed modalities"),
-    "package": (package, "write a folder to build a container of a trained model from"),
-    "study": (study, "train and compare several trainers over seeds and folds, by Snakemake"),
+    "env": (env, "print the shell command that lets nnU-Net find the trainers"),
+    "demo": (demo, "train and predict on a small simulated dataset, from start to end"),
+    "import": (import_dataset, "convert a folder with another layout into a raw nnU-Net dataset"),
+    "plan_and_preprocess": (
+        plan_and_preprocess,
+        "plan and preprocess datasets whose training cases may have missing files",
+    ),
+    "upcycle": (upcycle, "convert a checkpoint into initial weights for a trainer with experts (-pretrained_weights)"),
+    "predict": (predict, "predict cases with missing files; cases that fail do not stop the others"),
+    "evaluate": (evaluate, "score trained models on every subset of the modalities"),
+    "export": (export, "export a trained model as an ordinary nnU-Net for a subset of the modalities"),
+    "package": (package, "write a folder from which to build a container of a trained model"),
+    "study": (study, "compare several trainers over seeds and folds; Snakemake gets the arguments after --"),
 }
-"""Verb -> the module with `add_options` and `run`, and its help."""
+"""Verb -> the module with `add_options`, `run` and `EXAMPLE`, and what the verb does."""
 
 
 class _ShowVersion(argparse.Action):
@@ -49,14 +52,21 @@ class _ShowVersion(argparse.Action):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; `verb` tells which it was."""
+    """Make the parser of all verbs, which stores the verb's name as `verb`."""
     parser = argparse.ArgumentParser(prog="nnunet_moe", description="nnU-Net with any subset of the modalities.")
     parser.add_argument(
         "--version", action=_ShowVersion, help="show the version, also of nnU-Net and PyTorch, and exit"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (command, text) in VERBS.items():
-        command.add_options(verbs.add_parser(verb, help=text))
+        of_verb = verbs.add_parser(
+            verb,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  {command.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_options(of_verb)
     return parser
 
 

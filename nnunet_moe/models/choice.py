@@ -32,13 +32,20 @@ def parse_fold(text: str) -> Fold:
 class _Training:
     """What the choice of one model and that of several have in common."""
 
-    dataset: str = option("-d", help="dataset, name or id")
-    configuration: str = option("-c", help="configuration")
-    plans: str = option("-p", default=DEFAULT_PLANS, help="plans (default: %(default)s)")
+    dataset: str = option("-d", group="model", help="use this dataset, by name or id")
+    configuration: str = option("-c", group="model", help="use this configuration, e.g. 3d_fullres")
+    plans: str = option("-p", default=DEFAULT_PLANS, group="model", help="use these plans (default: %(default)s)")
     folds: tuple[Fold, ...] = option(
-        "-f", nargs="+", type=parse_fold, default=DEFAULT_FOLDS, help="folds, an ensemble (default: 0 to 4)"
+        "-f",
+        nargs="+",
+        type=parse_fold,
+        default=DEFAULT_FOLDS,
+        group="model",
+        help="use these folds, as an ensemble (default: %(default)s)",
     )
-    checkpoint: str = option("-chk", default=FINAL_CHECKPOINT, help="checkpoint (default: %(default)s)")
+    checkpoint: str = option(
+        "-chk", default=FINAL_CHECKPOINT, group="model", help="load this checkpoint of each fold (default: %(default)s)"
+    )
     """The name of the checkpoint file in each fold."""
 
     def __post_init__(self) -> None:
@@ -54,7 +61,7 @@ class ModelChoice(_Training):
         SettingsError: a fold is named twice.
     """
 
-    trainer: str = option("-tr", help="trainer")
+    trainer: str = option("-tr", group="model", help="use the model of this trainer, e.g. nnUNetTrainerMoESD")
 
     def find(self) -> "ModelFolder":
         """The trained model, all of its folds there.
@@ -83,7 +90,10 @@ class ModelsChoice(_Training):
     """
 
     trainers: tuple[str, ...] = option(
-        "-tr", nargs="+", help="one or more trainers, compared in pairs, first minus second"
+        "-tr",
+        nargs="+",
+        group="model",
+        help="score the models of these trainers; several are compared in pairs, first minus second",
     )
 
     def __post_init__(self) -> None:

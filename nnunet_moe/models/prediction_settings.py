@@ -19,10 +19,19 @@ class PredictionSettings:
     """
 
     step_size: float = option(
-        "-step_size", type=float, default=DEFAULT_STEP_SIZE, help="of the sliding window (default: %(default)s)"
+        "-step_size",
+        type=float,
+        default=DEFAULT_STEP_SIZE,
+        group="inference",
+        help="move the sliding window by this fraction of the patch (default: %(default)s)",
     )
     """As a fraction of the patch, above 0 and at most 1."""
-    mirroring: bool = option("--disable_tta", action="store_false", help="no mirroring: faster, less accurate")
+    mirroring: bool = option(
+        "--disable_tta",
+        action="store_false",
+        group="inference",
+        help="turn off mirroring: faster, but less accurate",
+    )
     device: str = device_option()
 
     def __post_init__(self) -> None:

@@ -12,10 +12,19 @@ class Requirement:
     """What a case must have to be predicted at all."""
 
     required: tuple[str, ...] = option(
-        "--require", nargs="+", default=(), metavar="MODALITY", help="cases without these are failures"
+        "--require",
+        nargs="+",
+        default=(),
+        metavar="MODALITY",
+        group="modalities and labels",
+        help="fail cases that lack one of these modalities (default: none)",
     )
     min_modalities: int = option(
-        "--min_modalities", type=int, default=1, help="cases with fewer are failures (default: %(default)s)"
+        "--min_modalities",
+        type=int,
+        default=1,
+        group="modalities and labels",
+        help="fail cases with fewer modalities (default: %(default)s)",
     )
 
     def check(self, code: Sequence[bool], modalities: Sequence[str]) -> None:

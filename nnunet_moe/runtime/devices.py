@@ -8,17 +8,20 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def default_device() -> str:
-    """Take a GPU where there is one."""
+    """Return "cuda" if a GPU is available, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device_option(**default: Any) -> Any:
+def device_option(
+    *, help: str = "compute on this device (default: cuda if a GPU is available, else cpu)", **default: Any
+) -> Any:
     """Make the field of the option `-device`.
 
     Args:
-        default: another `default` than `default_device`.
+        help: the help text.
+        default: `default=...`, if it is not `default_device`.
     """
     default = default or {"default_factory": default_device}
-    return option("-device", choices=DEVICES, help="default: cuda where there is one, else cpu", **default)
+    return option("-device", choices=DEVICES, group="compute", help=help, **default)

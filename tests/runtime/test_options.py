@@ -1,9 +1,11 @@
 """Options as fields of a dataclass: defaults, values and help come from one place."""
 
 import argparse
+import re
+import shlex
 import subprocess
 import sys
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,18 @@ from nnunet_moe.cli import VERBS, make_parser
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import NamedValues, add_options, one_of, option, options_of, read_request
 
+HELP_STARTS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        accept add assign check compute convert create do export extract fail find follow hide ignore join
+        keep link list load make move name plan predict preprocess print put read recompute resample resume
+        run save score search seed share show start train treat turn use write
+        """,
+    )
+)
+"""The verbs that help texts start with. Add a verb here if a new help text needs it."""
+
 
 def pair(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
@@ -21,7 +35,7 @@ def pair(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
-    size: float = option("-size", type=float, default=0.5, help="of it (default: %(default)s)")
+    size: float = option("-size", type=float, default=0.5, group="compute", help="of it (default: %(default)s)")
     mirroring: bool = option("--plain", action="store_false")
 
 
@@ -29,7 +43,7 @@ class Inner:
 class Outer:
     file: Path = option("FILE", type=Path)
     out: Path = option("-o", "--out", type=Path)
-    names: tuple[str, ...] = option("-names", nargs="+", default=("a", "b"))
+    names: tuple[str, ...] = option("-names", nargs="+", default=("a", "b"), group="model", help="in %(default)s")
     pairs: dict[str, str] | None = option("-m", action=NamedValues, type=pair, default=None)
     which: str | None = one_of(option("-w"), option("--all", action="store_const", const=None))
     inner: Inner = options_of(Inner, help={"-size": "another text"})
@@ -91,23 +105,64 @@ def test_help_has_the_default_and_a_commands_own_text():
     add_options(outer, Outer)
     assert "(default: 0.5)" in inner.format_help() and "-size SIZE" in inner.format_help()
     assert "another text" in outer.format_help() and "OUTER" not in outer.format_help()
+    assert "in a b" in outer.format_help()  # as on the command line, not as Python writes a tuple
 
 
-def flags_of(request: type) -> set[str]:
-    found = set()
+def test_help_lists_the_options_below_the_headings_of_their_groups():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Outer)
+    rest, of_model, of_compute = re.split(r"^(?:model|compute):$", parser.format_help(), flags=re.MULTILINE)
+    assert "--out" in rest and "-names" in of_model and "-size" in of_compute
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    verbs = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return verbs.choices[verb]
+
+
+def places_of(request: type) -> list[Field]:
+    """Every field that is an option, also of dataclasses in fields."""
+    found = []
     for field in fields(request):
-        if "nested" in field.metadata:
-            found |= flags_of(field.metadata["nested"])
-        for made in field.metadata.get("options", ()):
-            found |= {flag for flag in made.flags if flag.startswith("-")}
+        found += places_of(field.metadata["nested"]) if "nested" in field.metadata else [field]
     return found
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb_has_a_group_a_help_text_that_starts_with_a_verb_and_its_default(verb):
+    actions = {
+        flag: action for action in parser_of(verb)._actions for flag in action.option_strings or [action.metavar]
+    }
+    for field in places_of(VERBS[verb][0].Request):
+        for made in field.metadata["options"]:
+            text = actions[made.flags[0]].help
+            assert made.group is not None, made.flags
+            assert text and text.split()[0] in HELP_STARTS, (made.flags, text)
+            has_default = field.default is not MISSING or field.default_factory is not MISSING
+            is_flag = made.arguments.get("action") in ("store_true", "store_false")
+            assert ("(default: " in text) == (has_default and not is_flag), (made.flags, text)
+            assert "%" not in text or "%%" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_ends_with_an_example_that_the_verb_accepts(verb, tmp_path, monkeypatch):
+    *_, heading, example = parser_of(verb).format_help().splitlines()
+    assert heading == "example:"
+    name, *arguments = shlex.split(re.search(r"nnunet_moe ([^)]*)", example)[1])
+    assert name == verb
+    monkeypatch.chdir(tmp_path)
+    Path("BraTS2023").mkdir()  # which the example of import reads
+    namespace = make_parser().parse_args([verb, *arguments])
+    assert read_request(VERBS[verb][0].Request, namespace)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_has_exactly_the_options_of_its_request(verb):
-    verbs = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    offered = {flag for action in verbs.choices[verb]._actions for flag in action.option_strings}
-    assert offered - {"-h", "--help"} == flags_of(VERBS[verb][0].Request)
+    offered = {flag for action in parser_of(verb)._actions for flag in action.option_strings}
+    defined = {
+        flag for field in places_of(VERBS[verb][0].Request) for made in field.metadata["options"] for flag in made.flags
+    }
+    assert offered - {"-h", "--help"} == {flag for flag in defined if flag.startswith("-")}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -13,8 +13,17 @@ from nnunet_moe.runtime.options import option, read_request
 class Request:
     """Where the demo runs."""
 
-    out: Path = option("-o", type=Path, default=Path("nnunet_moe_demo"), help="output folder (default: %(default)s)")
+    out: Path = option(
+        "-o",
+        type=Path,
+        default=Path("nnunet_moe_demo"),
+        group="input and output",
+        help="write all files to this folder, which must be empty or new (default: %(default)s)",
+    )
     device: str = device_option()
+
+
+EXAMPLE = "nnunet_moe demo -o demo -device cpu"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

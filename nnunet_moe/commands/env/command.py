@@ -13,8 +13,15 @@ class Request:
     """Whose line to print."""
 
     shell: str | None = option(
-        "--shell", choices=("bash", "fish"), default=None, help="print only this shell's line (default: both)"
+        "--shell",
+        choices=("bash", "fish"),
+        default=None,
+        group="input and output",
+        help="print only the line for this shell (default: both)",
     )
+
+
+EXAMPLE = 'eval "$(nnunet_moe env)"'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

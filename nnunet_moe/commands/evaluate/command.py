@@ -7,6 +7,8 @@ from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe evaluate -d 502 -c 3d_fullres -tr nnUNetTrainerMoESD nnUNetTrainerModalityDropout -o scores"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

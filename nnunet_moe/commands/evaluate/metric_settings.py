@@ -19,15 +19,28 @@ class MetricSettings:
     """
 
     connectivity: int = option(
-        "-connectivity", type=int, choices=(*CONNECTIVITIES,), default=26, help="of lesions (default: %(default)s)"
+        "-connectivity",
+        type=int,
+        choices=(*CONNECTIVITIES,),
+        default=26,
+        group="metrics",
+        help="join voxels to one lesion if they share a face (6), an edge (18) or a corner (26) (default: %(default)s)",
     )
     """Neighbours that belong to the same lesion: 6 (faces), 18 (edges) or 26 (corners); in 2D 4 for 6, else 8."""
     min_lesion_mm3: float = option(
-        "-min_lesion", type=float, default=0.0, help="smallest lesion counted, mm3 (default: %(default)s)"
+        "-min_lesion",
+        type=float,
+        default=0.0,
+        group="metrics",
+        help="ignore lesions smaller than this volume in mm3 (default: %(default)s)",
     )
     """Smaller lesions are not counted, in the reference nor in the prediction (mm2 in 2D)."""
     tolerance_mm: float = option(
-        "-tolerance", type=float, default=1.0, help="of the surface Dice, mm (default: %(default)s)"
+        "-tolerance",
+        type=float,
+        default=1.0,
+        group="metrics",
+        help="accept surface distances up to this many mm in the surface Dice (default: %(default)s)",
     )
     """Distance up to which two surfaces agree in the surface Dice."""
 

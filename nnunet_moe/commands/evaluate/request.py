@@ -21,35 +21,55 @@ class Request:
     models: ModelsChoice = options_of(
         ModelsChoice,
         help={
-            "-c": "configuration; dedicated models of configurations that inherit from it count too",
-            "-f": "folds: their validation cases are scored (default: 0 to 4)",
+            "-c": "use this configuration; dedicated models of configurations that inherit from it are scored, too",
+            "-f": "score the validation cases of these folds (default: %(default)s)",
         },
     )
-    out: Path = option("-o", type=Path, help="output folder; the same command goes on with what is there")
+    out: Path = option(
+        "-o",
+        type=Path,
+        group="input and output",
+        help="write the results to this folder; rerun the same command to resume",
+    )
     images: Path | None = option(
         "-i",
         type=Path,
         default=None,
-        help="score these images instead, by the ensemble of the folds; files may be missing",
+        group="input and output",
+        help="score these images by the ensemble of the folds; files may be missing (default: the validation cases)",
     )
     """A folder of images to score instead of the folds' validation cases; then `labels` too."""
-    labels: Path | None = option("-l", type=Path, default=None, help="labels of the images of -i")
+    labels: Path | None = option(
+        "-l",
+        type=Path,
+        default=None,
+        group="input and output",
+        help="read the labels of the images of -i from this folder (default: the dataset's labels)",
+    )
     codes: tuple[str, ...] | None = option(
         "-codes",
         nargs="+",
         default=None,
         metavar="CODE",
-        help="only these subsets, as T1w T1w+FLAIR (default: what cases have)",
+        group="modalities and labels",
+        help="score only these subsets, e.g. T1w T1w+FLAIR (default: every subset that the cases have)",
     )
     """By names, `T1w+FLAIR`, or digits; None: all."""
     num_codes: int | None = option(
-        "-num_codes", type=int, default=None, help="only so many, drawn at random, the largest one among them"
+        "-num_codes",
+        type=int,
+        default=None,
+        group="modalities and labels",
+        help="score only this many subsets, drawn at random but with the largest one (default: all)",
     )
     """So many codes at random, the complete one among them."""
     metrics: MetricSettings = options_of(MetricSettings)
     prediction: PredictionSettings = options_of(PredictionSettings)
     save_predictions: bool = option(
-        "--save_predictions", action="store_true", help="keep the segmentations, in predictions/TRAINER/CODE"
+        "--save_predictions",
+        action="store_true",
+        group="input and output",
+        help="keep the segmentations, in predictions/TRAINER/CODE",
     )
 
     def __post_init__(self) -> None:

@@ -6,6 +6,8 @@ from nnunet_moe.commands.export.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe export -d 502 -c 3d_fullres -tr nnUNetTrainerMoESD -m T1w+FLAIR -o t1w_flair"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

@@ -14,23 +14,30 @@ class Request:
     model: ModelChoice = options_of(ModelChoice)
     modalities: str | None = one_of(
         option(
-            "-m", metavar="CODE", help="export this subset of the modalities, by names (T1w+FLAIR) or as digits (101)"
+            "-m",
+            metavar="CODE",
+            group="modalities and labels",
+            help="export these modalities, given as T1w+FLAIR or 101",
         ),
         option(
             "--all",
             action="store_const",
             const=None,
-            help="export every subset that the model takes, each to its own folder below -o",
+            group="modalities and labels",
+            help="export every subset, each to its own folder below -o",
         ),
     )
     """One subset, by names (`T1w+FLAIR`) or digits (`101`). None: every subset, each in its own folder."""
-    out: Path = option("-o", type=Path, help="write the model to this folder, which must be new or empty")
+    out: Path = option(
+        "-o", type=Path, group="input and output", help="write the model to this folder, which must be empty or new"
+    )
     scores: Path | None = option(
         "-scores",
         type=Path,
         default=None,
-        help="read scores for the model card from this output folder of `nnunet_moe evaluate` (default: no scores)",
+        group="input and output",
+        help="read this output folder of `nnunet_moe evaluate` and show its scores in the model card (default: none)",
     )
     onnx: bool = option(
-        "--onnx", action="store_true", help="also write the network of each fold as an ONNX file (default: no ONNX)"
+        "--onnx", action="store_true", group="input and output", help="write the network of each fold as ONNX, too"
     )

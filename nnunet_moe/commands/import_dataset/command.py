@@ -9,6 +9,12 @@ from nnunet_moe.runtime.options import read_request
 _FILLED = {True: "Treated as absent", False: "Suspect, but placed (see --filled_as_absent)"}
 
 
+EXAMPLE = (
+    "nnunet_moe import -i BraTS2023 -d Dataset503_BraTS -m T1w='{case}-t1n.nii.gz' -m FLAIR='{case}-t2f.nii.gz' "
+    "-l '{case}-seg.nii.gz' --link"
+)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.add_options(parser, Request)

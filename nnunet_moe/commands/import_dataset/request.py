@@ -35,17 +35,26 @@ class Request:
         SettingsError: options that do not fit.
     """
 
-    source: Path = option("-i", type=Path, help="folder; it is searched with all folders below it")
-    dataset: str = option("-d", help="the dataset to make in nnUNet_raw, DatasetXXX_NAME")
+    source: Path = option("-i", type=Path, group="input and output", help="search this folder and all folders below it")
+    dataset: str = option(
+        "-d", group="input and output", help="create this dataset in nnUNet_raw, named like Dataset502_Lesions"
+    )
     modalities: Mapping[str, str] = option(
         "-m",
         action=NamedValues,
         type=_named,
         metavar="NAME=PATTERN",
-        help="a modality and the pattern of its files, FLAIR='{case}-t2f.nii.gz'; once for each, in channel order",
+        group="modalities and labels",
+        help="add a modality and the pattern of its files, e.g. FLAIR='{case}-t2f.nii.gz'; repeat it for "
+        "every modality, in channel order",
     )
     """Name -> pattern, in the order of the channels."""
-    label: str = option("-l", metavar="PATTERN", help="the pattern of the segmentations, e.g. '{case}-seg.nii.gz'")
+    label: str = option(
+        "-l",
+        metavar="PATTERN",
+        group="modalities and labels",
+        help="find the segmentations by this pattern, e.g. '{case}-seg.nii.gz'",
+    )
     labels: Mapping[str, int] | None = option(
         "-labels",
         nargs="+",
@@ -53,29 +62,44 @@ class Request:
         type=_label,
         default=None,
         metavar="NAME=VALUE",
-        help="default: label_1 and so on",
+        group="modalities and labels",
+        help="name the labels, e.g. necrosis=1 edema=2 (default: label_1, label_2, ...)",
     )
     """Name -> value, without the background; None: `label_1` and so on, as many as there are."""
     file_ending: str | None = option(
-        "-ending", default=None, help="file ending, e.g. .nii.gz (default: the one that all files have)"
+        "-ending",
+        default=None,
+        group="input and output",
+        help="use only files with this ending, e.g. .nii.gz (default: the ending that all files share)",
     )
-    link: bool = option("--link", action="store_true", help="link the files instead of copying them")
+    link: bool = option(
+        "--link", action="store_true", group="input and output", help="link the files instead of copying them"
+    )
     unlabelled_to_test: bool = option(
-        "--unlabelled_to_test", action="store_true", help="cases without segmentation go to imagesTs"
+        "--unlabelled_to_test",
+        action="store_true",
+        group="modalities and labels",
+        help="put cases without a segmentation into imagesTs",
     )
     filled_as_absent: bool = option(
-        "--filled_as_absent", action="store_true", help="leave out files that hold one value, or another one's voxels"
+        "--filled_as_absent",
+        action="store_true",
+        group="modalities and labels",
+        help="treat a file as missing if it holds a single value or repeats the voxels of another modality",
     )
     originals: tuple[str, ...] = option(
         "-original",
         nargs="+",
         default=(),
         metavar="NAME",
-        help="the original of equal ones (default: first channel)",
+        group="modalities and labels",
+        help="keep the first of these modalities if files of a case are equal (default: channel order)",
     )
     """Modalities that are taken for the original where several files of a case are equal, first choice first."""
-    num_processes: int = option("-np", type=int, default=8, help="processes that read (default: %(default)s)")
-    show_progress: bool = option("--no_pbar", action="store_false", help="no progress bar")
+    num_processes: int = option(
+        "-np", type=int, default=8, group="compute", help="read cases in this many processes (default: %(default)s)"
+    )
+    show_progress: bool = option("--no_pbar", action="store_false", group="compute", help="hide the progress bar")
 
     def __post_init__(self) -> None:
         from nnunet_moe.modalities.codes import MAX_MODALITIES

@@ -7,6 +7,8 @@ from nnunet_moe.commands.package.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe package -d 502 -c 3d_fullres -tr nnUNetTrainerMoESD -o ms-lesions --target grand-challenge"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

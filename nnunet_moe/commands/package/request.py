@@ -24,13 +24,20 @@ class Request:
     """What to package, in the words of the command's options."""
 
     model: ModelChoice = options_of(ModelChoice)
-    out: Path = option("-o", type=Path, help="folder to write, the image gets its name; it must not exist or be empty")
-    target: str = option("--target", choices=TARGETS, help="whose contract to follow")
+    out: Path = option(
+        "-o",
+        type=Path,
+        group="input and output",
+        help="write to this folder, which must be empty or new; the container image gets its name",
+    )
+    target: str = option("--target", choices=TARGETS, group="container", help="follow the contract of this platform")
     modalities: str | None = option(
         "-m",
         default=None,
         metavar="CODE",
-        help="export these modalities as an ordinary nnU-Net, and take cases that have all of them",
+        group="modalities and labels",
+        help="export these modalities as an ordinary nnU-Net and accept only cases that have all of them "
+        "(default: package the model itself)",
     )
     """One subset, by names or digits, to be exported as an ordinary nnU-Net; None: the model itself."""
     inputs: Mapping[str, str | None] | None = option(
@@ -40,16 +47,20 @@ class Request:
         type=_input,
         default=None,
         metavar="NAME=MODALITY",
-        help="socket, suffix (brats: t1c for -t1c) or flag of each modality; NAME= is sent and not used "
-        "(default: by the modalities' names)",
+        group="container",
+        help="assign a modality to each socket, suffix (brats: t1c for -t1c) or flag; NAME= accepts an input "
+        "without using it (default: by the modalities' names)",
     )
     """Socket, suffix or flag -> modality, None if it is not used; None: by the modalities' names."""
     output: str | None = option(
         "-output",
         default=None,
-        help="output socket's slug or path, or ending of the segmentations' files (default: the contract's)",
+        group="container",
+        help="write to this output socket (slug or path), or give the segmentations this file ending "
+        "(default: the contract's)",
     )
     """The output socket's slug, or the ending of the segmentations' files; None: the contract's."""
     prediction: PredictionSettings = options_of(
-        PredictionSettings, help={"-device": "for the sample case now; default: cuda where there is one"}
+        PredictionSettings,
+        help={"-device": "predict the sample case on this device (default: cuda if a GPU is available, else cpu)"},
     )

@@ -6,6 +6,8 @@ from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe plan_and_preprocess -d 502 -c 3d_fullres --verify_dataset_integrity"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

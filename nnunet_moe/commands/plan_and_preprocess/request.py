@@ -20,13 +20,25 @@ class Request:
         SettingsError: an option out of range, or another extractor or preprocessor than nnU-Net's default.
     """
 
-    datasets: tuple[str, ...] = option("-d", nargs="+", help="datasets, names or ids")
-    configurations: tuple[str, ...] = option(
-        "-c", nargs="+", default=("2d", "3d_fullres", "3d_lowres"), help="configurations (default: %(default)s)"
+    datasets: tuple[str, ...] = option(
+        "-d", nargs="+", group="input and output", help="plan these datasets, by name or id"
     )
-    planner: str = option("-pl", default="ExperimentPlanner", help="planner (default: %(default)s)")
+    configurations: tuple[str, ...] = option(
+        "-c",
+        nargs="+",
+        default=("2d", "3d_fullres", "3d_lowres"),
+        group="planning",
+        help="preprocess these configurations (default: %(default)s)",
+    )
+    planner: str = option(
+        "-pl", default="ExperimentPlanner", group="planning", help="use this planner (default: %(default)s)"
+    )
     gpu_memory_target: float | None = option(
-        "-gpu_memory_target", type=float, default=None, help="GB of GPU memory to plan for (default: the planner's)"
+        "-gpu_memory_target",
+        type=float,
+        default=None,
+        group="planning",
+        help="plan for this much GPU memory in GB (default: the planner's)",
     )
     target_spacing: tuple[float, ...] | None = option(
         "-overwrite_target_spacing",
@@ -34,35 +46,56 @@ class Request:
         nargs="+",
         default=None,
         metavar="MM",
-        help="of 3d_fullres, three numbers",
+        group="planning",
+        help="resample 3d_fullres to this spacing, three numbers in mm (default: the planner's)",
     )
     plans_name: str | None = option(
-        "-overwrite_plans_name", default=None, help="plans identifier (default: the planner's)"
+        "-overwrite_plans_name",
+        default=None,
+        group="planning",
+        help="save the plans under this name (default: the planner's)",
     )
     num_processes: tuple[int, ...] | None = option(
         "-np",
         type=int,
         nargs="+",
         default=None,
-        help="processes that preprocess; one number, or one a configuration",
+        group="compute",
+        help="preprocess in this many processes, one number or one per configuration (default: 8 for 2d and "
+        "3d_lowres, 4 for others)",
     )
     """One for all configurations, or one a configuration."""
     fingerprint_processes: int = option(
-        "-npfp", type=int, default=8, help="processes that extract the fingerprint (default: %(default)s)"
+        "-npfp",
+        type=int,
+        default=8,
+        group="compute",
+        help="extract the fingerprint in this many processes (default: %(default)s)",
     )
     verify: bool = option(
-        "--verify_dataset_integrity", action="store_true", help="check all cases first; recommended once a dataset"
+        "--verify_dataset_integrity",
+        action="store_true",
+        group="input and output",
+        help="check all cases first; recommended once per dataset",
     )
-    clean: bool = option("--clean", action="store_true", help="make the fingerprint anew; needed when files changed")
-    preprocess: bool = option("--no_pp", action="store_false", help="do not preprocess")
+    clean: bool = option(
+        "--clean", action="store_true", group="planning", help="recompute the fingerprint; needed after files changed"
+    )
+    preprocess: bool = option("--no_pp", action="store_false", group="planning", help="plan without preprocessing")
     extractor: str = option(
-        "-fpe", default=EXTRACTOR, help="fingerprint extractor; only nnU-Net's default can be followed"
+        "-fpe",
+        default=EXTRACTOR,
+        group="planning",
+        help="accept only nnU-Net's default fingerprint extractor (default: %(default)s)",
     )
     preprocessor: str = option(
-        "-preprocessor_name", default=PREPROCESSOR, help="preprocessor; only nnU-Net's default can be followed"
+        "-preprocessor_name",
+        default=PREPROCESSOR,
+        group="planning",
+        help="accept only nnU-Net's default preprocessor (default: %(default)s)",
     )
-    verbose: bool = option("--verbose", action="store_true")
-    show_progress: bool = option("--no_pbar", action="store_false", help="no progress bars")
+    verbose: bool = option("--verbose", action="store_true", group="compute", help="print more messages")
+    show_progress: bool = option("--no_pbar", action="store_false", group="compute", help="hide the progress bars")
 
     def __post_init__(self) -> None:
         for flag, name, default, what in (

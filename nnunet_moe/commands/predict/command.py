@@ -7,6 +7,8 @@ from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe predict -i incoming -o segmentations -d 502 -c 3d_fullres -tr nnUNetTrainerMoESD"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

@@ -28,43 +28,79 @@ class Request:
         SettingsError: an option out of range, or the output folder is one of the inputs.
     """
 
-    images: Path = option("-i", type=Path, help="folder of images; any file of a case may be missing")
-    out: Path = option("-o", type=Path, help="output folder")
+    images: Path = option(
+        "-i",
+        type=Path,
+        group="input and output",
+        help="predict the cases in this folder; any file of a case may be missing",
+    )
+    out: Path = option(
+        "-o", type=Path, group="input and output", help="write the segmentations and manifest.csv to this folder"
+    )
     model: ModelChoice = options_of(ModelChoice)
     requirement: Requirement = options_of(Requirement)
     scores: Path | None = option(
         "-scores",
         type=Path,
         default=None,
-        help="output folder of `nnunet_moe evaluate`: the manifest tells what to expect",
+        group="input and output",
+        help="read this output folder of `nnunet_moe evaluate` and list the expected Dice in the manifest "
+        "(default: none)",
     )
     prediction: PredictionSettings = options_of(PredictionSettings)
-    save_probabilities: bool = option("--save_probabilities", action="store_true", help="write probabilities, too")
+    save_probabilities: bool = option(
+        "--save_probabilities", action="store_true", group="input and output", help="write the probabilities, too"
+    )
     continue_prediction: bool = option(
-        "--continue_prediction", action="store_true", help="go on with what an earlier run left"
+        "--continue_prediction",
+        action="store_true",
+        group="input and output",
+        help="resume an earlier run and keep its predictions",
     )
     preprocessing_processes: int = option(
         "-npp",
         type=int,
         default_factory=partial(_from_environment, "nnUNet_npp"),
-        help="processes that preprocess; 0 for none (default: 3, or the environment's nnUNet_npp)",
+        group="compute",
+        help="preprocess in this many processes, 0 for the command's own (default: 3, or the environment "
+        "variable nnUNet_npp)",
     )
     export_processes: int = option(
         "-nps",
         type=int,
         default_factory=partial(_from_environment, "nnUNet_nps"),
-        help="processes that write; 0 for none (default: 3, or the environment's nnUNet_nps)",
+        group="compute",
+        help="write in this many processes, 0 for the command's own (default: 3, or the environment variable "
+        "nnUNet_nps)",
     )
     previous_stage: Path | None = option(
-        "-prev_stage_predictions", type=Path, default=None, help="segmentations of a cascade's previous stage"
+        "-prev_stage_predictions",
+        type=Path,
+        default=None,
+        group="input and output",
+        help="read the segmentations of a cascade's previous stage from this folder (default: none)",
     )
     num_parts: int = option(
-        "-num_parts", type=int, default=1, help="of how many commands, that share the cases (default: %(default)s)"
+        "-num_parts",
+        type=int,
+        default=1,
+        group="compute",
+        help="share the cases among this many commands (default: %(default)s)",
     )
-    part_id: int = option("-part_id", type=int, default=0, help="this is which, from 0 (default: %(default)s)")
-    on_device: bool = option("--not_on_device", action="store_false", help="keep whole images off the GPU")
-    verbose: bool = option("--verbose", action="store_true")
-    show_progress: bool = option("--disable_progress_bar", action="store_false")
+    part_id: int = option(
+        "-part_id",
+        type=int,
+        default=0,
+        group="compute",
+        help="predict this part of the cases, counted from 0 (default: %(default)s)",
+    )
+    on_device: bool = option(
+        "--not_on_device", action="store_false", group="compute", help="keep whole images out of the GPU's memory"
+    )
+    verbose: bool = option("--verbose", action="store_true", group="compute", help="print more messages")
+    show_progress: bool = option(
+        "--disable_progress_bar", action="store_false", group="compute", help="hide the progress bar"
+    )
 
     def __post_init__(self) -> None:
         if min(self.preprocessing_processes, self.export_processes) < 0:

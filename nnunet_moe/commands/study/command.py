@@ -25,26 +25,46 @@ class Request:
         SettingsError: an option out of range.
     """
 
-    file: Path = option("FILE", type=Path, help="YAML file that defines the study")
-    out: Path = option("-o", type=Path, help="output folder; the same command goes on with what is there")
+    file: Path = option(
+        "FILE", type=Path, group="input and output", help="read the definition of the study from this YAML file"
+    )
+    out: Path = option(
+        "-o",
+        type=Path,
+        group="input and output",
+        help="write the results to this folder; rerun the same command to resume",
+    )
     dry_run: bool = option(
         "-n",
         "--dry_run",
         action="store_true",
-        help="only tell how many jobs there are and how long they will take",
+        group="jobs",
+        help="list the jobs and estimate their time, without running them",
     )
-    device: str | None = device_option(default=None)
+    device: str | None = device_option(
+        default=None, help="compute on this device (default: cuda if a GPU is available or with --profile, else cpu)"
+    )
     """None: a GPU where there is one, and always with a profile: where a job is sent off from has often none itself."""
     jobs: int | None = option(
-        "-jobs", type=int, default=None, help="at a time on this machine (default: as many as fit its GPUs, or one)"
+        "-jobs",
+        type=int,
+        default=None,
+        group="jobs",
+        help="run this many jobs at a time on this machine (default: as many as fit on its GPUs, else 1)",
     )
     profile: str | None = option(
         "--profile",
         default=None,
-        help="Snakemake's, to run on a cluster: slurm, which comes with the package, or a folder",
+        group="jobs",
+        help="run on a cluster with this Snakemake profile: slurm, which is included, or a folder (default: "
+        "this machine)",
     )
     only: str | None = option(
-        "--only", choices=("plans", "report"), default=None, help="do just this now, without Snakemake"
+        "--only",
+        choices=("plans", "report"),
+        default=None,
+        group="jobs",
+        help="do only this, without Snakemake (default: the whole study)",
     )
 
     def __post_init__(self) -> None:
@@ -52,10 +72,12 @@ class Request:
             raise SettingsError(f"-jobs is {self.jobs}; it must be at least 1.")
 
 
+EXAMPLE = "nnunet_moe study study.yaml -o results --dry_run"
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.add_options(parser, Request)
-    parser.epilog = "What stands after -- goes to Snakemake."
 
 
 def run(namespace: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from nnunet_moe.commands.upcycle.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
+EXAMPLE = "nnunet_moe upcycle -i checkpoint_final.pth -o initial_weights.pth -tr nnUNetTrainerMoESD"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""

@@ -17,28 +17,44 @@ class Request:
         SettingsError: `noise` or `seed` out of range.
     """
 
-    source: Path = option("-i", type=Path, help="the checkpoint of an ordinary nnU-Net, or of M4oE")
+    source: Path = option(
+        "-i", type=Path, group="input and output", help="convert this checkpoint, of an ordinary nnU-Net or of M4oE"
+    )
     """Of an ordinary nnU-Net, or of a trainer of this package without experts; of M4oE, to be trained on more kinds."""
-    out: Path = option("-o", type=Path, help="the file to write")
+    out: Path = option(
+        "-o", type=Path, group="input and output", help="write the weights to this file, which must not exist"
+    )
     """It must not exist."""
-    trainer: str = option("-tr", help="the trainer that will start from it, e.g. nnUNetTrainerMoESD")
-    dataset: str | None = option("-d", default=None, help="dataset to train on, name or id (default: the checkpoint's)")
-    configuration: str | None = option("-c", default=None, help="configuration to train (default: the checkpoint's)")
-    plans: str | None = option("-p", default=None, help="its plans (default: the checkpoint's)")
+    trainer: str = option("-tr", group="model", help="make weights for this trainer, e.g. nnUNetTrainerMoESD")
+    dataset: str | None = option(
+        "-d", default=None, group="model", help="train on this dataset, by name or id (default: the checkpoint's)"
+    )
+    configuration: str | None = option(
+        "-c", default=None, group="model", help="train this configuration (default: the checkpoint's)"
+    )
+    plans: str | None = option("-p", default=None, group="model", help="use these plans (default: the checkpoint's)")
     noise: float = option(
         "-noise",
         type=float,
         default=0.01,
-        help="SD of the experts' noise over the SD of the weights (default: %(default)s)",
+        group="initial weights",
+        help="add noise to the experts, its SD as a fraction of the SD of the weights (default: %(default)s)",
     )
     """As a fraction of the SD of each tensor of weights; from 0."""
     like: str | None = option(
         "-like",
         default=None,
-        metavar="KIND",
-        help="of M4oE: whose experts new kinds start with (default: the mean of all)",
+        metavar="IMAGE_TYPE",
+        group="initial weights",
+        help="start the experts of new image types from those of this one, only for M4oE (default: the mean of all)",
     )
-    seed: int = option("-seed", type=int, default=0, help="of noise and gates (default: %(default)s)")
+    seed: int = option(
+        "-seed",
+        type=int,
+        default=0,
+        group="initial weights",
+        help="seed the noise and the gates (default: %(default)s)",
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.noise < float("inf") and 0 <= self.seed <= MAX_SEED):
