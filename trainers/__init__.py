@@ -1,1 +1,1 @@
-"""The trainers: one class a training method, each a few lines over a common base."""
+"""The trainers: one class for each training method, each a few lines on top of a common base."""

@@ -1,4 +1,4 @@
-"""What all trainers of this package share: settings in the plans, missing modalities, a log and a score by code."""
+"""The base of all trainers: settings in the plans, missing modalities, and a log and a score for each code."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -39,25 +39,44 @@ Levels = Tensor | list[Tensor]
 
 
 class nnUNetTrainerMissingModality(CasesTrainer, ABC):
-    """The common base; not meant to be named on the command line.
+    """The common base class of the trainers; do not name it on the command line.
 
-    A subclass names its network and its settings, and says what is differentiated.
+    It extends nnU-Net's trainer in these points:
+
+    - It reads settings from the key `nnunet_moe` in a configuration of the plans.
+    - It trains on cases with missing modalities. A missing channel is NaN in every voxel of a batch.
+    - During training, it validates all modality codes in turn, and the log shows the pseudo Dice of each.
+    - Its random draws depend on the setting `seed`, so that a training can be repeated and resumed exactly.
+
+    A subclass names its network and its settings, and implements `backward`.
+
+    Args:
+        plans: the plans file's content; `nnunet_moe` in the configuration holds the settings.
+        configuration: name of a configuration, such as `3d_fullres`.
+        fold: number of the fold, or `all`.
+        dataset_json: the content of dataset.json.
+        device: the device to train on.
+
+    Raises:
+        SettingsError: see `checked`.
+        ModalityError: see `checked`.
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
-    """What it reads from the plans; keys of other methods have no effect."""
+    """The settings that the trainer reads from the plans; keys of other methods have no effect."""
     forced_settings: ClassVar[dict[str, Any]] = {}
-    """Those of its settings that win over the plans."""
+    """Settings that the trainer fixes; they override the plans."""
     network_class: ClassVar[type[MissingModalityNetwork]] = ModalityNetwork
+    """The network that wraps the one that nnU-Net plans."""
     is_pretraining: ClassVar[bool] = False
-    """Whether the model is a start for other trainings, and no segmentation."""
+    """Whether the model only provides initial weights for other trainings and cannot segment."""
     is_dedicated: ClassVar[bool] = False
-    """Whether the plans must name the one `modality_code` that this trainer is for; all others refuse it."""
+    """Whether the plans must contain a `modality_code`, the one code to train for; other trainers refuse it."""
 
     max_gradient_norm: ClassVar[float] = 12.0
-    """To which gradients are clipped; nnU-Net's."""
+    """The norm to which gradients are clipped; the value is nnU-Net's."""
 
-    # None until nnU-Net's or our `initialize`
+    # None until `initialize` ran, nnU-Net's or ours
     network: Any
     optimizer: Any
     loss: Any
@@ -70,7 +89,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
-        # first of all, so that a mistake in the plans leaves no folder behind
+        # check first, so that a mistake in the plans leaves no folder behind
         settings, codes = self.checked(plans, configuration, dataset_json)
         self.label_sets = LabelSets.of(dataset_json)
         super().__init__(
@@ -83,15 +102,21 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
         self._step_in_epoch = 0
         self.told = Epoch()
-        """What the epoch shows, for its line in the learning curves' data."""
+        """The numbers of the current epoch, for its line in the file of the learning curves."""
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
-        """The settings and the codes to validate, once plans and dataset.json are found to fit.
+        """Check that plans and dataset.json fit, and return the settings and the codes to validate.
+
+        Returns:
+            The trainer's settings; and the codes, K bools each: the `modality_code` of a dedicated model, else all
+            2^K - 1.
 
         Raises:
-            SettingsError: as `settings_of`, or settings stand outside of a configuration, or label sets in the plans.
-            ModalityError: plans and dataset.json have not the same number of channels; as `LabelSets.of`.
+            SettingsError: a setting is wrong (see `settings_of`), settings are outside of a configuration, or the plans
+                contain label sets that differ from those of dataset.json.
+            ModalityError: plans and dataset.json differ in the number of channels, or the label sets of dataset.json
+                are wrong (see `LabelSets.of`).
         """
         names = require_fitting_plans(plans, configuration, dataset_json)
         settings = cls.settings_of(PlansManager(plans).get_configuration(configuration))
@@ -102,10 +127,11 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
 
     @classmethod
     def settings_of(cls, configuration_manager: ConfigurationManager) -> Settings:
-        """The settings of a configuration, with this trainer's own on top.
+        """Read the settings of a configuration; `forced_settings` override them.
 
         Raises:
-            SettingsError: a setting is unknown or out of range, or `modality_code` does not fit trainer or channels.
+            SettingsError: a setting is unknown or out of range, or `modality_code` does not fit the trainer or the
+                number of channels.
         """
         settings = read_settings(cls.settings_class, configuration_manager.configuration, cls.forced_settings)
         num_modalities = len(configuration_manager.normalization_schemes)
@@ -121,10 +147,21 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The planned network, made to read modality codes.
+        """Build the planned network and make it read modality codes.
 
-        nnU-Net calls this at inference with the configuration manager that its preprocessing workers will get: the
-        one place where files that are missing can be taught to the stock command.
+        nnU-Net also calls this method for inference. It passes the configuration manager that its preprocessing
+        workers will get. So this is the only place where `nnUNetv2_predict` can learn to accept missing files.
+
+        Args:
+            plans_manager: nnU-Net's, of the plans.
+            configuration_manager: nnU-Net's, of the configuration; its preprocessor is replaced in place.
+            num_input_channels: as nnU-Net counts them; a cascade has more than the K image channels.
+            num_output_channels: number of classes or regions.
+            enable_deep_supervision: whether the network gives logits at several resolutions.
+
+        Raises:
+            SettingsError: see `settings_of`.
+            ModelError: the plans name another preprocessor than nnU-Net's default, or the network cannot be used.
         """
         arguments = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
         network = cls.network_of_plans(*arguments, enable_deep_supervision)
@@ -143,7 +180,10 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         num_output_channels: int,
         enable_deep_supervision: bool,
     ) -> nn.Module:
-        """The network that nnU-Net planned, which `network_class` takes over; arguments as above."""
+        """Build the network that nnU-Net planned, for `network_class` to wrap.
+
+        The arguments are those of `build_network_architecture`.
+        """
         num_modalities = len(configuration_manager.normalization_schemes)
         return super().build_network_architecture(
             plans_manager,
@@ -158,10 +198,10 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         super().initialize()
 
     def on_train_start(self) -> None:
-        self._seed_generators()  # here too, so that augmentation workers of a resumed training do not start over
+        self._seed_generators()  # here too, so that a resumed training does not repeat its first augmentations
         super().on_train_start()
         if self.local_rank == 0:
-            remove_leftovers(self._folder())  # a training that was killed while it saved leaves a whole checkpoint
+            remove_leftovers(self._folder())  # a training killed while it saved leaves an unfinished checkpoint
         self.print_to_log_file(f"{type(self).__name__}: {self.settings}")
         given = given_settings(self.configuration_manager.configuration)
         if unread := unread_settings(given, self.settings_class, self.forced_settings):
@@ -174,7 +214,14 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         self._seed_generators()
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step; nnU-Net's, with `backward` in it."""
+        """Make one step of the optimizer, as nnU-Net does, but with `backward`.
+
+        Args:
+            batch: as nnU-Net's data loader gives it; missing channels are NaN.
+
+        Returns:
+            `loss`, the sum of the weighted parts, and each part by its name.
+        """
         self._use_label_sets(batch)
         data = batch["data"].to(self.device, non_blocking=True)
         target = self._to_device(batch["target"])
@@ -190,15 +237,15 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
 
     @abstractmethod
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate the loss of a batch.
+        """Compute the loss of a batch and its gradients.
 
         Args:
-            data: `(B, C, *space)`, absent channels NaN.
-            target: as nnU-Net's loader gives it.
-            iteration: of the whole training.
+            data: `(B, C, *space)`, the K image channels first; missing channels are NaN.
+            target: as nnU-Net's data loader gives it.
+            iteration: number of the iteration since the start of the training, from 0.
 
         Returns:
-            The weighted parts of the loss.
+            The weighted parts of the loss by name, scalars.
         """
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
@@ -211,14 +258,17 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        # goes on where the epoch before stopped, so that all codes have their turn however few the iterations
+        # continue after the last code of the previous epoch, so that few iterations reach all codes, too
         self._validation_step = self.current_epoch * self.num_val_iterations_per_epoch
 
     def validation_step(self, batch: dict) -> dict:
-        """nnU-Net's validation step on those items of a batch that have the code whose turn it is, reduced to it.
+        """Validate the current code: keep the items that have all its modalities and drop the others.
 
-        They take the places of the others, too: a batch of another size would be compiled anew. If no item has it,
-        all stay, with less; the batch counts for the code that all of them have then, or for none if they differ.
+        The codes take turns, one for each batch. Items that have all modalities of the current code are reduced to
+        them. They also fill the places of the other items, because a batch of another size would be compiled again.
+
+        If no item has all modalities of the current code, all items are kept, each with those of the code's modalities
+        that it has. The batch then counts for the code that all items share, or for no code if they differ.
         """
         turn = torch.tensor(self.validation_codes[self._validation_step % len(self.validation_codes)])
         self._validation_step += 1
@@ -232,7 +282,10 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         return {**super().validation_step({**batch, "data": reduced}), "code": number}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """nnU-Net's pseudo Dice is over all codes, and so is 'best'; the log shows each code's own."""
+        """Log the pseudo Dice of each code.
+
+        nnU-Net's own pseudo Dice is computed over all codes together, and so is its choice of the best checkpoint.
+        """
         super().on_validation_epoch_end(val_outputs)
         names, outputs = channel_names(self.dataset_json), self._of_all_processes(val_outputs)
         for code, dice in dice_by_code(outputs, self.validation_codes).items():
@@ -240,7 +293,10 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             self.print_to_log_file(dice_line(code_text(code, names), dice))
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's; before it can save a checkpoint, the epoch is added to the data of the learning curves."""
+        """Add the epoch to the file of the learning curves, then do what nnU-Net does.
+
+        This order matters because nnU-Net may save a checkpoint here, and the file must contain each saved epoch.
+        """
         if self.local_rank == 0:
             train_loss: Any = self.logger.get_value("train_losses", step=-1)
             self.told.train_loss = float(train_loss)
@@ -248,12 +304,13 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         super().on_epoch_end()
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, with plain numbers in it: `torch.load(weights_only=True)` reads it.
+        """Save a checkpoint as nnU-Net does, but with plain numbers, so that `torch.load(weights_only=True)` reads it.
 
-        It replaces the one before when it is whole, so that a training killed at this moment can go on.
+        The new file replaces the old one only when it is complete. So a training that is killed during this can be
+        resumed.
         """
         state = {"logging": self.logger.get_checkpoint(), "_best_ema": self._best_ema}
-        recursive_fix_for_json_export(state)  # the log in its place, so that a resumed training goes on with the same
+        recursive_fix_for_json_export(state)  # changes nnU-Net's log in place, so that all later checkpoints have it
         self._best_ema = state["_best_ema"]
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
@@ -262,12 +319,12 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             super().save_checkpoint(str(unfinished))
 
     def _folder(self) -> Path:
-        """Of the fold, where logs and checkpoints lie."""
+        """Return the folder of the fold, which contains logs and checkpoints."""
         assert self.output_folder is not None
         return Path(self.output_folder)
 
     def _of_all_processes(self, outputs: list[Any]) -> list[Any]:
-        """The entries of every process that trains, such as what the steps of an epoch gave."""
+        """Collect the entries of all training processes, for example the results of an epoch's steps."""
         if not self.is_ddp:
             return outputs
         gathered: list[Any] = [None] * distributed.get_world_size()
@@ -289,9 +346,9 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         clip_and_step(self.network.parameters(), self.optimizer, self.grad_scaler, self.max_gradient_norm)
 
     def _seed(self, *position: int, of_process: bool = True) -> int:
-        """A function of seed, fold, position and, if it is to be the process's own, of that."""
+        """Compute a seed from the setting `seed`, the fold, the position and, if `of_process`, the process."""
         return seed_of(self.settings.seed, self.fold, self.local_rank if of_process else 0, *position)
 
     def _seed_generators(self) -> None:
-        """Make what follows a function of seed, fold, process and epoch, so that a resumed training goes on exactly."""
+        """Seed all generators by seed, fold, process and epoch, so that a resumed training draws the same numbers."""
         seed_generators(self._seed(0, self.current_epoch))

@@ -1,4 +1,4 @@
-"""What a preprocessed training case has: its modalities, and the labels that its reference shows."""
+"""The content of a preprocessed training case: its modalities, and the labels in its segmentation."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from nnunet_moe.modalities.codes import Code, code_text
 
 @dataclass(frozen=True)
 class CaseContent:
-    """What a training case has."""
+    """The modalities and labels of a training case."""
 
     code: Code
-    """Its modalities."""
+    """The available modalities, K bools."""
     labels: frozenset[int]
-    """The numbers of the labels or regions that its reference shows."""
+    """The positions, in nnU-Net's order, of the labels or regions that occur in the segmentation."""
 
     @classmethod
     def of(cls, image: Any, properties: Mapping[str, Any], foreground: Iterable[Any]) -> "CaseContent":
-        """Of a case as nnU-Net preprocesses it.
+        """Read the content of a case that nnU-Net has preprocessed.
 
         Args:
-            image: `(K, *space)`.
-            properties: what is stored with it.
+            image: `(K, *space)`; missing channels are NaN.
+            properties: the properties that nnU-Net stores with the case.
             foreground: the labels or regions that are scored, in nnU-Net's order.
         """
         locations = properties["class_locations"]
@@ -34,30 +34,35 @@ class CaseContent:
 
     @property
     def pairs(self) -> set[tuple[int, int]]:
-        """Each of its modalities with each of its labels."""
+        """All pairs of an available modality and a label of the case."""
         return {(modality, label) for modality, there in enumerate(self.code) if there for label in self.labels}
 
 
 def code_of(image: Any) -> Code:
-    """What a preprocessed image has: an absent channel is NaN in every voxel, so one will tell."""
+    """Return the code of a preprocessed image `(K, *space)`.
+
+    A missing channel is NaN in every voxel, so it is enough to look at the first voxel.
+    """
     return tuple(np.isfinite(image[(slice(None), *[0] * (len(image.shape) - 1))]).tolist())
 
 
 def availability_lines(counts: Mapping[Code, int], names: tuple[str, ...]) -> list[str]:
-    """For the log: which codes the training cases have, and what is wrong with that; nothing if all are complete.
+    """Return the lines for the log that list the codes of the training cases, with a warning if one is needed.
+
+    If all cases are complete, there are no lines.
 
     Args:
         counts: code -> number of cases.
-        names: of the modalities.
+        names: the K modality names in channel order.
     """
     if all(map(all, counts)):
         return []
     ordered = sorted(counts.items(), key=lambda entry: (-sum(entry[0]), entry[0]))
     text = ", ".join(f"{code_text(code, names)} {count}" for code, count in ordered)
-    lines = [f"What the training cases of this fold have: {text}"]
+    lines = [f"Modalities of this fold's training cases: {text}"]
     if unseen := [name for channel, name in enumerate(names) if not any(code[channel] for code in counts)]:
         lines.append(
-            f"WARNING: no training case of this fold has {', '.join(unseen)}: what the model will make of it is "
-            "arbitrary. Train another fold, or write splits_final.json so that every fold has some."
+            f"WARNING: no training case of this fold has {', '.join(unseen)}. The model's output for it will be "
+            "arbitrary. Train another fold, or change splits_final.json so that every fold has such cases."
         )
     return lines

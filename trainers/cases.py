@@ -1,4 +1,4 @@
-"""The cases of a training: what they have, which labels were annotated in them, and the loss that knows it."""
+"""The cases of a training: their modalities, their annotated labels, and the loss that respects both."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,18 +16,19 @@ from nnunet_moe.trainers.label_sets import annotation_lines, label_set_loss, req
 
 
 class CasesTrainer(nnUNetTrainer):
-    """nnU-Net's trainer for cases that may lack modalities, and that were annotated with different labels."""
+    """nnU-Net's trainer for cases with missing modalities and with different annotated labels."""
 
     label_sets: LabelSets | None
-    """Which labels were annotated where; None: all labels in all cases."""
+    """The labels that were annotated in each modality or case; None if all labels were annotated in all cases."""
     validation_codes: list[Code]
+    """The modality codes that are validated in turn during training."""
     loss: Any
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """nnU-Net's; the log tells what the fold's training cases have, if some are incomplete.
+        """Return nnU-Net's datasets; if training cases are incomplete, the log lists their modalities.
 
         Raises:
-            ModalityError: a case shows labels that its label set does not have.
+            ModalityError: the segmentation of a case contains labels outside its label set.
         """
         training, validation = super().get_tr_and_val_datasets()
         if self.label_sets is not None:
@@ -39,33 +40,33 @@ class CasesTrainer(nnUNetTrainer):
         return training, validation
 
     def _log_availability(self, counts: Mapping[Code, int]) -> None:
-        """Tell which codes the training cases have, unless all have everything, and what is wrong with that."""
+        """Log the codes of the training cases, unless all cases are complete, and a warning if one is needed."""
         for line in availability_lines(counts, channel_names(self.dataset_json)):
             self.print_to_log_file(line)
 
     def _available(self, case: str) -> Code:
-        """What a preprocessed case has."""
+        """Return the available modalities of a preprocessed case."""
         dataset_class: Any = self.dataset_class
         return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
 
     def _content(self, case: str) -> CaseContent:
-        """What a preprocessed case has, and of which labels its reference has voxels."""
+        """Return the modalities of a preprocessed case, and the labels that occur in its segmentation."""
         dataset_class: Any = self.dataset_class
         image, *_, properties = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
         return CaseContent.of(image, properties, self._foreground().values())
 
     def _foreground(self) -> dict[str, Any]:
-        """Name -> label or region of what is scored, in nnU-Net's order."""
+        """Return the labels or regions that are scored, name -> value, in nnU-Net's order."""
         manager = self.label_manager
         names = {tuple(np.atleast_1d(value)): name for name, value in labels_of(self.dataset_json).items()}
         scored = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         return {names[tuple(np.atleast_1d(value))]: value for value in scored}
 
     def _require_annotated(self, cases: Iterable[str]) -> None:
-        """Make sure that references show no labels but those of their cases' sets.
+        """Make sure that the segmentations contain only labels of their cases' label sets.
 
         Raises:
-            ModalityError: they do, or dataset.json has a set of a case that there is not.
+            ModalityError: a segmentation contains others, or dataset.json has a label set for an unknown case.
         """
         if self.label_sets is None:
             return
@@ -76,12 +77,13 @@ class CasesTrainer(nnUNetTrainer):
             require_annotated(self.label_sets, case, self._content(case), foreground, names)
 
     def _use_label_sets(self, batch: dict, reduced: Tensor | None = None) -> None:
-        """Tell the loss which labels were annotated in the items of a batch.
+        """Set which labels the loss takes as annotated in the items of a batch.
 
         Args:
-            batch: as nnU-Net's loader gives it.
-            reduced: `(B, K)` bool, the modalities to which a batch for validation was reduced: the network gives
-                their labels alone, so the loss, which is only looked at then, takes no others.
+            batch: as nnU-Net's data loader gives it.
+            reduced: `(B, K)` bool, the modalities to which a validation batch was reduced; None in training. In
+                validation the network predicts only the labels of these modalities, so the loss, which is then only
+                logged, uses only these labels.
         """
         if self.label_sets is None:
             return
@@ -92,7 +94,7 @@ class CasesTrainer(nnUNetTrainer):
             self.loss.use(covered(reduced, self.label_sets.by_modality))
 
     def _build_loss(self) -> Any:
-        """nnU-Net's; where there are label sets, of each item in its own."""
+        """Build nnU-Net's loss; with label sets, each item has the loss of its own label set."""
         loss: Any = super()._build_loss()
         if self.label_sets is None:
             return loss

@@ -1,4 +1,4 @@
-"""One model for one modality code: what the paper compares with, and what users train today."""
+"""Dedicated models, one for each modality code: the paper's comparison, and what most users train today."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,11 @@ from nnunet_moe.trainers.base import Levels, nnUNetTrainerMissingModality
 
 
 class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
-    """Trained and validated on the plans' `modality_code` alone, each batch once."""
+    """Trains one dedicated model, only for the modalities of `modality_code` in the plans.
+
+    The model sees each batch once, and it uses no other modalities. Cases that lack one of its modalities are skipped.
+    The loss is nnU-Net's.
+    """
 
     is_dedicated = True
 
@@ -19,20 +23,23 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
         super().initialize()
         (code,) = self.validation_codes
         text = code_text(code, channel_names(self.dataset_json))
-        self.print_to_log_file(f"Dedicated model: trained and validated on {text} only, whatever else a case has")
+        self.print_to_log_file(f"Dedicated model: trained and validated only on {text}; other modalities are ignored")
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's, without the cases that lack one of the model's modalities.
+        """Return nnU-Net's split without the cases that lack one of the model's modalities.
 
         Raises:
-            ModalityError: no case is left to train on, or none to validate on.
+            ModalityError: no training case or no validation case remains.
         """
         split: Any = super().do_split()
         training, validation = split
         return self._having_the_code(training, "training"), self._having_the_code(validation, "validation")
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate L_seg; the network looks at its own modalities only, so nothing has to be dropped."""
+        """Compute L_seg and its gradients; see the base class.
+
+        The network itself ignores other modalities, so none has to be dropped.
+        """
         with self._autocast():
             parts = {"L_seg": self.loss(self.network(data), target)}
         self._backward(parts)
@@ -45,9 +52,9 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
         kept = [case for case in cases if all(self._available(case)[channel] for channel in needed)]
         if not kept:
             raise ModalityError(
-                f"Fold {self.fold} has no {part} case with {text}, which this model is dedicated to (of {len(cases)}). "
-                "Train another fold, or another 'modality_code'."
+                f"Fold {self.fold}: none of its {len(cases)} {part} cases has {text}. A dedicated model needs cases "
+                "with all its modalities. Train another fold, or change 'modality_code'."
             )
         if left_out := sorted(set(cases) - set(kept)):
-            self.print_to_log_file(f"Left out, since they lack some of {text}: {part} cases {', '.join(left_out)}")
+            self.print_to_log_file(f"Skipped {part} cases that do not have all of {text}: {', '.join(left_out)}")
         return kept

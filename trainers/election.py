@@ -1,7 +1,7 @@
-"""Which modalities teach the others: LCKD's election by what each can do alone.
+"""LCKD's election of teachers: each modality is scored by its segmentation without the other modalities.
 
-Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023;
-formulas where the paper is silent are those of its published code. Decisions: docs/explanation/lckd.md.
+Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023.
+Where the paper gives no formula, the one in the authors' published code is used. Decisions: docs/explanation/lckd.md.
 """
 
 import math
@@ -15,26 +15,36 @@ from nnunet_moe.modalities.codes import is_within
 from nnunet_moe.trainers.case_content import CaseContent
 
 MOST = 0.25
-"""The part of the cases of one kind that elections may take at most, if `election_fraction` is not larger."""
+"""The largest fraction of the cases with one feature that elections may take, unless `election_fraction` is larger."""
 
 
 def cases_for_elections(
     cases: Mapping[str, CaseContent], fraction: float, most: int, candidates: Sequence[str]
 ) -> list[str]:
-    """The training cases that elections are held on; they are not trained on.
+    """Choose the training cases that are kept for elections and not trained on.
 
-    One after the other, that which shows the most pairs of a modality and a label that none so far has shown; of equal
-    ones that with the most modalities, on which they can be compared; of equal ones the first. After the wanted part
-    only those that show something new.
+    Cases are taken one after the other. The next case is
 
-    A case can be taken if for each of its pairs, and for each set of modalities in it that some case has, a case stays
-    in training, and not more than `MOST` of those cases, or one, are taken.
+    - the one with the most new pairs of a modality and a label, which no case taken so far has;
+    - among equal ones the one with the most modalities, because modalities are compared on common cases;
+    - among equal ones the first candidate.
+
+    Once the wanted fraction is reached, only cases with new pairs are taken.
+
+    The features of a case are its pairs, and those modality codes in the dataset that its modalities include. A case
+    can be taken only if for each of its features
+
+    - at least one case with this feature stays in training, and
+    - at most `MOST` of the cases with this feature, or one case, are taken.
 
     Args:
         cases: all training cases.
-        fraction: the part of them that is wanted; one at least.
-        most: not more than so many.
-        candidates: those that may be taken, the one to be preferred first.
+        fraction: the fraction of the cases that is wanted, 0 to 1; at least one case.
+        most: the largest number of cases to take.
+        candidates: the cases that may be taken, in order of preference.
+
+    Returns:
+        The chosen cases, in the order in which they were taken; empty if none can be taken.
     """
     codes = {content.code for content in cases.values()}
     kinds = {
@@ -62,12 +72,15 @@ def cases_for_elections(
 
 
 def soft_dice(probabilities: Tensor, reference: Collection[Tensor], valid: Tensor | None = None) -> list[float]:
-    """`2 sum(p g) / (sum p + sum g + 1)` of every label or region of a case; NaN where the reference has none of it.
+    """Compute the soft Dice of each label or region of a case: `2 sum(p g) / (sum p + sum g + 1)`.
 
     Args:
-        probabilities: `(C, *space)`, 0 to 1.
-        reference: C times `(*space)` bool.
-        valid: `(*space)` bool, false where nothing is known; None if all counts.
+        probabilities: p, `(C, *space)`, 0 to 1.
+        reference: g, the reference segmentation of each of the C labels or regions, `(*space)` bool.
+        valid: `(*space)` bool, false at voxels with the ignore label; None if all voxels count.
+
+    Returns:
+        C values, 0 to 1; NaN where the reference segmentation has no voxel of the label.
     """
     found = []
     for predicted, mask in zip(probabilities, reference, strict=True):
@@ -79,16 +92,16 @@ def soft_dice(probabilities: Tensor, reference: Collection[Tensor], valid: Tenso
 
 
 def mean_scores(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each modality's mean over cases, and over how many.
+    """Average the scores of each modality over cases.
 
-    A label's means are over the cases that scored every modality for it, if there are any, so that all are compared on
-    the same; else over the cases that each has.
+    If some cases have a score of every modality for a label, the means for this label are over these cases. So all
+    modalities are compared on the same cases. Otherwise, each modality's mean is over all cases that have its score.
 
     Args:
         scores: `(cases, K, C)`, NaN where a case lacks the modality or the label.
 
     Returns:
-        Means `(K, C)`, NaN where there is no score, and numbers of cases `(K, C)`.
+        Means `(K, C)`, NaN where there is no score, and the numbers of averaged cases `(K, C)`.
     """
     is_there = ~np.isnan(scores)
     in_common = is_there.all(axis=1, keepdims=True)
@@ -98,15 +111,25 @@ def mean_scores(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def winners(scores: np.ndarray) -> list[int | None]:
-    """The modality with the highest score for each label or region, the first of equal ones; None if none has one.
+    """Find the modality with the highest score for each label or region.
 
     Args:
-        scores: `(K, C)`, each modality's score alone; NaN where a modality could not be scored.
+        scores: `(K, C)`, the score of each modality without the others; NaN where a modality could not be scored.
+
+    Returns:
+        C channel numbers, the first one among equal scores; None for a label without any score.
     """
     return [None if np.isnan(column).all() else int(np.nanargmax(column)) for column in scores.T]
 
 
 def most_frequent(elected: Sequence[int]) -> list[int]:
-    """The one modality that wins the most labels; of equal ones that which wins the first label."""
+    """Return the one modality that wins the most labels; among equal ones, the winner of the earlier label.
+
+    Args:
+        elected: channel numbers, one for each label.
+
+    Returns:
+        One channel number, or none if nothing was elected.
+    """
     counts = Counter(elected)  # keeps the order of the labels
     return [modality for modality, _ in counts.most_common(1)]

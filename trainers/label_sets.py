@@ -1,4 +1,4 @@
-"""Label sets in a training: written into the plans, checked against the references, and the loss over them."""
+"""Label sets in training: they are written into the plans, checked against the segmentations and used in the loss."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,7 +16,13 @@ from nnunet_moe.trainers.case_content import CaseContent
 
 
 def with_label_sets(plans: dict, configuration: str, label_sets: LabelSets | None) -> dict:
-    """Plans that tell the label sets to the network of a configuration, which never sees dataset.json."""
+    """Return plans that contain the label sets, because the network is built from plans without dataset.json.
+
+    Args:
+        plans: they are not changed.
+        configuration: the configuration whose settings get the label sets.
+        label_sets: None leaves the plans as they are.
+    """
     if label_sets is None:
         return plans
     settings = PlansManager(plans).get_configuration(configuration).configuration.get(PLANS_KEY, {})
@@ -25,26 +31,27 @@ def with_label_sets(plans: dict, configuration: str, label_sets: LabelSets | Non
 
 
 def label_set_loss(loss: Any, *, deep_supervision: bool) -> LabelSetLoss:
-    """nnU-Net's loss, of each item in its own set.
+    """Wrap nnU-Net's loss so that it is computed for each item in its own label set.
 
     Args:
-        loss: as nnU-Net's trainer builds it; it is changed.
-        deep_supervision: whether it is one for several levels.
+        loss: as nnU-Net's trainer builds it; it is changed in place.
+        deep_supervision: whether the loss is for several resolutions.
     """
     of_level = loss.loss if deep_supervision else loss
-    # each group of items has a shape of its own, for all of which nnU-Net's compiled Dice would be compiled
+    # groups of items differ in shape, and torch would compile nnU-Net's compiled Dice again for each shape
     of_level.dc = getattr(of_level.dc, "_orig_mod", of_level.dc)
-    # the processes of a distributed training have items of other sets: what they sum over batches cannot be added
+    # in distributed training, processes have items with different label sets, so their sums cannot be added
     of_level.dc.ddp = False
     return LabelSetLoss(loss)
 
 
 def annotation_lines(label_sets: LabelSets, labels: list[str], modalities: tuple[str, ...]) -> list[str]:
-    """For the log: what is annotated in each modality, and in the cases with a set of their own.
+    """Return the lines for the log that list the annotated labels of each modality and of cases with their own set.
 
     Args:
+        label_sets: the label sets of dataset.json.
         labels: names of the labels or regions that are scored, in nnU-Net's order.
-        modalities: their names.
+        modalities: the K modality names in channel order.
     """
     of_names = (*zip(modalities, label_sets.by_modality, strict=True), *label_sets.by_case.items())
     # the background comes before the labels, if it is an output
@@ -56,42 +63,47 @@ def annotation_lines(label_sets: LabelSets, labels: list[str], modalities: tuple
 
 
 def require_known_cases(label_sets: LabelSets, cases: Collection[str]) -> None:
-    """Make sure that the cases with a set of their own are among those of the dataset.
+    """Make sure that all cases with their own label set are training cases of the dataset.
 
     Raises:
-        ModalityError: they are not.
+        ModalityError: dataset.json has a label set for another case.
     """
     if unknown := sorted(label_sets.by_case.keys() - set(cases)):
         raise ModalityError(
-            f"{BY_CASE!r} in dataset.json names {', '.join(unknown)}, which is no training case. Correct the name."
+            f"{BY_CASE!r} in dataset.json names {', '.join(unknown)}, but there is no training case of this name. "
+            "Correct the name."
         )
 
 
 def require_annotated(
     label_sets: LabelSets, case: str, content: CaseContent, foreground: Mapping[str, Any], modalities: tuple[str, ...]
 ) -> None:
-    """Make sure that a case's reference shows no labels but those of its set.
+    """Make sure that a case's segmentation contains only labels of its label set.
 
-    A region that shares labels with one of the set may show: its other labels cannot be told from here.
+    A region outside the set is allowed if it shares labels with a region of the set, because the preprocessed case does
+    not say which of a region's labels occur.
 
     Args:
+        label_sets: the label sets of dataset.json.
+        case: name of the case, for the message.
+        content: its modalities, and the labels in its segmentation.
         foreground: name -> value of the labels or regions that are scored, in nnU-Net's order.
-        modalities: their names.
+        modalities: the K modality names in channel order.
 
     Raises:
-        ModalityError: it does.
+        ModalityError: the segmentation contains a label outside the set.
     """
     labels, values = list(foreground), [set(np.atleast_1d(value).tolist()) for value in foreground.values()]
     inside = label_sets.of_items(torch.tensor([content.code]), [case])[0][-len(labels) :].tolist()
     known = set().union(*(value for value, is_in in zip(values, inside, strict=True) if is_in))
     if strange := [labels[n] for n in sorted(content.labels) if not inside[n] and not values[n] & known]:
         raise ModalityError(
-            f"Case {case} has voxels of {', '.join(strange)}. By dataset.json, what is annotated in it, which "
-            f"has {code_text(content.code, modalities)}, is "
-            f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)}. "
+            f"The segmentation of case {case} has voxels of {', '.join(strange)}. The case has "
+            f"{code_text(content.code, modalities)}, and dataset.json allows only "
+            f"{', '.join(label for label, is_in in zip(labels, inside, strict=True) if is_in)} for it. "
             + (
-                f"Correct its list in {BY_CASE!r} there."
+                f"Correct the list of this case in {BY_CASE!r}."
                 if case in label_sets.by_case
-                else f"Correct {BY_MODALITY!r} there, or give the case its own list in {BY_CASE!r}."
+                else f"Correct {BY_MODALITY!r}, or give the case its own list in {BY_CASE!r}."
             )
         )

@@ -1,4 +1,4 @@
-"""LCKD: modalities that do well alone teach the others (Wang et al., MICCAI 2023), and the controls of its election."""
+"""LCKD: the best modalities teach the others (Wang et al., MICCAI 2023), with controls for the election of teachers."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -21,11 +21,28 @@ from nnunet_moe.trainers.lckd_election import Election
 from nnunet_moe.trainers.learning_rates import TwoPhasePolyLR
 
 OF_RANDOM_TEACHERS = 2**32 - 2
-"""A position of `_seed` that no iteration has."""
+"""A position for `_seed` that no iteration uses."""
 
 
 class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
-    """Each label's best modality is a teacher (LCKD-m). One view of each batch: complete first, then random subsets."""
+    """Trains with learnable cross-modal knowledge distillation, where each label's best modality teaches (LCKD-m).
+
+    L = L_seg + weight L_kd. Each modality passes through one shared encoder. L_kd is the distance between the
+    bottleneck features of each available modality and those of the available teachers.
+
+    - Each batch is seen once. In the first epochs (`warm_up_fraction`) it is complete; then all its items keep the same
+      random subset of modalities.
+    - Teachers are elected after the first epoch and then every `election_interval` epochs. The election is held on
+      training cases that are kept for it and not trained on.
+    - The learning rate follows nnU-Net's polynomial in two phases (see `TwoPhasePolyLR`).
+
+    Source: Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality",
+    MICCAI 2023. Settings: `LCKDSettings`.
+
+    Raises:
+        SettingsError: see `checked`.
+        ModalityError: see `checked`.
+    """
 
     network_class = SharedEncoderNetwork
     settings_class = LCKDSettings
@@ -33,36 +50,38 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 
     @cached_property
     def election(self) -> Election:
-        """Who teaches is found by it; it has its cases from `do_split` on."""
+        """The election of teachers; its cases are known once `do_split` was called."""
         return Election(self, self.settings)
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
-        """As every trainer's.
+        """Check plans and dataset.json as every trainer does, and the setting `teacher`.
 
         Raises:
-            SettingsError: also if `teacher` is no modality, or is needed and missing.
+            SettingsError: see the base class; also if `teacher` is not the name of a modality, or if it is missing and
+                the trainer needs it.
+            ModalityError: see the base class.
         """
         settings, codes = super().checked(plans, configuration, dataset_json)
         assert isinstance(settings, LCKDSettings)
         names = channel_names(dataset_json)
         if settings.teacher not in names and (settings.election == "fixed" or settings.teacher is not None):
             raise SettingsError(
-                f"{cls.__name__}: the setting 'teacher' under {PLANS_KEY!r} in the plans must be one of "
-                f"{', '.join(names)}; it is {settings.teacher!r}."
+                f"{cls.__name__}: the setting 'teacher' under {PLANS_KEY!r} in the plans is {settings.teacher!r}. "
+                f"Allowed are {', '.join(names)}. Set it to one of these."
             )
         return settings, codes
 
     def configure_optimizers(self) -> Any:
-        """nnU-Net's, with a rate that starts again when modalities begin to be dropped."""
+        """Return nnU-Net's optimizer, with a learning rate that restarts when modalities begin to be dropped."""
         optimizer, _ = super().configure_optimizers()
         return optimizer, TwoPhasePolyLR(optimizer, self.initial_lr, self.num_epochs, self._warm_up_epochs)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's, without the training cases that are kept for elections.
+        """Return nnU-Net's split without the training cases that are kept for elections.
 
         Raises:
-            ModalityError: none of the fold's training cases can be spared.
+            ModalityError: none of the fold's training cases can be kept for elections.
         """
         split: Any = super().do_split()
         training, validation = map(list, split)
@@ -70,24 +89,35 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         return [case for case in training if case not in kept], validation
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """As every trainer's; what elections are held on is checked, too."""
+        """Return the datasets as every trainer does; the cases of the elections are checked, too.
+
+        Raises:
+            ModalityError: the segmentation of a case contains labels outside its label set.
+        """
         datasets = super().get_tr_and_val_datasets()
         self._require_annotated(self.election.cases)
         return datasets
 
     def on_train_start(self) -> None:
-        """nnU-Net's; then teachers are known: those of the checkpoint that is gone on from, or the fixed one."""
+        """Start the training, with the teachers of the resumed checkpoint or with the fixed teacher."""
         super().on_train_start()
         if self.settings.election == "fixed":
             self._appoint([channel_names(self.dataset_json).index(str(self.settings.teacher))])
-        else:  # those of pretrained weights were elected elsewhere
+        else:  # teachers in pretrained weights were elected in another training
             elected = self._modality_network().teachers.nonzero().flatten().tolist()
             self._appoint(elected if self.current_epoch else [])
 
     def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
-        """One code `(1, K)` for the whole batch: a number of modalities, then a subset of so many, both uniform.
+        """Draw one code for the whole batch: first the number of modalities, then a subset of this size, both uniform.
 
-        All are kept in the warm-up.
+        During the warm-up, all modalities are kept.
+
+        Args:
+            data: `(B, C, *space)`; only its device is used.
+            iteration: number of the iteration since the start of the training.
+
+        Returns:
+            `(1, K)` bool, the modalities to keep.
         """
         num_modalities = self._num_modalities()
         if self.current_epoch < self._warm_up_epochs:
@@ -100,7 +130,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         return code.to(data.device)
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate L_seg + weight L_kd of one view."""
+        """Compute L_seg + weight L_kd of one view and the gradients; see the base class."""
         codes = self.draw_codes(data, iteration).expand(len(data), -1)
         with self._autocast():
             output: SharedEncoderOutput = self.network(drop_modalities(data, codes), with_features=True)
@@ -112,7 +142,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         return parts
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """nnU-Net's; then, after the first epoch and every `election_interval` epochs from there, the election."""
+        """End the epoch; after the first one and then every `election_interval` epochs, elect the teachers."""
         super().on_train_epoch_end(train_outputs)
         is_due = self.current_epoch % self.settings.election_interval == 0
         if is_due and self.settings.distillation_weight and self._num_modalities() > 1:
@@ -142,24 +172,24 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
 
 
 class nnUNetTrainerLCKDSingle(nnUNetTrainerLCKD):
-    """The modality that is best for most labels is the one teacher (LCKD-s)."""
+    """Trains LCKD with one teacher, the modality that is best for the most labels (LCKD-s)."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"election": "most_frequent"}
 
 
 class nnUNetTrainerLCKDFixedTeacher(nnUNetTrainerLCKD):
-    """A control: the setting `teacher` names the one teacher; nothing is elected."""
+    """Trains LCKD, as a control, with the one teacher that the setting `teacher` names; there is no election."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"election": "fixed"}
 
 
 class nnUNetTrainerLCKDRandomTeacher(nnUNetTrainerLCKD):
-    """A control: every election draws a modality for each label."""
+    """Trains LCKD, as a control, with a random teacher for each label, drawn at every election."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"election": "random"}
 
 
 class nnUNetTrainerLCKDNoDistillation(nnUNetTrainerLCKD):
-    """A control: the network and the schedule alone."""
+    """Trains LCKD's network with LCKD's schedule, as a control, without distillation."""
 
     forced_settings: ClassVar[dict[str, Any]] = {"distillation_weight": 0.0}

@@ -1,4 +1,4 @@
-"""LCKD's election in a training: the cases that are kept for it, and what each modality can do alone on them."""
+"""LCKD's election during training: the cases kept for it, and the score of each modality on them."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -18,15 +18,15 @@ from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.election import cases_for_elections, mean_scores, most_frequent, soft_dice, winners
 
 OF_CASES = 2**32 - 1
-"""A position of `_seed` that no iteration has."""
+"""A position for `_seed` that no iteration uses."""
 
 
 class Election:
-    """Finds the modality that is best for each label.
+    """The election of teachers: it finds the modality that is best for each label.
 
     Args:
-        trainer: whose network is looked at.
-        settings: of the trainer; they say how much is kept, and who of the best is elected.
+        trainer: the trainer whose network is scored.
+        settings: the trainer's settings; they set how many cases are kept and which of the best modalities teach.
     """
 
     def __init__(self, trainer: nnUNetTrainerMissingModality, settings: LCKDSettings) -> None:
@@ -37,10 +37,16 @@ class Election:
         self._modalities = channel_names(trainer.dataset_json)
 
     def keep_cases(self, training: list[str], validation: list[str]) -> tuple[str, ...]:
-        """The cases of a split that are kept; drawn once, though nnU-Net asks again in the final validation.
+        """Return the training cases of a split that are kept for elections.
+
+        They are drawn only once, because nnU-Net asks for the split again in the final validation.
+
+        Args:
+            training: names of the training cases.
+            validation: names of the validation cases.
 
         Raises:
-            ModalityError: none of the fold's training cases can be spared.
+            ModalityError: none of the fold's training cases can be kept for elections.
         """
         if self._taken_from != (training, validation):
             self.cases = self.draw_cases(training, validation)
@@ -48,10 +54,12 @@ class Election:
         return self.cases
 
     def draw_cases(self, training: Sequence[str], validation: Sequence[str]) -> tuple[str, ...]:
-        """A part of the training cases, drawn by seed and fold; validated ones only if all are, as in fold 'all'.
+        """Draw the cases for elections from the training cases; the draw depends on seed and fold.
+
+        Validation cases are taken only if all training cases are validated, as in the fold `all`.
 
         Raises:
-            ModalityError: as above.
+            ModalityError: none of the fold's training cases can be kept for elections.
         """
         if len(self._modalities) == 1:
             return ()
@@ -64,22 +72,27 @@ class Election:
         kept = cases_for_elections(contents, *limits, candidates)
         if not kept:
             raise ModalityError(
-                f"None of the {len(training)} training cases of fold {trainer.fold} can be spared for the election of "
-                "teachers: each is the only one with its modalities or with one of its labels in one of them, shows no "
-                "label, or is validated, too. Train another fold, or write splits_final.json with more training cases."
+                f"None of the {len(training)} training cases of fold {trainer.fold} can be kept for the election of "
+                "teachers. Such a case has a label, is not validated, and is not the only training case with its "
+                "modalities or with one of its labels in one modality. Train another fold, or write a "
+                "splits_final.json with more training cases."
             )
         trainer.print_to_log_file(f"Kept for the election of teachers, and not trained on: {', '.join(sorted(kept))}")
         labels, names = list(trainer._foreground()), self._modalities
         shown, trained = (set().union(*(contents[case].pairs for case in cases)) for cases in (kept, training))
         if unseen := [f"{labels[label]} in {names[modality]}" for modality, label in sorted(trained - shown)]:
             trainer.print_to_log_file(
-                f"WARNING: the cases of the elections do not show {', '.join(unseen)}: nobody is elected by that. "
-                f"No more cases could be spared, or max_election_cases ({limits[1]}) is too small."
+                f"WARNING: the cases of the elections do not show {', '.join(unseen)}. The election ignores this. "
+                f"No more cases could be kept, or max_election_cases ({limits[1]}) is too small."
             )
         return tuple(sorted(kept))
 
     def hold(self) -> list[int]:
-        """The modalities that are elected, empty if no label could be scored; the log tells how they were found."""
+        """Hold an election; the log shows the scores.
+
+        Returns:
+            The channel numbers of the elected modalities; empty if no label could be scored.
+        """
         trainer, names, start = self._trainer, self._modalities, perf_counter()
         scores, numbers = self.scores_alone()
         trainer.told.election_scores = dict(zip(names, scores.tolist(), strict=True))
@@ -88,14 +101,17 @@ class Election:
             for of_modality in zip(scores, numbers, strict=True)
         ]
         trainer.print_to_log_file(
-            f"Election on {', '.join(self.cases)}, {perf_counter() - start:.0f} s. Soft Dice alone of "
-            f"{', '.join(trainer._foreground())} (of so many cases): "
+            f"Election on {', '.join(self.cases)}, {perf_counter() - start:.0f} s. Soft Dice of each modality by "
+            f"itself for {', '.join(trainer._foreground())} (number of cases): "
             + "; ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
         )
         elected = zip(trainer._foreground(), winners(scores), strict=True)
         best = {label: winner for label, winner in elected if winner is not None}
         if not best:
-            trainer.print_to_log_file("WARNING: no label could be scored: the teachers stay. Are there voxels of them?")
+            trainer.print_to_log_file(
+                "WARNING: no label could be scored, so the teachers stay the same. Check that the cases of the "
+                "elections have voxels with labels."
+            )
             return []
         trainer.print_to_log_file(
             f"Best: {', '.join(f'{names[winner]} for {label}' for label, winner in best.items())}"
@@ -104,7 +120,11 @@ class Election:
         return most_frequent(found) if self._settings.election == "most_frequent" else found
 
     def scores_alone(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each modality's soft Dice alone, `(K, labels or regions)`, the mean over cases, and over how many."""
+        """Score each modality without the others on the cases of the elections.
+
+        Returns:
+            Mean soft Dice, 0 to 1, and number of cases, both `(K, labels or regions)`; see `mean_scores`.
+        """
         trainer = self._trainer
         trainer.set_deep_supervision_enabled(False)
         predictor = self._predictor()
@@ -114,7 +134,11 @@ class Election:
         return mean_scores(np.stack(scores))
 
     def case_scores(self, case: str, predictor: nnUNetPredictor) -> np.ndarray:
-        """`(K, labels or regions)`; NaN where the case lacks the modality or the label."""
+        """Score each modality without the others on one case.
+
+        Returns:
+            Soft Dice `(K, labels or regions)`, 0 to 1; NaN where the case lacks the modality or the label.
+        """
         trainer = self._trainer
         dataset_class: Any = trainer.dataset_class
         stage = {"folder_with_segs_from_previous_stage": trainer.folder_with_segs_from_previous_stage}
@@ -133,10 +157,10 @@ class Election:
             try:
                 logits = predictor.predict_sliding_window_return_logits(drop_modalities(image[None], alone)[0])
             except RuntimeError as error:
-                if not is_overflow(error):  # such as want of memory, which says nothing of the modality
+                if not is_overflow(error):  # for example out of memory, which has nothing to do with the modality
                     raise
                 name = self._modalities[modality]
-                trainer.print_to_log_file(f"WARNING: no score for {name} alone of {case}: {error}")
+                trainer.print_to_log_file(f"WARNING: case {case}: no score for {name} by itself: {error}")
                 continue
             probabilities = manager.apply_inference_nonlin(torch.as_tensor(logits).cpu())
             assert isinstance(probabilities, Tensor)
@@ -144,7 +168,7 @@ class Election:
         return scores
 
     def _predictor(self) -> nnUNetPredictor:
-        """nnU-Net's, for the network as it is."""
+        """Build nnU-Net's predictor for the network in its current state."""
         trainer = self._trainer
         return predictor_in_training(
             unwrap(trainer.network),

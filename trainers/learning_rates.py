@@ -1,4 +1,4 @@
-"""Learning rates that nnU-Net has not: a polynomial in two phases, and a cosine after a warm-up."""
+"""Learning-rate schedules that nnU-Net does not have: a polynomial in two phases, and a cosine after a warm-up."""
 
 import math
 
@@ -7,17 +7,22 @@ from torch.optim import Optimizer
 
 
 class TwoPhasePolyLR:
-    """nnU-Net's polynomial over the first phase, and again over the second, from where one over all epochs would be.
+    """nnU-Net's polynomial decay in two phases, each of which falls towards 0.
 
-    With E epochs, W of them in the first phase, and the exponent 0.9 of nnU-Net's polynomial, epoch t has the rate
-    `lr (1 - t / W)^0.9` up to W, and `lr (1 - W / E)^0.9 (1 - (t - W) / (E - W))^0.9` from there. LCKD's published code
-    does so with its 80,000 of 115,000 iterations: it restarts at 3.4e-3 of 1e-2.
+    The second phase starts with the rate that one polynomial over all epochs would have at this point. With E epochs, W
+    of them in the first phase, and nnU-Net's exponent 0.9, epoch t has the rate
+
+    - `lr (1 - t / W)^0.9` before epoch W,
+    - `lr (1 - W / E)^0.9 (1 - (t - W) / (E - W))^0.9` from epoch W on.
+
+    LCKD's published code does the same: its first phase is 80,000 of 115,000 iterations, so its rate restarts at 3.4e-3
+    after an initial 1e-2.
 
     Args:
-        optimizer: its rates are set.
-        initial_lr: lr.
+        optimizer: the optimizer whose rates are set.
+        initial_lr: lr, the rate of epoch 0.
         num_epochs: E.
-        first_phase: W, 0 to E; with 0 or E there is one phase.
+        first_phase: W, 0 to E; with 0 or E there is only one phase.
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float, num_epochs: int, first_phase: int) -> None:
@@ -36,14 +41,16 @@ class TwoPhasePolyLR:
 
 
 class WarmUpCosineLR:
-    """A rate that rises in a line and falls as half a cosine, as transformers are trained.
+    """A linear warm-up followed by half a cosine, as is usual for transformers.
 
-    Epoch t of E, W of them for the rise, has the rate `lr (t + 1) / W` up to W, and
-    `lr (1 + cos(pi (t - W) / (E - W))) / 2` from there.
+    With E epochs, W of them in the warm-up, epoch t has the rate
+
+    - `lr (t + 1) / W` before epoch W,
+    - `lr (1 + cos(pi (t - W) / (E - W))) / 2` from epoch W on.
 
     Args:
-        optimizer: its rates are set.
-        initial_lr: lr, the highest.
+        optimizer: the optimizer whose rates are set.
+        initial_lr: lr, the highest rate.
         num_epochs: E.
         warm_up: W, 1 to E.
     """

@@ -19,15 +19,22 @@ from nnunet_moe.trainers.masked_patches import draw_masked_patches
 from nnunet_moe.trainers.swin_unet import nnUNetTrainerSwinUNet
 
 OF_VALIDATION = 2**32 - 3
-"""A position of `_seed` that no iteration has."""
+"""A position for `_seed` that no iteration uses."""
 
 
 class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
-    """Three quarters of an image's patches are masked and reconstructed; its checkpoints start `nnUNetTrainerM4oE`.
+    """Pre-trains M4oE's encoder: three quarters of each image's patches are masked and reconstructed.
 
-    The setting is Swin-MAE's: patches of 16 x 16 pixels, the squared error of masked pixels, mirrored images. What
-    nnU-Net pads or crops away does not count. References are not looked at, but for an ignore label: nnU-Net draws
-    patches by the voxels that have another one.
+    The checkpoint provides initial weights for `nnUNetTrainerM4oE` (`-pretrained_weights`). It cannot segment.
+
+    - As in Swin-MAE, masked patches have 16 x 16 pixels, the loss is the squared error of the masked pixels, and images
+      are only mirrored.
+    - Pixels that nnU-Net pads or crops away do not count.
+    - Segmentations are not used, with one exception: if there is an ignore label, nnU-Net draws patches only where
+      there are voxels with another label.
+
+    Source: phase one of Jiang, Shen (MICCAI 2024). The masking follows Dai et al., "Swin MAE: Masked autoencoders for
+    small datasets", 2023. Settings: `M4oESettings`.
     """
 
     network_class = MaskedAutoencoder
@@ -57,28 +64,28 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
         *_: Any,
         **__: Any,
     ) -> BasicTransform:
-        """Mirroring alone; the reference keeps the -1 by which nnU-Net marks what is outside of the image."""
+        """Return only mirroring; the segmentation keeps the -1 with which nnU-Net marks voxels outside of the image."""
         return ComposeTransforms([] if mirror_axes is None else [MirrorTransform(allowed_axes=mirror_axes)])
 
     @staticmethod
     def get_validation_transforms(*_: Any, **__: Any) -> BasicTransform:
-        """Nothing."""
+        """Return no transforms."""
         return ComposeTransforms([])
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, Any, Any, Any]:  # noqa: N802
-        """nnU-Net's; nothing is rotated, so patches are cut as they are."""
+        """Configure as nnU-Net does, but cut patches in their final size, because images are not rotated."""
         rotation, dummy, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         return rotation, dummy, self.configuration_manager.patch_size, mirror_axes
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate the reconstruction's loss."""
+        """Compute the reconstruction loss and its gradients; see the base class."""
         with self._autocast():
             parts = {"L_rec": self._loss_of(data, target, self._seed(iteration))}
         self._backward(parts)
         return parts
 
     def validation_step(self, batch: dict) -> dict:
-        """The reconstruction's loss, with the same patches masked in every epoch."""
+        """Compute the reconstruction loss of a batch, with the same masked patches in every epoch."""
         self._validation_step += 1
         data, target = batch["data"].to(self.device), self._to_device(batch["target"])
         seed = self._seed(OF_VALIDATION, self._validation_step % self.num_val_iterations_per_epoch)
@@ -86,16 +93,16 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
             return {"loss": self._loss_of(data, target, seed).cpu().numpy()}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """What nnU-Net calls pseudo Dice, and chooses the best epoch by, is the loss with its sign changed here."""
+        """Log the negative loss as nnU-Net's pseudo Dice, by which nnU-Net chooses the best epoch."""
         loss = float(np.mean([output["loss"] for output in self._of_all_processes(val_outputs)]))
         self.logger.log("mean_fg_dice", -loss, self.current_epoch)
         self.logger.log("dice_per_class_or_region", [-loss], self.current_epoch)
         self.logger.log("val_losses", loss, self.current_epoch)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """There is no segmentation to validate."""
+        """Skip nnU-Net's final validation, because a pre-trained model cannot segment."""
         self.print_to_log_file(
-            "Pre-training is done. Start nnUNetTrainerM4oE or nnUNetTrainerM4oENoGate with -pretrained_weights "
+            "Pre-training is complete. Train nnUNetTrainerM4oE or nnUNetTrainerM4oENoGate with -pretrained_weights "
             f"{self._folder() / 'checkpoint_final.pth'}"
         )
 

@@ -1,4 +1,6 @@
-"""MoE-SD and the other rows of the paper's table 1: what each has of experts, gate regularisation and distillation.
+"""The trainers of MoE-SD and of the other rows of the paper's table 1.
+
+They differ in their experts, in the gate regularization and in the self-distillation:
 
 | trainer | experts in | alpha L_reg | beta L_sd |
 |---|---|---|---|
@@ -18,13 +20,20 @@ from nnunet_moe.trainers.two_views import nnUNetTrainerTwoViews
 
 
 class nnUNetTrainerMoESD(nnUNetTrainerTwoViews):
-    """Mixtures of experts in stem and encoder, gate regularisation, online self-distillation."""
+    """Trains MoE-SD: mixtures of experts in stem and encoder, gate regularization and self-distillation.
+
+    L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd. The dropped view is a random subset of
+    each case's modalities. The full view is the teacher of the dropped view.
+
+    Source: Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation",
+    MICCAI 2024. Settings: `MoESDSettings`; where their defaults differ from the paper, docs/explanation/decisions.md gives the reason.
+    """
 
     settings_class = MoESDSettings
 
 
 class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
-    """The same with the paper's literal settings: eq. 4 as it is printed, with + before its second term."""
+    """Trains MoE-SD with the paper's literal settings: eq. 4 as it is printed, with + before its second term."""
 
     settings_class = MoESDSettings
     forced_settings: ClassVar[dict[str, Any]] = {
@@ -41,38 +50,39 @@ class nnUNetTrainerMoESDPaper(nnUNetTrainerTwoViews):
 
 
 class nnUNetTrainerModalityDropout(nnUNetTrainerTwoViews):
-    """The baseline: both views supervised; no experts, no self-distillation."""
+    """Trains the baseline: both views are supervised, without experts and without self-distillation."""
 
 
 class nnUNetTrainerMoE(nnUNetTrainerTwoViews):
-    """Mixtures in stem and encoder, gate regularisation; no self-distillation."""
+    """Trains with mixtures in stem and encoder and with gate regularization, without self-distillation."""
 
     settings_class = MoESettings
 
 
 class nnUNetTrainerMoEStem(nnUNetTrainerTwoViews):
-    """As `nnUNetTrainerMoE`, with a mixture in the stem only."""
+    """Trains as `nnUNetTrainerMoE`, but with a mixture only in the stem."""
 
     settings_class = MoESettings
     forced_settings: ClassVar[dict[str, Any]] = {"placement": ("stem",)}
 
 
 class nnUNetTrainerMoENoReg(nnUNetTrainerTwoViews):
-    """As `nnUNetTrainerMoE`, without gate regularisation."""
+    """Trains as `nnUNetTrainerMoE`, but without gate regularization."""
 
     settings_class = ExpertSettings
 
 
 class nnUNetTrainerSD(nnUNetTrainerTwoViews):
-    """Both views supervised, self-distillation; no experts."""
+    """Trains with self-distillation and without experts; both views are supervised."""
 
     settings_class = SelfDistillationSettings
 
 
 class nnUNetTrainerDynamicStem(nnUNetTrainerTwoViews):
-    """ModDrop++'s dynamic stem on modality dropout (Liu et al., MICCAI 2022).
+    """Trains modality dropout with the dynamic stem of ModDrop++ (Liu et al., MICCAI 2022).
 
-    The stem's filters are scaled by a small network of the code, which sees it without noise; nothing else.
+    A small network computes a factor for each filter of the stem from the modality code, without noise. No other part
+    of ModDrop++ is used.
     """
 
     settings_class = ExpertSettings

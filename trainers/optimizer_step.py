@@ -1,4 +1,4 @@
-"""One step of an optimizer as nnU-Net's trainer makes it, in parts: methods differentiate more than one loss."""
+"""The parts of nnU-Net's optimizer step, separate because some methods call `backward` more than once in a step."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,19 +9,31 @@ from torch import Tensor, nn
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """nnU-Net's mixed precision: on CUDA devices only."""
+    """Return nnU-Net's context for mixed precision; it has an effect only on CUDA devices."""
     return torch.autocast("cuda", enabled=True) if device.type == "cuda" else nullcontext()
 
 
 def backward(loss: Tensor, grad_scaler: Any) -> None:
-    """Differentiate a scalar, scaled where there is a scaler."""
+    """Compute the gradients of a scalar loss.
+
+    Args:
+        loss: a scalar.
+        grad_scaler: scales the loss for mixed precision; None if it is not used.
+    """
     (loss if grad_scaler is None else grad_scaler.scale(loss)).backward()
 
 
 def clip_and_step(
     parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, grad_scaler: Any, max_norm: float
 ) -> None:
-    """Clip the gradients to a norm, and let the optimizer step."""
+    """Clip the gradients to a norm, then make a step of the optimizer.
+
+    Args:
+        parameters: the parameters whose gradients are clipped.
+        optimizer: makes the step.
+        grad_scaler: the scaler that `backward` used, or None.
+        max_norm: the largest L2 norm of all gradients together.
+    """
     if grad_scaler is not None:
         grad_scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(parameters, max_norm)

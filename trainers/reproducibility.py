@@ -1,4 +1,4 @@
-"""Seeds: what a training draws is a function of the setting, the fold, the process and where it stands."""
+"""Seeds: all random draws of a training depend only on the setting, the fold, the process and the position."""
 
 import random
 
@@ -7,20 +7,23 @@ import torch
 
 
 def seed_of(setting: int, fold: int | str, process: int, *position: int) -> int:
-    """A seed that no other position, process or fold has.
+    """Compute a seed that is different for each fold, process and position.
 
     Args:
         setting: the setting `seed`.
         fold: a number, or `all`.
-        process: rank of the process; 0 for what all processes are to draw alike.
-        position: an iteration, or what else tells one draw from another.
+        process: rank of the process; 0 for draws that all processes share.
+        position: the number of the iteration, or other numbers that distinguish draws.
+
+    Returns:
+        A whole number from 0 to 2^32 - 1.
     """
     number = 0 if fold == "all" else int(fold) + 1
     return int(np.random.SeedSequence([setting, number, process, *position]).generate_state(1)[0])
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch."""
+    """Seed the global random generators of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Swin U-Net for images of one type each, such as CT or MRI: the control of M4oE."""
+"""Swin U-Net for cases of one image type each, such as CT or MRI: the base class and the control of M4oE."""
 
 from typing import Any, ClassVar
 
@@ -18,14 +18,26 @@ from nnunet_moe.trainers.learning_rates import WarmUpCosineLR
 from nnunet_moe.training_log import gates_line
 
 WARM_UP = 0.05
-"""The part of all epochs in which the rate rises; one epoch at least."""
+"""The fraction of all epochs in which the learning rate rises; at least one epoch."""
 
 
 class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
-    """One view of each batch, nothing dropped; AdamW with warm-up and cosine, no deep supervision.
+    """Trains a 2D Swin U-Net without experts, the control of M4oE, on cases of one image type each.
 
-    Of the optimiser M4oE's paper says AdamW alone; rate and weight decay are those of nnU-Net's own transformers
-    (`nnUNet_Primus_S_Trainer`), and so is the norm to which gradients are clipped.
+    - The image types, such as CT and MRI, are the channels in dataset.json. Each case has exactly one channel.
+    - Each batch is seen once, and no modality is dropped. There is no deep supervision.
+    - The optimizer is AdamW with an initial learning rate of 3e-4, a warm-up and a cosine schedule.
+
+    M4oE's paper names AdamW but gives no values. Learning rate, weight decay (5e-2) and the norm to which gradients are
+    clipped (1.0) are those of nnU-Net's own transformers (`nnUNet_Primus_S_Trainer`).
+
+    Source: Cao et al., "Swin-Unet: Unet-like pure transformer for medical image segmentation", ECCV workshops 2022.
+    Settings: `M4oESettings`.
+
+    Raises:
+        ModelError: see `checked`.
+        SettingsError: see `checked`.
+        ModalityError: see `checked`.
     """
 
     network_class = SwinUNetwork
@@ -47,21 +59,23 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         self.weight_decay = 5e-2
         self.enable_deep_supervision = False
         self._last_images: dict[int, Tensor] = {}
-        """Kind -> the last images of it that were validated, where gates weigh experts."""
+        """Image type -> its last validated images; empty if no gate weights experts."""
 
     @classmethod
     def checked(cls, plans: dict, configuration: str, dataset_json: dict) -> tuple[Settings, list[Code]]:
-        """As every trainer's; the codes to validate are the image types.
+        """Check plans and dataset.json as every trainer does; the codes to validate are the image types.
 
         Raises:
-            ModelError: also if the configuration is not in 2D.
+            ModelError: the configuration is not 2D.
+            SettingsError: see the base class.
+            ModalityError: see the base class.
         """
         settings, codes = super().checked(plans, configuration, dataset_json)
         patch_size = PlansManager(plans).get_configuration(configuration).patch_size
         if len(patch_size) != 2:
             raise ModelError(
-                f"{cls.__name__} is for 2D; the configuration {configuration} has the patch size "
-                f"{list(patch_size)}. Train it on nnU-Net's configuration 2d."
+                f"The configuration {configuration} has the patch size {list(patch_size)}, but {cls.__name__} takes "
+                "only 2D patches. Train it on nnU-Net's configuration 2d."
             )
         return settings, [code for code in codes if sum(code) == 1]
 
@@ -74,21 +88,21 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         num_output_channels: int,
         enable_deep_supervision: bool,
     ) -> nn.Module:
-        """Swin U-Net; of what was planned, the patch size counts."""
+        """Build the Swin U-Net; of the planned network, only the patch size is used."""
         num_modalities = len(configuration_manager.normalization_schemes)
         settings = cls.settings_of(configuration_manager)
         assert isinstance(settings, M4oESettings)
         return swin_unet(num_output_channels, configuration_manager.patch_size, num_modalities, settings)
 
     def on_train_start(self) -> None:
-        """As every trainer's; the log tells of which image types there are experts, and where."""
+        """Start the training; the log lists the image types that have experts, and the parts that contain them."""
         super().on_train_start()
         if self.settings.placement:
             names = ", ".join(channel_names(self.dataset_json))
             self.print_to_log_file(f"Experts in the {' and the '.join(self.settings.placement)}, one each for {names}")
 
     def configure_optimizers(self) -> Any:
-        """AdamW; norms, biases and tables of relative positions do not decay."""
+        """Return AdamW and its schedule; norms, biases and tables of relative positions have no weight decay."""
         decaying, others = [], []
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
@@ -100,23 +114,23 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         return optimizer, WarmUpCosineLR(optimizer, self.initial_lr, self.num_epochs, warm_up)
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """As every trainer's.
+        """Return the datasets as every trainer does.
 
         Raises:
-            ModalityError: also if a case is of more than one image type.
+            ModalityError: a case has more than one image type; see also the base class.
         """
         training, validation = super().get_tr_and_val_datasets()
         names = channel_names(self.dataset_json)
         for case in sorted({*training.identifiers, *validation.identifiers}):
             if sum(code := self._available(case)) > 1:
                 raise ModalityError(
-                    f"Case {case} has {code_text(code, names)}; {type(self).__name__} takes cases of one image type, "
-                    "each with one channel. Make each image a case of its own."
+                    f"Case {case} has {code_text(code, names)}, but {type(self).__name__} takes only cases of one "
+                    "image type, with one channel. Make each image a separate case."
                 )
         return training, validation
 
     def validation_step(self, batch: dict) -> dict:
-        """As every trainer's; images are kept for what the log tells of the gates."""
+        """Validate as every trainer does, and keep images for the log of the mean gates."""
         if self.settings.placement and self.settings.routing == "gate":
             for image_type, of_type in enumerate(available_modalities(batch["data"]).T):
                 if of_type.any():
@@ -124,7 +138,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         return super().validation_step(batch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """As every trainer's; the log also tells how the gates weigh the experts for each image type."""
+        """Log the pseudo Dice as every trainer does, and the mean weights of the experts for each image type."""
         super().on_validation_epoch_end(val_outputs)
         network, names = unwrap(self.network), channel_names(self.dataset_json)
         assert isinstance(network, SwinUNetwork)
@@ -136,11 +150,11 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
             self.print_to_log_file(gates_line(names[image_type], weights.tolist()))
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate L_seg."""
+        """Compute L_seg and its gradients; see the base class."""
         with self._autocast():
             parts = {"L_seg": self.loss(self.network(data), target)}
         self._backward(parts)
         return parts
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """There is none to switch."""
+        """Do nothing, because the network has no deep supervision."""

@@ -1,7 +1,8 @@
-"""The trainers of MoE-SD and its ablations: two views of each batch, differentiated one after the other.
+"""The base of MoE-SD and its ablations: two views of each batch, with one backward pass for each.
 
 L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper, eqs. 4 to 7). The teacher (full view)
-is detached, so its graph is freed before the dropped view is computed: peak memory is that of one nnU-Net step.
+is detached, so its graph is freed before the dropped view is computed. Therefore a step needs no more memory than one
+step of nnU-Net.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,10 @@ from nnunet_moe.training_log import entropy_line, gate_entropies
 
 
 class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
-    """Their common base; not meant to be named on the command line. A subclass is its `settings_class`."""
+    """The common base class of MoE-SD and its ablations; do not name it on the command line.
+
+    A subclass only names its `settings_class`, which decides the terms of the loss and the experts of the network.
+    """
 
     self_distillation: Any = None
 
@@ -34,17 +38,21 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
             self.self_distillation = self._build_self_distillation_loss(self.settings.temperature)
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate the loss of both views of a batch."""
+        """Compute the loss of both views of a batch and its gradients; see the base class."""
         with self._without_synchronisation():
             teacher, full_view_parts = self.backward_full_view(data, target)
         dropped = drop_modalities(data, self.draw_codes(data, iteration))
         return full_view_parts | self.backward_dropped_view(dropped, target, teacher, iteration)
 
     def backward_full_view(self, data: Tensor, target: Levels) -> tuple[Levels, dict[str, Tensor]]:
-        """Differentiate L_seg(full view) + alpha L_reg.
+        """Compute L_seg(full view) + alpha L_reg and the gradients.
+
+        Args:
+            data: `(B, C, *space)`, the K image channels first; missing channels are NaN.
+            target: as nnU-Net's data loader gives it.
 
         Returns:
-            The teacher's logits, detached, and the weighted parts of the loss.
+            The teacher's logits, detached, and the weighted parts of the loss by name.
         """
         with self._autocast():
             logits = self.network(data)
@@ -52,17 +60,23 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         settings = self.settings
         if isinstance(settings, MoESettings) and settings.alpha:
             gates = self._modality_network().gates_of_codes()
-            if gates:  # there are none without a placement
+            if gates:  # empty if the setting `placement` is empty
                 regularisation = sum(gate_regularisation(g, settings.specialization_sign) for g in gates)
                 parts["alpha L_reg"] = settings.alpha * regularisation
         self._backward(parts)
         return _detached(logits), parts
 
     def backward_dropped_view(self, data: Tensor, target: Levels, teacher: Levels, iteration: int) -> dict[str, Tensor]:
-        """Differentiate L_seg(dropped view) + w(t) beta L_sd.
+        """Compute L_seg(dropped view) + w(t) beta L_sd and the gradients.
+
+        Args:
+            data: `(B, C, *space)`, the dropped view.
+            target: as nnU-Net's data loader gives it.
+            teacher: logits of the full view, detached.
+            iteration: t, number of the iteration since the start of the training.
 
         Returns:
-            The weighted parts of the loss.
+            The weighted parts of the loss by name.
         """
         with self._autocast():
             logits = self.network(data)
@@ -76,12 +90,16 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         return parts
 
     def draw_codes(self, data: Tensor, iteration: int) -> Tensor:
-        """The codes `(B, K)` of the dropped view; they depend on seed, fold, process and iteration alone."""
+        """Draw the codes of the dropped view; they depend only on seed, fold, process, iteration and the batch.
+
+        Returns:
+            `(B, K)` bool, for each item a random non-empty subset of its available modalities.
+        """
         generator = torch.Generator().manual_seed(self._seed(iteration))
         return draw_subsets(available_modalities(data[:, : self._num_modalities()]), generator)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """The base's; the log also tells how evenly each mixture uses its experts."""
+        """Log the epoch as the base class does, and how evenly each mixture uses its experts."""
         super().on_train_epoch_end(train_outputs)
         mixtures = self._modality_network().gates_of_codes()
         if entropies := [gate_entropies(gates) for gates in mixtures if gates.shape[1] > 1]:
@@ -92,12 +110,12 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         super()._log_availability(counts)
         if all(sum(code) == 1 for code in counts):
             self.print_to_log_file(
-                "WARNING: each training case has one modality, of which none can be dropped: both views of a batch are "
-                "the same, so that every step is computed twice. Half the epochs take as long as nnU-Net's."
+                "WARNING: each training case has only one modality, so none can be dropped. Both views of a batch are "
+                "the same, and every step is computed twice. With half the epochs, training takes as long as nnU-Net's."
             )
 
     def _distilled(self, logits: Levels, teacher: Levels, valid: Any) -> Tensor:
-        """L_sd, of each item in its own label set."""
+        """Compute L_sd; with label sets, in each item's own set."""
         if self.label_sets is None:
             return self.self_distillation(logits, teacher, valid)
         return self.loss.mean(
@@ -105,7 +123,7 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         )
 
     def _build_self_distillation_loss(self, temperature: float) -> Any:
-        """L_sd with the weights of deep supervision that nnU-Net's loss has."""
+        """Build L_sd, with the same weights of deep supervision as nnU-Net's loss."""
         loss = partial(
             self_distillation_loss,
             temperature=temperature,
@@ -119,11 +137,14 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
         return DeepSupervisionWrapper(loss, of_nnunet.weight_factors)
 
     def _without_synchronisation(self) -> AbstractContextManager:
-        """Of the two backward passes the last one alone averages the gradients over processes."""
+        """Return a context without gradient averaging over processes, which only the last backward pass needs."""
         return self.network.no_sync() if self.is_ddp else nullcontext()
 
     def _valid_voxels(self, target: Levels) -> Tensor | list[Tensor | None] | None:
-        """True where the ignore label is not; as nnU-Net's losses find it, in each level of deep supervision."""
+        """Return a mask that is false at voxels with the ignore label, for each resolution of deep supervision.
+
+        The mask follows nnU-Net's losses. It is None if there is no ignore label.
+        """
         if isinstance(target, list):
             return [self._valid_voxels(level) for level in target]  # type: ignore[misc]
         if not self.label_manager.has_ignore_label:
@@ -139,7 +160,7 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
 
 
 def _sum_over_processes(summand: Tensor) -> Tensor:
-    """As nnU-Net's own Dice does for a batch that is spread over processes."""
+    """Sum over processes with gradients, as nnU-Net's Dice does for a batch that is spread over processes."""
     return AllGatherGrad.apply(summand).sum(dim=0)
 
 

@@ -1,4 +1,4 @@
-"""Validation in the epochs of a training, one code after the other."""
+"""Validation during training, with one modality code after the other."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,30 @@ from torch import Tensor
 from nnunet_moe.modalities.codes import Code
 
 OF_NO_CODE = -1
-"""Stands for the number of a code where a validation batch has several; nnU-Net collates numbers alone."""
+"""The code number of a validation batch whose items differ in their codes; nnU-Net can only collate numbers."""
 
 
 def number_of_code(available: Tensor, codes: Sequence[Code]) -> int:
-    """Which of the codes all items of a batch, `(B, K)` bool, have; `OF_NO_CODE` if they differ."""
+    """Return the number of the code that all items of a batch have.
+
+    Args:
+        available: `(B, K)` bool.
+        codes: the codes that are validated.
+
+    Returns:
+        The position in `codes`; `OF_NO_CODE` if the items differ.
+    """
     found = {tuple(code) for code in available.tolist()}
     return codes.index(found.pop()) if len(found) == 1 else OF_NO_CODE
 
 
 def in_place_of_others(batch: dict, chosen: Tensor) -> dict:
-    """A batch, as nnU-Net's loader gives it, in which the items that `chosen` `(B,)` names are repeated in turn."""
+    """Return a batch of the same size that contains only the chosen items, repeated in turn.
+
+    Args:
+        batch: as nnU-Net's data loader gives it.
+        chosen: `(B,)` bool, at least one true.
+    """
     items = chosen.nonzero().flatten()
     items = items[torch.arange(len(chosen)) % len(items)]
     target = batch["target"]
@@ -29,11 +42,15 @@ def in_place_of_others(batch: dict, chosen: Tensor) -> dict:
 
 
 def dice_by_code(outputs: Sequence[dict], codes: Sequence[Code]) -> dict[Code, list[float]]:
-    """The pseudo Dice of each label or region under each code that was validated, NaN where undefined.
+    """Compute the pseudo Dice of each label or region for each validated code.
 
     Args:
-        outputs: of the validation's steps in all processes, with nnU-Net's counts of voxels and the `code`'s number.
-        codes: those that have their turn.
+        outputs: results of the validation steps of all processes: nnU-Net's counts of voxels, and `code`, the number of
+            the code.
+        codes: the codes that are validated in turn.
+
+    Returns:
+        Code -> one value for each label or region, 0 to 1; NaN where undefined.
     """
     found = {}
     for number, code in enumerate(codes):
@@ -43,6 +60,6 @@ def dice_by_code(outputs: Sequence[dict], codes: Sequence[Code]) -> dict[Code, l
                 np.sum([output[key] for output in of_code], axis=0, dtype=np.float64)
                 for key in ("tp_hard", "fp_hard", "fn_hard")
             )
-            with np.errstate(invalid="ignore"):  # no such label in these patches and none predicted: undefined
+            with np.errstate(invalid="ignore"):  # 0 / 0 if a label is neither in these patches nor predicted
                 found[code] = np.asarray(2 * tp / (2 * tp + fp + fn)).tolist()
     return found

@@ -416,7 +416,7 @@ def test_every_row_of_the_papers_table_trains_and_predicts(dataset, three_modali
 def test_a_dedicated_model_predicts_from_its_modalities_whatever_else_is_there(dataset, three_modalities, tmp_path):
     dataset.add_configuration("3d_dedicated", **LENGTH, modality_code=[1, 0, 1])
     trainer = train(901, "3d_dedicated", "nnUNetTrainerDedicated")
-    assert "Dedicated model: trained and validated on T1w+FLAIR only" in Path(trainer.log_file).read_text()
+    assert "Dedicated model: trained and validated only on T1w+FLAIR" in Path(trainer.log_file).read_text()
     model = {"configuration": "3d_dedicated", "trainer": "nnUNetTrainerDedicated"}
     enough = tmp_path / "enough"
     enough.mkdir()

@@ -1,6 +1,7 @@
-"""What nnU-Net finds through `nnUNet_extTrainer`: re-exports alone.
+"""The module that nnU-Net finds through `nnUNet_extTrainer`; it only re-exports the trainers.
 
-nnU-Net imports every module of this folder and drops it again; the classes must live elsewhere to stay picklable.
+nnU-Net imports every module of this folder and then removes it from `sys.modules`. The classes must be defined
+elsewhere, because pickle has to find their module.
 """
 
 import importlib.util

@@ -128,7 +128,7 @@ def test_training_and_prediction_with_each_file_of_each_case_missing_in_turn(fol
         seen = {line.split("Pseudo dice ")[1].split(":")[0] for line in log.splitlines() if "Pseudo dice M" in line}
         names = [f"M{channel}" for channel in range(num_modalities) if channel != absent]
         whole = "+".join(f"M{channel}" for channel in range(num_modalities))
-        told = f"training cases of this fold have: {whole} 1, {'+'.join(names)} 1"
+        told = f"this fold's training cases: {whole} 1, {'+'.join(names)} 1"
         assert (told in log) == (absent is not None)
         assert seen == {code_text(code, names) for code in all_codes(len(names))}  # a code counts where all have it
     if num_modalities == 2:  # as every training ends; the last case is an incomplete one
@@ -427,11 +427,11 @@ def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
     expected = [case for case, absent in lacking.items() if absent != 1]
     assert [sorted(part.identifiers) for part in trainer.get_tr_and_val_datasets()] == [sorted(expected)] * 2
     log = Path(trainer.log_file).read_text()
-    assert f"Left out, since they lack some of M1: training cases {', '.join(sorted(without_second))}" in log
+    assert f"Skipped training cases that do not have all of M1: {', '.join(sorted(without_second))}" in log
     with pytest.raises(ModalityError, match=facts("Fold 1", "M1", "dedicated")):
         make_trainer(912, "second", "nnUNetTrainerDedicated", fold=1).do_split()
     trainer = make_trainer(912, "3d_fullres", "nnUNetTrainerMoESD", fold=1)
     trainer.get_tr_and_val_datasets()
-    assert "WARNING: no training case of this fold has M1: what the" in Path(trainer.log_file).read_text()
+    assert "WARNING: no training case of this fold has M1." in Path(trainer.log_file).read_text()
     with pytest.raises(SystemExit, match=facts("second", "dedicated")):
         plan_and_preprocess("-d", 912, "-c", "second")
