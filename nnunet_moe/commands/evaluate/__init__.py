@@ -1,1 +1,1 @@
-"""Scoring models under every subset of the modalities: `nnunet_moe evaluate`."""
+"""Score models for every subset of the modalities: `nnunet_moe evaluate`."""

@@ -1,4 +1,4 @@
-"""What the results say: trainers compared in pairs, and what each modality is worth, as tables of numbers."""
+"""Compare trainers in pairs, and compute what each modality is worth, as tables of numbers."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -20,15 +20,19 @@ from nnunet_moe.commands.evaluate.statistics import (
 from nnunet_moe.modalities.codes import Code
 
 MAIN_METRICS = ("dsc", CSCORE)
-"""Those of the paper's tables, which are compared and broken down by modality."""
+"""The metrics of the paper's tables. They are also analyzed by modality."""
 COMPARED_METRICS = ("dsc", WITHOUT_CORRELATION)
-"""Those that a case has by itself: the CScore's correlation is one number for all, and would decide a test alone."""
+"""The metrics of the paired tests.
+
+The tests need one value for each case. The CScore's volume correlation is one number for all cases, and would decide a
+test.
+"""
 EACH_CASE_AND_CODE = "all codes of both, each case and code"
 EACH_CASE = "all codes of both, each case's mean"
 
 
 def means(results: Results) -> pd.DataFrame:
-    """One row a trainer, code, label and metric: mean, standard error, cases, failed."""
+    """Make a table of means, with one row for each trainer, code, label and metric."""
     rows = []
     for label in results.shown_labels:
         for trainer in results.trainers:
@@ -51,10 +55,11 @@ def means(results: Results) -> pd.DataFrame:
 
 
 def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
-    """Pairs of trainers, by default all, for each label, metric and code, and over all codes; first minus second.
+    """Compare pairs of trainers (by default all) for each label, metric and code, and over all codes.
 
-    `p_holm` is corrected over the codes of one pair, label and metric. `gap_closed_percent` is how far the first goes
-    from the second to the dedicated models, if there are any.
+    Differences are the first trainer minus the second. `p_holm` is corrected over the codes of one pair, label and
+    metric. If there are dedicated models, `gap_closed_percent` is the share of the gap from the second trainer to them
+    that the first trainer closes.
     """
     rows = []
     for first, second in combinations(results.trainers, 2) if pairs is None else pairs:
@@ -66,9 +71,9 @@ def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None
 
 
 def modality_worth(results: Results) -> pd.DataFrame:
-    """Each modality of each trainer: what its loss costs, what it gives alone, its Shapley value.
+    """Compute for each trainer and modality the drop when it is missing, the score with only it, and its Shapley value.
 
-    All over the cases to which every code applies; NaN where a code that it takes was not scored.
+    All values cover the cases that have the modalities of every code. A value is NaN if a code for it was not scored.
     """
     rows = []
     for trainer in results.trainers:
@@ -105,7 +110,7 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
     has_failed = any(
         results.mean(trainer, code, label, metric).failed for trainer in (first, second) for code in results.codes
     )
-    if not has_failed:  # what spans the codes spans all of them or is not given
+    if not has_failed:  # rows over several codes are given only if they cover all codes
         of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
         each_case = pd.concat(of_complete).groupby(level=0).mean()
         with_all = results.paired(first, second, ALL_EACH_HAS, label, metric)
@@ -134,7 +139,7 @@ def _gap(
     metric: str,
     cases: Collection[str] | None,
 ) -> float:
-    """Of the means over the same cases and codes; NaN unless each code has a dedicated model."""
+    """Compute the closed gap from means over the same cases and codes; NaN unless each code has a dedicated model."""
     dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
     if dedicated is None or dedicated in (first, second):
         return math.nan

@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe evaluate`; its options are in `request`."""
+"""Run `nnunet_moe evaluate`. Its options are in `request`."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Score, and write the report."""
+    """Score the models, write the report and print its first table."""
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.evaluate.evaluate import score_models
@@ -29,4 +29,4 @@ def run(namespace: argparse.Namespace) -> None:
     print(code_table(results, results.shown_labels[0]).markdown())
     print(f"Report: {report}")
     if num_failed := len(results.failures):
-        sys.exit(f"Failed segmentations: {num_failed}. The report tells which and why. Repair, and run it again.")
+        sys.exit(f"Failed segmentations: {num_failed}. The report lists them with the reasons. Fix these and rerun.")

@@ -1,4 +1,4 @@
-"""`nnunet_moe evaluate`: score trained models under every subset of the modalities."""
+"""Score trained models for every subset of the modalities."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,33 +21,33 @@ from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import dataset_name, require_own_files
 
-MAX_CODES_BY_DEFAULT = 31  # all of five modalities
+MAX_CODES_BY_DEFAULT = 31  # all subsets of five modalities
 RECORDS, PREDICTIONS = "records", "predictions"
 OF_AN_EVALUATION = (RECORDS, "results.csv")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found."""
+    """The outcome of an evaluation."""
 
     results: Results
     gates: dict[str, dict[str, np.ndarray]]
     """Model -> layer -> gate weights `(codes, experts)`."""
     overlays: list[Overlay]
     models: dict[str, dict]
-    """Model -> what its scores depend on beside the cases."""
+    """Model -> what its scores depend on, apart from the cases."""
 
 
 def score_models(request: Request) -> Evaluation:
-    """Segment and score every case under every code, with each trainer's models.
+    """Segment and score every case with every code, with the models of each trainer.
 
-    Scores are kept below the output folder, so that a run that was killed goes on where it stopped. A segmentation
-    that fails is a row of its own in the results; the others go on.
+    Scores are kept below the output folder, so that a killed run can resume. A failed segmentation becomes a row in the
+    results, and the run continues with the others.
 
     Raises:
-        ModelError: a model, fold or case that is not there, or models that do not belong together.
-        ModalityError: images and labels that do not belong together, or an unknown code.
-        SettingsError: options that do not go together, or an output folder that holds something else.
+        ModelError: a model, fold or case is missing, or the models do not belong together.
+        ModalityError: images and labels do not belong together, or a code is unknown.
+        SettingsError: options exclude each other, or the output folder holds other files.
     """
     _require_place(request.out)
     dataset = dataset_name(request.models.dataset)
@@ -59,7 +59,9 @@ def score_models(request: Request) -> Evaluation:
     codes = choose_codes(modalities, request.codes, request.num_codes, cases)
     labels = tuple(labels_of(dataset_json))
     if MEAN_OVER_LABELS in labels:
-        raise SettingsError(f"A label is called {MEAN_OVER_LABELS!r}, as the tables call another thing. Rename it.")
+        raise SettingsError(
+            f"A label has the name {MEAN_OVER_LABELS!r}, which the tables use for the mean. Rename the label."
+        )
     for names in ([code_text(code, modalities) for code in codes], labels):
         require_own_files(names)
     scorer = Scorer(
@@ -71,7 +73,9 @@ def score_models(request: Request) -> Evaluation:
         request.out / PREDICTIONS,
         request.save_predictions,
     )
-    scorer.records.folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+    scorer.records.folder.mkdir(
+        parents=True, exist_ok=True
+    )  # fail here if it cannot be created, not after hours of work
     scored = _run_models(scorer, models, parts)
     results = Results(
         scored.rows,
@@ -96,7 +100,7 @@ class _Scored:
 
 
 def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], parts: Sequence[Part]) -> _Scored:
-    """Score every model over every part's cases, one after another."""
+    """Score every model on the cases of every part, one after another."""
     rows: list[dict] = []
     gates: dict[str, dict[str, np.ndarray]] = {}
     states: dict[str, dict] = {}
@@ -117,17 +121,17 @@ def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], par
                 rows.extend(run.rows())
     if run is None or not rows:
         raise ModelError(
-            f"There is nothing to score: no case has the modalities that {', '.join(models)} and -codes ask for. A "
-            "trainer that knows no missing modalities takes complete cases alone."
+            f"There is nothing to score: no case has the modalities that {', '.join(models)} and -codes need. A "
+            "trainer that cannot handle missing modalities takes only complete cases. Choose other codes or cases."
         )
     return _Scored(rows, gates, states, dedicated, run)
 
 
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
-    """The worst, the median (the lower of two) and the best case of the first trainer, by its mean DSC over codes.
+    """Return the worst, median and best case of the first trainer, by its mean DSC over codes.
 
-    Of those that have all modalities and did not fail under any code; where no case has all, by the DSC with all that
-    each has.
+    Only cases that have all modalities and never failed count. If no case has all modalities, the DSC with all
+    modalities of each case is used. Of two median cases, the lower one is taken.
     """
     trainer, label = results.trainers[0], results.shown_labels[0]
     failed = results.failures
@@ -169,11 +173,13 @@ def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run
 def choose_codes(
     modalities: Sequence[str], texts: Sequence[str] | None, number: int | None, cases: Sequence[ScoredCase]
 ) -> list[Code]:
-    """The codes to score: all that some case has, those named, or a number of all drawn at random (always the same).
+    """Choose the codes to score: the named ones, a number of codes drawn at random, or all that some case has.
+
+    The random choice is the same each time.
 
     Raises:
-        ModalityError: a text that names no code, or cases without any of the modalities.
-        SettingsError: a number out of range, or more than 31 codes without a choice.
+        ModalityError: a text is not a code, or no case has any of the modalities.
+        SettingsError: the number is out of range, or there are more than 31 codes and the user chose none.
     """
     codes = all_codes(len(modalities))
     if texts is not None:
@@ -183,27 +189,27 @@ def choose_codes(
     codes = [code for code in codes if any(kind.issuperset(np.flatnonzero(code)) for kind in kinds_of_cases)]
     if not codes:
         raise ModalityError(
-            f"No case has an image of {', '.join(modalities)}. Name the files by the channels of dataset.json: "
+            f"No case has an image of {', '.join(modalities)}. Name the files with the channels of dataset.json: "
             "CASE_0000, CASE_0001, ..."
         )
     if number is not None:
         if not 1 <= number <= len(codes):
-            raise SettingsError(f"-num_codes is {number}; 1 to {len(codes)} codes can be scored on these cases.")
+            raise SettingsError(f"-num_codes is {number}. With these cases, it must be from 1 to {len(codes)}.")
         drawn = np.random.default_rng(0).permutation(len(codes) - 1)[: number - 1]
         return [code for index, code in enumerate(codes) if index in drawn or code == codes[-1]]
     if len(codes) > MAX_CODES_BY_DEFAULT:
         raise SettingsError(
-            f"These cases can be scored under {len(codes)} codes of {len(modalities)} modalities. Name those to score "
-            "by -codes, or how many to draw at random by -num_codes."
+            f"These cases have {len(codes)} codes of {len(modalities)} modalities. By default, at most "
+            f"{MAX_CODES_BY_DEFAULT} are scored. Choose codes with -codes, or draw some at random with -num_codes."
         )
     return codes
 
 
 def _require_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+        raise SettingsError(f"-o {out} is a file. Choose a folder.")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OF_AN_EVALUATION):
-        raise SettingsError(f"{out} is not empty and holds no evaluation. Name another folder by -o.")
+        raise SettingsError(f"-o {out} is not empty and holds no evaluation. Choose another folder.")
 
 
 def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
@@ -213,32 +219,33 @@ def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
     names = [case.name for part in parts for case in part.cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ModelError(
-            f"{', '.join(twice)} are validation cases of more than one of these folds; a case counts once. Name other "
-            "folds by -f."
+            f"Several of these folds validate the same cases: {', '.join(twice)}. Each case may count only once. "
+            "Choose other folds with -f."
         )
     return parts
 
 
 def _dataset_json(models: Sequence[ModelFolder]) -> dict:
-    """That of all models, with label sets if one of them has some.
+    """Return the dataset.json that all models share, with label sets if a model has them.
 
     Raises:
-        ModelError: one cannot be read, or they were trained on other channels, labels or label sets.
+        ModelError: a file cannot be read, or the models differ in channels, labels, file ending or label sets.
     """
     contents = [model.content("dataset") for model in models]
     with_sets = [content for content in contents if LabelSets.of(content) is not None]
     sets = [[content.get(key) for key in (BY_MODALITY, BY_CASE)] for content in with_sets]
     if any(each != sets[0] for each in sets):
         raise ModelError(
-            f"{' and '.join(str(model.folder) for model in models)} have different label sets (dataset.json), but what "
-            "is scored must not depend on the model. Give all the same, or score them in runs of their own."
+            f"{' and '.join(str(model.folder) for model in models)} have different label sets in dataset.json. "
+            "The scored labels must be the same for all models. Use the same label sets, or evaluate the models "
+            "separately."
         )
     for model, content in zip(models, contents, strict=True):
         same = channel_names(content) == channel_names(contents[0]) and labels_of(content) == labels_of(contents[0])
         if not same or content["file_ending"] != contents[0]["file_ending"]:
             raise ModelError(
-                f"{model.folder} and {models[0].folder} were trained on other channels, labels or files "
-                "(dataset.json). Score them in runs of their own."
+                f"{model.folder} and {models[0].folder} differ in the channels, labels or file ending of dataset.json. "
+                "Evaluate them separately."
             )
     return (with_sets or contents)[0]
 
@@ -246,6 +253,6 @@ def _dataset_json(models: Sequence[ModelFolder]) -> dict:
 def _require_single(first: ModelFolder, second: ModelFolder) -> None:
     if first is not second:
         raise ModelError(
-            f"{first.folder} and {second.folder} are models for the same modalities. Take one of them out of the "
-            "results folder, or name its configuration by -c."
+            f"{first.folder} and {second.folder} are models for the same modalities. Move one of them out of the "
+            "results folder, or choose its configuration with -c."
         )

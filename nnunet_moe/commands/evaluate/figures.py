@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as matplotlib figures."""
+"""The pictures of an evaluation, as matplotlib figures."""
 
 import math
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from nnunet_moe.reports.figures import COLOURS, colour, new_figure
 from nnunet_moe.reports.table import short_name
 
 REFERENCE, PREDICTION = "#00c060", "#ff4040"
-MAX_GATE_COLUMNS = 48  # in one row of a gate picture
+MAX_GATE_COLUMNS = 48  # in one row of a picture of gates
 
 
 def scores_by_code(results: Results, label: str) -> Figure:
-    """DSC and CScore under each code, a colour a trainer, mean and standard error."""
+    """Draw the mean and standard error of DSC and CScore for each code, with one color for each trainer."""
     codes = results.codes
     found = {
         metric: [[results.mean(trainer, code, label, metric) for code in codes] for trainer in results.trainers]
@@ -61,10 +61,13 @@ def scores_by_code(results: Results, label: str) -> Figure:
 
 
 def paired_differences(results: Results, label: str) -> Figure:
-    """The difference in DSC of each case under each code, a panel a pair of trainers; the bar is the median."""
+    """Draw the difference in DSC of each case for each code, with one panel for each pair of trainers.
+
+    A bar shows the median.
+    """
     pairs = list(combinations(results.trainers, 2))
     figure = new_figure(max(6.0, 1.6 + 0.6 * len(results.codes)), 3.2 * len(pairs))
-    rng = np.random.default_rng(0)  # spreads the points sideways
+    rng = np.random.default_rng(0)  # spread the points sideways
     for axis, (first, second) in zip(figure.subplots(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
         for place, code in enumerate(results.codes):
             values = results.paired(first, second, code, label, "dsc")
@@ -82,12 +85,14 @@ def paired_differences(results: Results, label: str) -> Figure:
 
 
 def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) -> Figure:
-    """Every mixture's gate weights as a heat map: a panel a layer, a row a code, a column an expert.
+    """Draw the gate weights of every mixture as a heat map.
+
+    Each layer has a panel, each code a row, each expert a column.
 
     Args:
-        gates: layer -> `(codes, experts)` in the order of the results' codes.
-        results: for the names of the codes.
-        title: which model it is.
+        gates: layer -> `(codes, experts)`, with the codes in the order of the results.
+        results: the results, for the names of the codes.
+        title: the name of the model.
     """
     num_codes, num_experts = next(iter(gates.values())).shape
     assert num_codes == len(results.codes)
@@ -111,7 +116,10 @@ def gate_weights(gates: Mapping[str, np.ndarray], results: Results, title: str) 
 
 
 def overlay_picture(overlay: Overlay, results: Results) -> Figure:
-    """Reference and prediction over the last modality of each code that the case has, by trainer."""
+    """Draw reference and prediction on an image, with one row for each code and one column for each trainer.
+
+    The image is the last modality of the code.
+    """
     has = [not np.isnan(image).all() for image in overlay.images]
     rows = [code for code in results.codes if all(there for there, asked in zip(has, code, strict=True) if asked)]
     box = _box(overlay)
@@ -138,7 +146,7 @@ def overlay_picture(overlay: Overlay, results: Results) -> Figure:
 
 
 def _box(overlay: Overlay) -> tuple[slice, slice]:
-    """The part of the slice where an image or the reference is not zero."""
+    """Return the part of the slice in which an image or the reference is not zero."""
     there = (np.nan_to_num(overlay.images) != 0).any(axis=0) | (overlay.reference > 0)
     sides = [np.flatnonzero(there.any(axis=1 - axis)) for axis in (0, 1)]
     row, column = (slice(int(side[0]), int(side[-1]) + 1) if len(side) > 1 else slice(None) for side in sides)
@@ -153,7 +161,9 @@ def _outline(axis: Axes, labels: np.ndarray, colour: str) -> None:
 
 def _code_ticks(axis: Axes, results: Results, label: str) -> None:
     names = [results.code_text(code) for code in results.codes]
-    if len({cases for code in results.codes if (cases := results.cases_of(code))}) > 1:  # means over different cases
+    if (
+        len({cases for code in results.codes if (cases := results.cases_of(code))}) > 1
+    ):  # the means cover different cases
         scored = [
             max(results.mean(name, code, label, "dsc").cases for name in results.trainers) for code in results.codes
         ]
@@ -164,5 +174,5 @@ def _code_ticks(axis: Axes, results: Results, label: str) -> None:
 
 
 def _offset(number: int, count: int) -> float:
-    """Sideways, so that the trainers' error bars stand side by side."""
+    """Return how far to move a trainer sideways, so that error bars do not overlap."""
     return 0.5 * ((number + 0.5) / count - 0.5)

@@ -1,7 +1,7 @@
-"""The metrics of one segmentation against its reference. Definitions and sources: docs/explanation/metrics.md.
+"""The metrics of one segmentation. Definitions and sources: docs/explanation/metrics.md.
 
-Whether a metric is defined depends on the reference alone, never on the prediction. So the means of two models over the
-same cases are means over the same numbers of values, and a prediction cannot improve a mean by dropping out of it.
+Only the reference segmentation decides whether a metric is defined, never the prediction. So the means of two models
+over the same cases cover the same number of values. A bad prediction cannot improve a mean by being undefined.
 """
 
 import math
@@ -21,35 +21,40 @@ Number = TypeVar("Number", float, np.ndarray)
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """One label of one case; NaN where a metric is not defined."""
+    """The scores of one label of one case; NaN for a metric that is not defined."""
 
     dsc: float
-    """Dice, 0 to 1; 1 where both are empty."""
+    """Dice, 0 to 1; 1 if both segmentations are empty."""
     ppv: float
-    """Share of predicted voxels that are right; an empty prediction has 1 if the reference is empty too, else 0."""
+    """Share of predicted voxels that are correct. For an empty prediction: 1 if the reference is empty too, else 0."""
     sensitivity: float
-    """Share of reference voxels found; not defined for an empty reference."""
+    """Share of reference voxels that were found; not defined for an empty reference."""
     ltpr: float
-    """Share of reference lesions that the prediction touches; not defined without any."""
+    """Share of reference lesions that the prediction touches; not defined without reference lesions."""
     lfpr: float
-    """Share of predicted lesions that touch no reference; without any: 0 if the reference has none either, else 1."""
+    """Share of predicted lesions that touch no reference lesion.
+
+    Without predicted lesions: 0 if the reference has none either, else 1.
+    """
     lesion_f1: float
-    """Harmonic mean of LTPR and 1 - LFPR; for a reference without lesions 1 if none is predicted, else 0."""
+    """Harmonic mean of LTPR and 1 - LFPR. For a reference without lesions: 1 if none is predicted, else 0."""
     lesions: int
-    """Predicted lesions counted."""
+    """Number of predicted lesions."""
     reference_lesions: int
     volume_mm3: float
     """Predicted volume (mm2 in 2D)."""
     reference_volume_mm3: float
     volume_difference_mm3: float
-    """Predicted minus reference."""
+    """Predicted minus reference volume."""
     volume_difference_percent: float
-    """The same, of the reference; not defined for an empty one."""
+    """The difference in percent of the reference volume; not defined for an empty reference."""
     surface_dice: float
-    """Share of both surfaces within the tolerance of the other; 1 if both are empty, 0 if one is."""
+    """Share of both surfaces that lies within the tolerance of the other; 1 if both are empty, 0 if only one is."""
     hd95_mm: float
-    """95th percentile of the distances between the surfaces, the larger of both directions; 0 if both are empty, the
-    image's diagonal if one is."""
+    """95th percentile of the distances between the surfaces, the larger value of both directions.
+
+    It is 0 if both are empty, and the diagonal of the image if only one is.
+    """
 
 
 METRICS = tuple(field.name for field in fields(SegmentationScores))
@@ -64,15 +69,15 @@ def score_segmentation(
         prediction: bool, `(*space)` in 2D or 3D.
         reference: bool, of the same shape.
         spacing: mm between voxels along each axis.
-        settings: what the definitions leave open.
+        settings: the settings of the metrics.
 
     Raises:
-        ValueError: shapes that differ, or a spacing of another length.
+        ValueError: the shapes differ, or the spacing has another length.
     """
     if not prediction.shape == reference.shape or len(spacing) != reference.ndim:
         raise ValueError(
             f"Prediction {prediction.shape}, reference {reference.shape} and spacing {tuple(spacing)} do not belong "
-            "together."
+            "together. Shapes must be equal, and the spacing needs one value for each axis."
         )
     predicted, true, both = (int(np.count_nonzero(mask)) for mask in (prediction, reference, prediction & reference))
     voxel = math.prod(spacing)
@@ -92,15 +97,18 @@ def score_segmentation(
 
 
 def composite_without_correlation(dsc: Number, ppv: Number, ltpr: Number, lfpr: Number) -> Number:
-    """The part of the CScore that a case has: DSC/8 + PPV/8 + LTPR/4 + (1 - LFPR)/4, 0 to 0.75; arrays case by case."""
+    """Compute the CScore of a case without Corr: DSC/8 + PPV/8 + LTPR/4 + (1 - LFPR)/4, from 0 to 0.75.
+
+    Arrays hold one value for each case.
+    """
     return dsc / 8 + ppv / 8 + ltpr / 4 + (1 - lfpr) / 4
 
 
 def volume_correlation(volumes: ArrayLike, reference_volumes: ArrayLike) -> float:
-    """Pearson correlation of volumes over cases, -1 to 1.
+    """Compute the Pearson correlation of volumes over cases, from -1 to 1.
 
-    NaN for fewer than three cases, with which it is 1 or -1 whatever the volumes, or if the reference's are all alike.
-    0 if only the predicted ones are all alike.
+    It is NaN for fewer than three cases, where it would be 1 or -1 for any volumes. It is also NaN if all reference
+    volumes are equal. It is 0 if only the predicted volumes are all equal.
     """
     volume, reference = np.asarray(volumes, dtype=float), np.asarray(reference_volumes, dtype=float)
     if len(reference) < 3 or np.ptp(reference) == 0:
@@ -125,12 +133,15 @@ def _compare_lesions(
 
 
 def _lesions(mask: np.ndarray, voxel_mm3: float, settings: MetricSettings) -> tuple[np.ndarray, int]:
-    """The mask's lesions numbered, 0 elsewhere and in those too small to count, and how many are counted."""
+    """Number the lesions of a mask, and return the numbers and how many lesions count.
+
+    Lesions that are too small to count get 0, as the background does.
+    """
     neighbours = ndimage.generate_binary_structure(mask.ndim, min(CONNECTIVITIES[settings.connectivity], mask.ndim))
     labels = np.empty(mask.shape, dtype=np.int32)
     ndimage.label(mask, neighbours, output=labels)
     sizes = np.bincount(labels[mask], minlength=1)
-    # a lesion of exactly the smallest volume counts, whatever the rounding of its spacing
+    # a lesion of exactly the smallest volume counts, even if the rounding of its spacing makes it smaller
     counted = sizes * voxel_mm3 >= settings.min_lesion_mm3 * (1 - 1e-6)
     counted[0] = False
     return np.where(np.take(counted, labels), labels, 0), int(counted.sum())
@@ -139,7 +150,7 @@ def _lesions(mask: np.ndarray, voxel_mm3: float, settings: MetricSettings) -> tu
 def _compare_surfaces(
     prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], tolerance_mm: float
 ) -> tuple[float, float]:
-    """Surface Dice and HD95."""
+    """Compute the surface Dice and HD95."""
     empty = [not mask.any() for mask in (prediction, reference)]
     if all(empty):
         return 1.0, 0.0

@@ -1,4 +1,4 @@
-"""Which trained models are scored, and on which cases."""
+"""Find the trained models to score, and the cases to score them on."""
 
 import json
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ from nnunet_moe.settings.plans import read_settings
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """The files of a case: those images that there are, and the reference segmentation."""
+    """The files of a case: its available images and the reference segmentation."""
 
     name: str
     images: tuple[str, ...]
     label: str
     channels: frozenset[int]
-    """Those that the images' names tell."""
+    """The channels in the names of the images."""
 
 
 def find_models(choice: ModelChoice) -> list[ModelFolder]:
-    """The trained models that a choice stands for.
+    """Find the trained models of a choice.
 
-    That is the one of the configuration; and every dedicated one, whose configuration inherits from it and has a
+    These are the model of the configuration, and dedicated models whose configuration inherits from it and has a
     `modality_code`.
 
     Raises:
-        ModelError: none was trained, or a fold's checkpoint is missing.
+        ModelError: no model was trained, or the checkpoint of a fold is missing.
     """
     dataset = dataset_name(choice.dataset)
     models = [
@@ -55,62 +55,62 @@ def find_models(choice: ModelChoice) -> list[ModelFolder]:
 
 
 def validation_cases(dataset: str, fold: Fold) -> list[ScoredCase]:
-    """The cases that a fold was not trained on, from the raw dataset.
+    """Return the validation cases of a fold, from the raw dataset.
 
     Raises:
-        ModelError: the split has no such fold, or a case is not in the raw dataset.
+        ModelError: the fold is not in the split, or a case is missing in the raw dataset.
     """
     file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
     splits = json.loads(file.read_text()) if file.exists() else []
     if not isinstance(fold, int) or fold >= len(splits):
         raise ModelError(
-            f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Name another by -f, or score cases "
-            "that it was not trained on: -i IMAGES -l LABELS."
+            f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Choose another fold with -f, or "
+            "score other cases, that it was not trained on, with -i IMAGES -l LABELS."
         )
     cases = training_cases(dataset)
     if missing := [case for case in splits[fold]["val"] if case not in cases]:
         raise ModelError(
-            f"{nnunet_folder(nnUNet_raw) / dataset} has no images of {', '.join(missing)}, which {file} names for fold "
-            f"{fold}."
+            f"{nnunet_folder(nnUNet_raw) / dataset} has no images of {', '.join(missing)}. {file} lists these cases "
+            f"for fold {fold}. Add their images, or change the split and retrain."
         )
     return [cases[name] for name in sorted(splits[fold]["val"])]
 
 
 def training_cases(dataset: str) -> dict[str, ScoredCase]:
-    """The cases of the raw dataset that models are trained and validated on, by name.
+    """Return the training and validation cases of the raw dataset, by name.
 
     Raises:
-        ModelError: the raw dataset is not there.
+        ModelError: the raw dataset is missing.
     """
     raw = nnunet_folder(nnUNet_raw) / dataset
     if not (raw / "dataset.json").exists():
-        raise ModelError(f"{raw / 'dataset.json'} is not there: the training cases' images are read from there.")
+        raise ModelError(f"{raw / 'dataset.json'} is missing. The images are read from the raw dataset. Restore it.")
     files = get_filenames_of_train_images_and_targets(str(raw))
     file_ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
     return {name: _case(name, paths["images"], paths["label"], file_ending) for name, paths in files.items()}
 
 
 def folder_cases(images: Path, labels: Path, file_ending: str) -> list[ScoredCase]:
-    """The cases of a folder of images, some files of which may be missing, with a label each.
+    """Return the cases of a folder of images and a folder of labels. Images may be missing.
 
     Raises:
-        ModalityError: no folder, no images, or images and labels that do not belong together.
+        ModalityError: a folder or all images are missing, or images and labels do not belong together.
     """
     files, strays = list_cases(images, file_ending)
     if strays:
         raise ModalityError(
-            f"{strays[0]} names no channel, or is not in UTF-8: images are named CASE_XXXX{file_ending}. Rename or "
-            "remove it."
+            f"{strays[0]}: the name has no channel, or is not in UTF-8. Images must be named CASE_XXXX{file_ending}. "
+            "Rename or remove the file."
         )
     if not labels.is_dir():
-        raise ModalityError(f"{labels} is no folder.")
+        raise ModalityError(f"-l {labels} is not a folder. Choose the folder of the labels.")
     if not files:
-        raise ModalityError(f"{images} holds no images CASE_XXXX{file_ending}.")
+        raise ModalityError(f"-i {images} has no images. Images must be named CASE_XXXX{file_ending}.")
     labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")}
     if alone := sorted(labelled ^ set(files)):
         raise ModalityError(
-            f"{images} and {labels} do not hold the same cases: in one of them only are {', '.join(alone)}. Add what "
-            "is missing or take the rest out."
+            f"{images} and {labels} must have the same cases. These are in only one of them: {', '.join(alone)}. Add "
+            "the missing files, or remove the others."
         )
     return [_case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in files.items()]
 
@@ -121,7 +121,7 @@ def _case(name: str, images: Sequence[str], label: str, file_ending: str) -> Sco
 
 
 def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
-    """Whether a trained configuration is the one asked for, or a dedicated one that inherits from it."""
+    """Return whether a trained configuration is the requested one, or a dedicated one that inherits from it."""
     if name == configuration:
         return True
     configurations = json.loads(plans_file.read_text())["configurations"]

@@ -1,4 +1,4 @@
-"""Slices of cases for pictures."""
+"""The slices of cases for pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from nnunet_moe.modalities.codes import Code
 
 @dataclass(frozen=True)
 class Overlay:
-    """One case's slice for pictures."""
+    """A slice of one case for a picture."""
 
     case: str
     title: str
     images: np.ndarray
-    """`(K, *slice)`, NaN where a modality is absent."""
+    """`(K, *slice)`, NaN for missing modalities."""
     reference: np.ndarray
     """Labels, `(*slice)`."""
     predictions: Mapping[tuple[str, Code], np.ndarray]
     """(Trainer, code) -> labels, `(*slice)`."""
     scores: Mapping[tuple[str, Code], float]
-    """The DSC that stands below."""
+    """(Trainer, code) -> the DSC that is printed below the slice."""
     aspect: float
     """Height over width of a pixel."""
 
 
 def overlay_index(reference: np.ndarray) -> int:
-    """The slice along the first axis with most foreground, or the middle one of an empty reference."""
+    """Return the slice along the first axis with most foreground; for an empty reference, the middle one."""
     foreground = (reference > 0).reshape(len(reference), -1).sum(axis=1)
     return int(foreground.argmax()) if foreground.any() else len(reference) // 2

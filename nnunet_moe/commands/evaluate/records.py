@@ -1,4 +1,4 @@
-"""What has been scored so far, one file for each model, fold, case and code, so that a killed run can go on."""
+"""Store each score in a file for its model, fold, case and code, so that a killed run can resume."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.runtime.files import atomic_write
 
 FileState = tuple[int, int]
-"""Size in bytes and time of change in ns."""
+"""Size in bytes and time of the last change in ns."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class Record:
     """The scores of one segmentation."""
 
     available: str
-    """What the case has, in digits."""
+    """The code of the case, as digits."""
     scores: dict[str, dict[str, float | None]]
     """Label -> metric -> value, None where it is not defined."""
     overlay: np.ndarray
-    """The slice of the segmentation that pictures show, `(*space)` without the first axis."""
+    """The slice of the segmentation for the pictures, `(*space)` without the first axis."""
     kept: FileState | None
-    """The state of the segmentation's file, if it was kept."""
+    """The state of the segmentation's file; None if it was not kept."""
 
 
 class Records:
-    """A folder of records, each valid for one state of everything that it was made from."""
+    """A folder of records. Each is valid only as long as nothing changes that it depends on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def load(self, key: str, trainer: str, fold: str, case: str, code: Code) -> Record | None:
-        """A record, or None if there is none or it was made from something else."""
+        """Return a record, or None if it is missing or was made with another key."""
         file = self._file(trainer, fold, case, code)
         if not file.exists():
             return None
@@ -49,11 +49,11 @@ class Records:
                 content = json.loads(str(stored["content"]))
                 kept = None if content["kept"] is None else tuple(content["kept"])
                 return Record(content["available"], content["scores"], stored["overlay"], kept)
-        except (BadZipFile, EOFError, KeyError, ValueError):  # damaged: as if it were not there
+        except (BadZipFile, EOFError, KeyError, ValueError):  # treat a damaged record as missing
             return None
 
     def save(self, record: Record, key: str, trainer: str, fold: str, case: str, code: Code) -> None:
-        """Write a record whole or not at all."""
+        """Write a record. On an error, leave no incomplete file."""
         content = json.dumps({"available": record.available, "scores": record.scores, "kept": record.kept})
         file = self._file(trainer, fold, case, code)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Records:
             np.savez_compressed(unfinished, key=key, content=content, overlay=record.overlay)
 
     def overlay(self, trainer: str, fold: str, case: str, code: Code) -> np.ndarray | None:
-        """The slice of a segmentation, if there is one."""
+        """Return the slice of a segmentation, or None if there is no record."""
         file = self._file(trainer, fold, case, code)
         if not file.exists():
             return None
@@ -73,12 +73,12 @@ class Records:
 
 
 def key_of(content: Any) -> str:
-    """A short name of everything that a record depends on."""
+    """Return a hash of everything that a record depends on."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def file_state(file: str | Path) -> FileState | None:
-    """Size and time of change of a file; None if it is not there."""
+    """Return the size and the time of the last change of a file; None if the file is missing."""
     if not os.path.exists(file):
         return None
     stat = os.stat(file)

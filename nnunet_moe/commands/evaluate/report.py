@@ -1,4 +1,4 @@
-"""Write an evaluation: results, summary, tables, pictures and the report."""
+"""Write the results, summary, tables, pictures and report of an evaluation."""
 
 import json
 import math
@@ -24,25 +24,28 @@ from nnunet_moe.commands.evaluate.tables import (
     failure_table,
     metrics_table,
     modality_table,
+    unscored_note,
 )
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import folder_name
 
 MAX_LABELS_WITH_PICTURES = 10
-"""With more labels only their mean has pictures; every label has its tables."""
+"""If there are more labels, only their mean gets pictures. Every label gets its tables."""
 
 
 @rc_context({"text.parse_math": False})  # names may hold a $
 def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
-    """Write everything into the request's folder, each file whole or not at all; `report.html` comes last.
+    """Write all files to the output folder, `report.html` last.
+
+    An error leaves no incomplete file.
 
     Returns:
-        The report.
+        The file of the report.
     """
     results, out = evaluation.results, request.out
     report = out / "report.html"
-    report.unlink(missing_ok=True)  # where it is, the rest is what it was made with
+    report.unlink(missing_ok=True)  # a report exists only next to the files it was made from
     for folder in (out / "tables", out / "figures"):
         shutil.rmtree(folder, ignore_errors=True)
     compared, worth = comparisons(results), modality_worth(results)
@@ -97,7 +100,7 @@ def _model_sections(evaluation: Evaluation, folder: Path) -> list[Section]:
 
 
 def _settings(request: Request, results: Results, models: dict[str, dict]) -> dict[str, Any]:
-    """What the scores depend on, by the names that `summary.json` has for it."""
+    """Return all settings that the scores depend on, with the keys of `summary.json`."""
     choice = request.models
     folders = {"out": request.out, "images": request.images, "labels": request.labels}
     written = {name: None if folder is None else str(folder) for name, folder in folders.items()}
@@ -122,7 +125,7 @@ def _settings(request: Request, results: Results, models: dict[str, dict]) -> di
 
 
 def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
-    """In the style of nnU-Net's summary.json, by trainer and code."""
+    """Return the summary by trainer and code, in the style of nnU-Net's summary.json."""
 
     def by_label(trainer: str, code: Any) -> dict:
         return {
@@ -170,17 +173,17 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
 def _page(results: Results, sections: list[Section], settings: dict[str, Any]) -> str:
     names = ", ".join(short_name(trainer) for trainer in results.trainers)
     summary = (
-        f"{len(results.cases)} cases, {len(results.codes)} of the {2 ** len(results.modalities) - 1} subsets of "
-        f"{', '.join(results.modalities)}."
+        f"This evaluation scored {len(results.cases)} cases with {len(results.codes)} of the "
+        f"{2 ** len(results.modalities) - 1} subsets of {', '.join(results.modalities)}."
     )
     if results.unscored:
-        summary += f" Not scored, for want of the modalities asked for: {', '.join(results.unscored)}."
+        summary += f" {unscored_note(results)}"
     failures = failure_table(results).html() if len(results.failures) else ""
     return page(f"{settings['dataset']} {settings['configuration']}: {names}", summary, sections, settings, failures)
 
 
 def _finite(value: Any) -> Any:
-    """The same without NaN, which JSON does not know."""
+    """Replace each NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -12,10 +12,10 @@ from nnunet_moe.runtime.options import option, options_of
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to score, in the words of the command's options.
+    """The options of `nnunet_moe evaluate`: which models to score, on which cases, and how.
 
     Raises:
-        SettingsError: options that exclude or need each other.
+        SettingsError: an option excludes another one, or needs one that is missing.
     """
 
     models: ModelsChoice = options_of(
@@ -38,7 +38,7 @@ class Request:
         group="input and output",
         help="score these images by the ensemble of the folds; files may be missing (default: the validation cases)",
     )
-    """A folder of images to score instead of the folds' validation cases; then `labels` too."""
+    """A folder of images to score instead of the folds' validation cases. It needs `labels`."""
     labels: Path | None = option(
         "-l",
         type=Path,
@@ -54,7 +54,7 @@ class Request:
         group="modalities and labels",
         help="score only these subsets, e.g. T1w T1w+FLAIR (default: every subset that the cases have)",
     )
-    """By names, `T1w+FLAIR`, or digits; None: all."""
+    """Subsets by names (`T1w+FLAIR`) or digits (`101`). None: all."""
     num_codes: int | None = option(
         "-num_codes",
         type=int,
@@ -62,7 +62,7 @@ class Request:
         group="modalities and labels",
         help="score only this many subsets, drawn at random but with the largest one (default: all)",
     )
-    """So many codes at random, the complete one among them."""
+    """Number of codes to score: the largest one, and others drawn at random."""
     metrics: MetricSettings = options_of(MetricSettings)
     prediction: PredictionSettings = options_of(PredictionSettings)
     save_predictions: bool = option(
@@ -74,6 +74,8 @@ class Request:
 
     def __post_init__(self) -> None:
         if (self.images is None) != (self.labels is None):
-            raise SettingsError("-i and -l go together: a folder of images and one of their labels.")
+            raise SettingsError(
+                "-i and -l need each other: a folder of images and a folder of their labels. Give both or none."
+            )
         if self.codes is not None and self.num_codes is not None:
-            raise SettingsError("-codes and -num_codes exclude each other.")
+            raise SettingsError("-codes and -num_codes exclude each other. Give only one of them.")

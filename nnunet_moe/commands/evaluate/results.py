@@ -1,7 +1,7 @@
 """The scores of an evaluation and the means over its cases.
 
-A mean is only ever one over all the cases that it is about: where a segmentation failed there is none, and what is
-compared is over the same cases.
+If a segmentation failed, the means that would include it are not known. Comparisons cover the same cases for both
+models.
 """
 
 import math
@@ -18,23 +18,26 @@ from nnunet_moe.modalities.codes import Code, code_text
 CSCORE = "cscore"
 ISBI_SCORE = "isbi_score"
 CORRELATION_WEIGHTS = {CSCORE: 1 / 8, ISBI_SCORE: 1 / 4}
-"""Scores of a cohort -> the weight of its volume correlation: of the paper, and of the ISBI 2015 challenge."""
+"""Score of a cohort -> the weight of its volume correlation.
+
+The first is the score of the paper, the second that of the ISBI 2015 challenge.
+"""
 WITHOUT_CORRELATION = "cscore_without_corr"
 MEAN_OVER_LABELS = "mean over labels"
 ALL_EACH_HAS: Code = ()
-"""In the place of a code: that of all modalities which a case has, of those asked for; each case's own."""
+"""A placeholder for each case's own code: all modalities that the case has, of those that are scored."""
 COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over cases; NaN if one of them failed or there are none."""
+    """A mean over cases; NaN if one of them failed or there are no cases."""
 
     mean: float
     standard_error: float
     """NaN for a single case."""
     cases: int
-    """For which the metric is defined."""
+    """Number of cases for which the metric is defined."""
     failed: int
 
     @property
@@ -48,11 +51,11 @@ class Results:
     Args:
         rows: one for each trainer, fold, case, code and label, with the keys of `COLUMNS`.
         modalities: names in channel order.
-        codes: those asked for, in the order of the tables.
-        trainers: in the order given.
-        dedicated: the trainers among them whose models are dedicated.
-        labels: of the dataset.
-        cases: all that were to be scored; by default those with a row.
+        codes: the codes to score, in the order of the tables.
+        trainers: the trainers, in the given order.
+        dedicated: those of the trainers whose models are dedicated.
+        labels: the labels of the dataset.
+        cases: all cases that should be scored; by default those with a row.
     """
 
     def __init__(
@@ -76,17 +79,17 @@ class Results:
         scored = set(self.table["case"])
         self.cases = tuple(sorted(scored if cases is None else cases))
         self.unscored = tuple(case for case in self.cases if case not in scored)
-        """Cases that have the modalities of no code that was asked for."""
+        """Cases that do not have all modalities of any code to score."""
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row a segmentation that failed: trainer, fold, case, code, failure."""
+        """The failed segmentations, one row each: trainer, fold, case, code, failure."""
         failed = self.table[self.table["failure"] != ""]
         return failed[["trainer", "fold", "case", "code", "failure"]].drop_duplicates(ignore_index=True)
 
     @property
     def shown_labels(self) -> tuple[str, ...]:
-        """The labels, after their mean where there are several."""
+        """The labels; if there are several, their mean comes first."""
         return (MEAN_OVER_LABELS, *self.labels) if len(self.labels) > 1 else self.labels
 
     def code_text(self, code: Code) -> str:
@@ -94,7 +97,10 @@ class Results:
 
     @cached_property
     def own_codes(self) -> dict[str, Code]:
-        """Case -> all modalities that it has, of those asked for; without cases that were not scored with all these."""
+        """Case -> all modalities that it has, of those that are scored.
+
+        Cases that were not scored with all of them are skipped.
+        """
         codes = {self.code_text(code): code for code in self.codes}
         found = {}
         asked_for = self.table[self.table["code"].isin(list(codes))]
@@ -106,46 +112,49 @@ class Results:
 
     @property
     def cases_differ(self) -> bool:
-        """Whether cases have different modalities, and each was scored with all it has."""
+        """Whether cases have different modalities, and each case was scored with all that it has."""
         return len(set(self.own_codes.values())) > 1 and len(self.own_codes) == self.table["case"].nunique()
 
     @cached_property
     def complete_cases(self) -> frozenset[str]:
-        """The cases to which every code applies that some trainer takes: they lack none of these modalities."""
+        """The cases that have all modalities of every code that some trainer takes."""
         taken = [cases for code in self.codes if (cases := self.cases_of(code))]
         return frozenset.intersection(*taken) if taken else frozenset()
 
     @property
     def rows(self) -> dict[str, Code | None]:
-        """Text and code of what has a mean: also `ALL_EACH_HAS`, where cases differ, and None, the mean over codes."""
+        """Text -> code of each row with a mean.
+
+        `ALL_EACH_HAS` is added if cases have different modalities. None stands for the mean over codes.
+        """
         over_codes: dict[str, Code | None] = {"mean over codes": None} if self.complete_cases else {}
         codes = (*self.codes, ALL_EACH_HAS) if self.cases_differ else self.codes
         return {**{self.code_text(code): code for code in codes}, **over_codes}
 
     def cases_of(self, code: Code) -> frozenset[str]:
-        """The cases that have the code's modalities; none if no trainer takes it."""
+        """Return the cases that have the modalities of a code; no cases if no trainer takes it."""
         return frozenset(self.table["case"][self.table["code"] == self.code_text(code)])
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The modalities that are in no code under which a case was scored."""
+        """The modalities that no scored code contains."""
         seen = [code for code in self.codes if self.cases_of(code)]
         return tuple(name for place, name in enumerate(self.modalities) if not any(code[place] for code in seen))
 
     def values(
         self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
     ) -> pd.Series | None:
-        """The values of a trainer's cases under a code, indexed by case, NaN where not defined.
+        """Return the values of a trainer for a code, indexed by case; NaN if not defined.
 
         Args:
             trainer: one of the trainers.
-            code: one of the codes, or `ALL_EACH_HAS`, which has values where `cases_differ`.
-            label: one of the labels, or their mean, over those for which the metric is defined.
-            metric: a column of the table, or a score of the cohort, whose correlation is that of these very cases.
-            cases: only these; by default all that have the code's modalities.
+            code: one of the codes, or `ALL_EACH_HAS`, which has values if `cases_differ`.
+            label: one of the labels, or their mean over the labels for which the metric is defined.
+            metric: a column of the table, or a score of the cohort. Its correlation is computed over the same cases.
+            cases: only these cases; by default all that have the modalities of the code.
 
         Returns:
-            None if the trainer has no model for the code, or a case failed.
+            The values; None if the trainer has no model for the code, or a case failed.
         """
         if label == MEAN_OVER_LABELS:
             parts = [self.values(trainer, code, each, metric, cases) for each in self.labels]
@@ -158,9 +167,9 @@ class Results:
         return rows[WITHOUT_CORRELATION] + _volume_correlation(rows) * CORRELATION_WEIGHTS[metric]
 
     def correlation(self, trainer: str, code: Code, label: str) -> float:
-        """Of predicted and reference volumes over the cases of a code; NaN if not defined, or a case failed.
+        """Correlate predicted and reference volumes over the cases of a code; NaN if undefined or a case failed.
 
-        That of the mean over labels is the mean of theirs, as far as they are defined.
+        For the mean over labels, return the mean of the correlations that are defined.
         """
         if label == MEAN_OVER_LABELS:
             return float(pd.Series([self.correlation(trainer, code, each) for each in self.labels]).mean())
@@ -170,35 +179,41 @@ class Results:
     def mean(
         self, trainer: str, code: Code | None, label: str, metric: str, cases: Collection[str] | None = None
     ) -> Mean:
-        """Over all cases that have the code's modalities, or over some of them; None: `mean_over_codes`."""
+        """Return the mean over all cases that have the modalities of a code, or over the given cases.
+
+        If the code is None, return `mean_over_codes`.
+        """
         if code is None:
             return self.mean_over_codes(trainer, label, metric)
         values = self.values(trainer, code, label, metric, cases)
         return self._unknown(trainer, [code], cases) if values is None else _mean(values)
 
     def mean_over_codes(self, trainer: str, label: str, metric: str) -> Mean:
-        """Each case's mean over all codes, then over the cases to which every code applies."""
+        """Average over all codes within each case, then over the cases that have the modalities of every code."""
         by_code = [self.values(trainer, code, label, metric, self.complete_cases) for code in self.codes]
         if all(values is not None for values in by_code):
             return _mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
         return self._unknown(trainer, self.codes, self.complete_cases)
 
     def common_means(self, trainer: str, label: str, metric: str) -> dict[Code, float]:
-        """The means of the codes over the cases to which every code applies, for those codes that have one."""
+        """Return the known means of the codes, over the cases that have the modalities of every code."""
         means = {code: self.mean(trainer, code, label, metric, self.complete_cases) for code in self.codes}
         return {code: mean.mean for code, mean in means.items() if mean.is_known}
 
     def paired(
         self, first: str, second: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """Two trainers' values of the same cases under a code, columns 0 and 1; empty unless both have all of them."""
+        """Return the values of two trainers for a code, paired by case, in columns 0 and 1.
+
+        The result is empty if one of the trainers has no values.
+        """
         series = [self.values(trainer, code, label, metric, cases) for trainer in (first, second)]
         if any(values is None for values in series):
             return pd.DataFrame({0: [], 1: []}, dtype=float)
         return pd.concat(series, axis=1, keys=(0, 1)).dropna()
 
     def _unknown(self, trainer: str, codes: Sequence[Code], cases: Collection[str] | None) -> Mean:
-        """No mean, but how many segmentations failed; a segmentation fails for all labels."""
+        """Return an unknown mean with the number of failed segmentations. Each fails for all labels."""
         tables = [self._rows(trainer, code, self.labels[0], cases) for code in codes]
         return Mean(math.nan, math.nan, 0, sum(_num_failed(rows) for rows in tables if rows is not None))
 
@@ -208,7 +223,7 @@ class Results:
 
     @cached_property
     def _by_model(self) -> dict[Any, pd.DataFrame]:
-        """(trainer, code, label) -> rows, indexed by case."""
+        """(Trainer, code, label) -> rows, indexed by case."""
         table = self.table
         if self.cases_differ:
             own = table["case"].map({case: self.code_text(code) for case, code in self.own_codes.items()})
@@ -218,7 +233,7 @@ class Results:
 
 
 def _volume_correlation(rows: pd.DataFrame) -> float:
-    """Over the cases in which the label was annotated."""
+    """Correlate the volumes over the cases in which the label was annotated."""
     volumes = rows[["volume_mm3", "reference_volume_mm3"]].dropna()
     return volume_correlation(volumes["volume_mm3"], volumes["reference_volume_mm3"])
 

@@ -1,4 +1,4 @@
-"""Segment cases under every code and score what comes out."""
+"""Segment cases with every code and score the segmentations."""
 
 import json
 import os
@@ -38,14 +38,14 @@ T = TypeVar("T")
 
 
 def versions_of_figures() -> dict[str, str]:
-    """Python and the packages that figures depend on."""
+    """Return the versions of Python and of the packages that the scores depend on."""
     packages = versions("nnunet-moe", "nnunetv2", "torch", "numpy", "scipy", "surface-distance")
     return {"python": platform.python_version(), **packages}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Cases that one fold's model segments, or an ensemble of folds."""
+    """The cases that the model of one fold, or an ensemble of folds, segments."""
 
     folds: tuple[Fold, ...]
     cases: tuple[ScoredCase, ...]
@@ -57,22 +57,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Scorer:
-    """How segmentations are made, measured and kept."""
+    """The settings for making, scoring and keeping segmentations."""
 
     codes: tuple[Code, ...]
     label_sets: LabelSets | None
-    """What was annotated, if dataset.json tells."""
+    """The annotated labels of each case; None if dataset.json has no label sets."""
     metrics: MetricSettings
     prediction: PredictionSettings
     records: Records
     predictions: Path
-    """Where segmentations go that are kept."""
+    """The folder for segmentations that are kept."""
     save_predictions: bool
 
 
 @dataclass(frozen=True)
 class OpenedCase:
-    """A case's images and its reference."""
+    """The images of a case and its reference segmentation."""
 
     loaded: CaseImages
     reference: np.ndarray
@@ -81,10 +81,10 @@ class OpenedCase:
 
 
 class ModelRun:
-    """One model over the cases of one part.
+    """The run of one model over the cases of one part.
 
     Raises:
-        ModelError: a model that cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
 
     def __init__(self, scorer: Scorer, model: ModelFolder, part: Part) -> None:
@@ -94,7 +94,7 @@ class ModelRun:
         self.modalities = channel_names(self.segmenter.dataset_json)
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
         self._described: set[Path] = set()
-        """Folders of segmentations in which this run has written what model they are of."""
+        """Folders of segmentations to which this run has written dataset.json and plans.json."""
         self.model_state = {
             "files": _digests(model, part.folds),
             "bfloat16": uses_cpu_bfloat16(torch.device(scorer.prediction.device)),
@@ -104,7 +104,7 @@ class ModelRun:
         }
 
     def rows(self) -> Iterator[dict]:
-        """Rows of the results, as `Results` takes them; what has been scored before is not scored again."""
+        """Yield rows for `Results`. Scores of an earlier run are not recomputed."""
         total = sum(is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
         about = f"{self.model.trainer} {self.model.configuration} fold {self.part.fold_text}"
         with tqdm(total=total, desc=about, unit="segmentation", mininterval=1) as progress:
@@ -113,7 +113,10 @@ class ModelRun:
                 yield from self._case_rows(case, progress)
 
     def gates(self) -> dict[str, np.ndarray]:
-        """Layer -> gate weights `(codes, experts)` of every mixture, without noise; before `rows`, the first fold's."""
+        """Return the gate weights of every mixture without noise: layer -> `(codes, experts)`.
+
+        Called before `rows`, it returns the weights of the first fold.
+        """
         table = self.segmenter.network.gate_table(self.codes)
         return {layer: weights.cpu().numpy() for layer, weights in table.items()}
 
@@ -124,7 +127,7 @@ class ModelRun:
         records = {code: self._stored(key, case, code) for code in self.codes}
         known = next((code_of_digits(record.available) for record in records.values() if record is not None), None)
         pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]
-        for code in pending:  # what an earlier run kept is not what is scored here, or fails
+        for code in pending:  # it would differ from the scores of this run
             self._prediction_file(case, code).unlink(missing_ok=True)
         opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
         for code in self.codes:
@@ -137,7 +140,7 @@ class ModelRun:
                 yield from self._record_rows(case, code, record, failure)
 
     def _named(self, case: ScoredCase) -> Code:
-        """What a case has by the names of its files."""
+        """Return the code of a case according to its file names."""
         return tuple(channel in case.channels for channel in range(len(self.modalities)))
 
     def _stored(self, key: str, case: ScoredCase, code: Code) -> Record | None:
@@ -151,13 +154,13 @@ class ModelRun:
         """Read a case.
 
         Raises:
-            ModalityError: images or a label that cannot be used.
+            ModalityError: an image or the label cannot be used.
         """
         loaded = self.segmenter.read(case.images)
         for line in loaded.log_lines:
             tqdm.write(line)
         if not os.path.exists(case.label):
-            raise ModalityError(f"{case.label} is not there: without a reference there is no score.")
+            raise ModalityError(f"{case.label} is missing. Each case needs a reference segmentation. Add the file.")
         reference, properties = read_segmentation(case.label, self.segmenter.reader)
         require_same_geometry(
             min(case.images), case.label, (loaded.image.shape[1:], loaded.properties), (reference.shape, properties)
@@ -165,8 +168,8 @@ class ModelRun:
         allowed = np.unique(np.hstack([0, *self.segmenter.dataset_json["labels"].values()]))
         if unknown := sorted(set(np.unique(reference)) - set(allowed)):
             raise ModalityError(
-                f"{case.label} has voxels of {', '.join(f'{value:g}' for value in unknown)}; dataset.json's labels are "
-                f"{', '.join(str(value) for value in allowed)}. Correct the label."
+                f"{case.label} has voxels with {', '.join(f'{value:g}' for value in unknown)}. The labels of "
+                f"dataset.json are {', '.join(str(value) for value in allowed)}. Correct the file."
             )
         return OpenedCase(loaded, reference, tuple(float(step) for step in loaded.properties["spacing"]))
 
@@ -185,7 +188,7 @@ class ModelRun:
         return record
 
     def _annotated_labels(self, case: ScoredCase, available: Code) -> dict[str, int | tuple[int, ...]]:
-        """Those that are scored, under whatever code: what was annotated in the case."""
+        """Return the labels that were annotated in a case. Only these are scored, with every code."""
         if self.scorer.label_sets is None:
             return self.labels
         is_scored = self.scorer.label_sets.of_items(torch.tensor([available]), [case.name])[0]
@@ -196,7 +199,7 @@ class ModelRun:
         return folder / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
 
     def _write(self, segmentation: np.ndarray, file: Path, loaded: CaseImages) -> None:
-        """As `nnUNetv2_predict` leaves it: the segmentations, dataset.json and plans.json."""
+        """Write a segmentation, dataset.json and plans.json, as `nnUNetv2_predict` does."""
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.parent not in self._described:
             for name, content in (
@@ -235,15 +238,15 @@ def score_labels(
     """Score each label or region of a case.
 
     Args:
-        segmentation: labels, `(*space)` as nnU-Net's readers give them; a 2D image has a first axis of one slice.
-        reference: of the same shape; its voxels of the ignore label count for nothing.
-        spacing: mm, as the reader gave it.
+        segmentation: labels, `(*space)` as nnU-Net's readers return them. A 2D image has a first axis with one slice.
+        reference: labels of the same shape. Voxels with the ignore label are not scored.
+        spacing: spacing in mm, as the reader returned it.
         labels: name -> label or region.
-        ignore_label: nnU-Net's, if the dataset has one.
-        settings: what the definitions leave open.
+        ignore_label: the ignore label of nnU-Net; None if the dataset has none.
+        settings: the settings of the metrics.
 
     Returns:
-        Name -> metric -> value, None where it is not defined.
+        Name -> metric -> value, None if it is not defined.
     """
     annotated = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
     scores = {}
@@ -258,7 +261,10 @@ def score_labels(
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
-    """What a piece of work gives, or how it failed: whatever it is, it is one case's, and is counted there."""
+    """Do some work on a case. Return its result, or None and the reason.
+
+    It catches any error, because the error concerns only this case.
+    """
     try:
         return work(), ""
     except NnunetMoeError as error:
@@ -269,7 +275,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
 
 
 def _digests(model: ModelFolder, folds: Sequence[Fold]) -> dict[str, str]:
-    """Of all files that a model is made of, a cascade's previous stage included."""
+    """Return the digests of all files of a model, including the previous stages of a cascade."""
     files = [*(model.folder / name for name in ("plans.json", "dataset.json")), *map(model.checkpoint_file, folds)]
     digests = {str(file.relative_to(model.folder.parent)): digest(file) for file in files}
     return digests | (_digests(model.previous_stage, folds) if model.previous_stage else {})

@@ -1,4 +1,4 @@
-"""Paired comparisons of two models, and what each modality is worth.
+"""Compare two models in pairs, and compute what each modality is worth.
 
 Definitions and sources: docs/explanation/metrics.md.
 """
@@ -14,31 +14,33 @@ from scipy import stats
 
 from nnunet_moe.modalities.codes import Code
 
-DECIMALS = 12  # differences that are equal on paper should be equal in the ranking
+DECIMALS = 12  # equal differences must stay equal in the ranking, despite rounding errors
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models over the same pairs, first minus second."""
+    """The comparison of two models over the same pairs, first minus second."""
 
     pairs: int
     mean_difference: float
     median_difference: float
     effect_size: float
-    """Matched-pairs rank-biserial correlation, -1 (the second is better each time) to 1 (the first is)."""
+    """Matched-pairs rank-biserial correlation, -1 (the second is always better) to 1 (the first is)."""
     p: float
     """Two-sided Wilcoxon signed-rank test."""
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
-    """Compare paired values, pairs that are alike left out of the test (Wilcoxon's own treatment of zeros).
+    """Compare paired values.
+
+    The test ignores pairs without a difference. This is how Wilcoxon treats zeros.
 
     Args:
         first: finite values.
-        second: of the same cases, in the same order.
+        second: the values of the same cases, in the same order.
 
     Returns:
-        None without any pair.
+        The comparison, or None if there are no pairs.
     """
     difference = np.round(np.subtract(first, second), DECIMALS)
     if not difference.size:
@@ -53,14 +55,17 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison | Non
 
 
 def rank_biserial(difference: np.ndarray) -> float:
-    """(W+ - W-) / (W+ + W-) over the ranks of the absolute differences other than zero (Kerby 2014); 0 without any."""
+    """Compute (W+ - W-) / (W+ + W-) over the ranks of the absolute nonzero differences (Kerby 2014).
+
+    Without nonzero differences it is 0.
+    """
     difference = difference[difference != 0]
     ranks = stats.rankdata(np.abs(difference))
     return float((ranks * np.sign(difference)).sum() / ranks.sum()) if difference.size else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction: adjusted p-values, in the order given."""
+    """Adjust p-values with Holm's (1979) step-down correction, in the given order."""
     order = np.argsort(p)
     stepped = [(len(p) - rank) * p[index] for rank, index in enumerate(order)]
     adjusted = np.minimum(np.maximum.accumulate(stepped), 1.0) if len(p) else np.empty(0)
@@ -68,13 +73,19 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def gap_closed(value: float, baseline: float, dedicated: float) -> float:
-    """How far a model goes from a baseline to the dedicated ones, in per cent; NaN if these are no better."""
+    """Compute the share of the gap from a baseline to the dedicated models that a model closes, in percent.
+
+    It is NaN if the dedicated models are not better than the baseline.
+    """
     gap = dedicated - baseline
     return 100 * (value - baseline) / gap if gap > 0 else math.nan
 
 
 def loss_when_missing(scores: Mapping[Code, float], modality: int) -> float:
-    """The complete code's score minus that with one modality missing; NaN without both (K = 1: nothing is left)."""
+    """Subtract the score with one modality missing from the score of the complete code.
+
+    It is NaN if one of them was not scored, and for K = 1, where no modality would be left.
+    """
     num_modalities = len(next(iter(scores)))
     complete = (True,) * num_modalities
     without = tuple(index != modality for index in range(num_modalities))
@@ -82,19 +93,21 @@ def loss_when_missing(scores: Mapping[Code, float], modality: int) -> float:
 
 
 def score_alone(scores: Mapping[Code, float], modality: int) -> float:
-    """The score with one modality alone; NaN if it was not scored."""
+    """Return the score with only one modality; NaN if it was not scored."""
     num_modalities = len(next(iter(scores)))
     return scores.get(tuple(index == modality for index in range(num_modalities)), math.nan)
 
 
 def shapley_values(scores: Mapping[Code, float]) -> list[float]:
-    """Each modality's Shapley value (1953), with 0 as the score of no modality; they sum to the complete code's score.
+    """Compute the Shapley value (1953) of each modality.
+
+    The score without any modality counts as 0. The values sum to the score of the complete code.
 
     Args:
-        scores: of codes of K modalities.
+        scores: code of K modalities -> score.
 
     Returns:
-        K values; NaN unless all 2^K - 1 codes are there.
+        K values; NaN unless all 2^K - 1 codes were scored.
     """
     num_modalities = len(next(iter(scores)))
 

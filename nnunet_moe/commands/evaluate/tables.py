@@ -1,4 +1,4 @@
-"""Tables of an evaluation, and how they are written in Markdown, LaTeX, CSV and HTML."""
+"""The tables of an evaluation."""
 
 import math
 
@@ -32,7 +32,10 @@ IN_PERCENT = frozenset(("dsc", "ppv", "sensitivity", "ltpr", "lfpr", "lesion_f1"
 
 
 def code_table(results: Results, label: str) -> Table:
-    """The paper's tables 2 and 3: a row a code, mean and standard error in per cent of DSC and CScore by trainer."""
+    """Make a table as tables 2 and 3 of the paper: DSC and CScore of each trainer, with one row for each code.
+
+    Values are the mean and standard error in percent.
+    """
     columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
     columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
     rows = []
@@ -40,8 +43,8 @@ def code_table(results: Results, label: str) -> Table:
         named = [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
         rows.append((*(_circles(code) if code in results.codes else named), *_mean_cells(results, label, code)))
     notes = [
-        f"Mean ± standard error over cases, in per cent. {PRESENT} present, {ABSENT} absent. Best in bold, second "
-        "underlined, by row and metric.",
+        f"Mean ± standard error over cases, in percent. {PRESENT} is available, {ABSENT} is missing. In each row and "
+        "metric, the best trainer is bold and the second best is underlined.",
         *_case_notes(results),
     ]
     notes += _cscore_notes(results, label)
@@ -49,25 +52,25 @@ def code_table(results: Results, label: str) -> Table:
 
 
 def _cscore_notes(results: Results, label: str) -> list[str]:
-    """Why a CScore is not over all that the DSC is over."""
+    """Explain why a CScore covers fewer cases or labels than the DSC."""
     shown = [(trainer, code) for trainer in results.trainers for code in results.rows.values() if code is not None]
-    needs = "its volume correlation needs three cases or more, of different volumes, none failed"
+    needs = "Its volume correlation needs at least three cases with different volumes, and no failed case."
     if not any(results.mean(*model, label, CSCORE).is_known for model in shown):
-        return [f"No CScore: {needs}."]
+        return [f"There is no CScore. {needs}"]
     notes = []
     if any(0 < results.mean(*model, label, CSCORE).cases < results.mean(*model, label, "dsc").cases for model in shown):
-        notes.append("The CScore is over the cases with lesions in their reference alone: means.csv has their number.")
+        notes.append("The CScore covers only cases with lesions in their reference. means.csv shows how many.")
     if label == MEAN_OVER_LABELS and any(
         results.mean(*model, each, "dsc").is_known and not results.mean(*model, each, CSCORE).is_known
         for model in shown
         for each in results.labels
     ):
-        notes.append(f"The CScore is the mean of the labels that have one alone: {needs}.")
+        notes.append(f"The CScore is the mean over only those labels that have one. {needs}")
     return notes
 
 
 def metrics_table(results: Results, label: str) -> Table:
-    """Means of the other metrics, a row a trainer and code."""
+    """Make a table of the other metrics' means, with one row for each trainer and code."""
     metrics = [metric for metric in METRICS if metric != "dsc" and not metric.startswith("reference")]
     columns = (
         ("", "Trainer"),
@@ -86,14 +89,14 @@ def metrics_table(results: Results, label: str) -> Table:
                 cases = Cell(str(len(results.cases_of(code))))
                 rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
     note = (
-        "Means over the cases for which a metric is defined; shares in per cent. Definitions: "
+        "Each mean is over the cases for which the metric is defined. Shares are in percent. For the definitions, see "
         "docs/explanation/metrics.md of nnunet-moe."
     )
     return Table(f"{label}: all metrics", columns, tuple(rows), (note, *_case_notes(results)))
 
 
 def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
-    """Paired tests between trainers."""
+    """Make a table of the paired tests between trainers."""
     names = (
         "Trainers",
         "Metric",
@@ -122,16 +125,18 @@ def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
         for row in comparisons[comparisons["label"] == label].to_dict("records")
     ]
     notes = (
-        "Two-sided Wilcoxon signed-rank tests over pairs, differences in percentage points; effect size: matched-pairs "
-        "rank-biserial correlation, -1 to 1; Holm's correction over the codes. The pairs of one case under several "
-        "codes are not independent; each case's mean is. The CScore's volume correlation is one number for all cases; "
-        "the tests are without it. A code with a failed case is not tested, nor then all codes together.",
+        "The tests are two-sided Wilcoxon signed-rank tests over pairs. Differences are the first trainer minus the "
+        "second, in percentage points. The effect size is the matched-pairs rank-biserial correlation (-1 to 1). "
+        "Holm's correction is over the codes.",
+        "The pairs of one case with several codes are not independent; the means of the cases are. The tests use the "
+        "CScore without its volume correlation, which is one number for all cases. If a case failed, its codes are not "
+        "tested, and there is no test over all codes.",
     )
     return Table(f"{label}: trainers compared", tuple(("", name) for name in names), tuple(rows), notes)
 
 
 def modality_table(worth: pd.DataFrame, label: str) -> Table:
-    """What each modality is worth."""
+    """Make a table of what each modality is worth."""
     names = ("Trainer", "Metric", "Modality", "Drop when it alone is missing", "Score alone", "Shapley value")
     rows = [
         (
@@ -143,21 +148,24 @@ def modality_table(worth: pd.DataFrame, label: str) -> Table:
         for row in worth[worth["label"] == label].to_dict("records")
     ]
     note = (
-        "In percentage points, over the cases to which every code applies. The Shapley values of a trainer sum to its "
-        "score with all modalities, none counting as 0."
+        "Values are in percentage points, over the cases that have all these modalities. The Shapley values of a "
+        "trainer sum to its score with all modalities, where the score without any modality counts as 0."
     )
     return Table(f"{label}: what each modality is worth", tuple(("", name) for name in names), tuple(rows), (note,))
 
 
 def failure_table(results: Results) -> Table:
-    """Every segmentation that failed, and why."""
+    """Make a table of the segmentations that failed, with the reasons."""
     columns = ("Trainer", "Fold", "Case", "Modalities", "Reason")
     rows = tuple(tuple(Cell(str(value)) for value in row) for row in results.failures.itertuples(index=False))
     return Table(f"Failed segmentations: {len(rows)}", tuple(("", name) for name in columns), rows)
 
 
 def _mean_cells(results: Results, label: str, code: Code | None) -> list[Cell]:
-    """The number of cases, then a cell a metric and trainer; nothing is marked where a segmentation failed."""
+    """Return the number of cases, then one cell for each metric and trainer.
+
+    If a segmentation of the row failed, no cell is marked as best.
+    """
     cells, cases = [], 0
     for metric in MAIN_METRICS:
         found = [results.mean(trainer, code, label, metric) for trainer in results.trainers]
@@ -182,18 +190,24 @@ def _case_notes(results: Results) -> list[str]:
     notes = []
     num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
-        over_codes = f"; the mean over codes is over these {num_complete}" if num_complete else ""
+        over_codes = f" The mean over codes covers these {num_complete} cases." if num_complete else ""
         notes.append(
-            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Each row is over the cases that "
-            f"have its modalities; rows over different cases cannot be compared{over_codes}."
+            f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Each row covers the cases that "
+            f"have its modalities. Do not compare rows that cover different cases.{over_codes}"
         )
         if results.unseen:
-            notes.append(f"Nothing here tells of {', '.join(results.unseen)}: no code that was scored holds it.")
+            notes.append(f"These results say nothing about {', '.join(results.unseen)}: no scored code contains it.")
     if results.unscored:
-        notes.append(f"Not scored, for want of the modalities asked for: {', '.join(results.unscored)}.")
+        notes.append(unscored_note(results))
     if len(results.failures):
-        notes.append(f"{len(results.failures)} segmentations failed; where one did, no mean is given.")
+        notes.append(f"{len(results.failures)} segmentations failed. A mean that would include one is not given.")
     return notes
+
+
+def unscored_note(results: Results) -> str:
+    """List the cases that were not scored."""
+    cases = ", ".join(results.unscored)
+    return f"Not scored, because the requested modalities are missing: {cases}."
 
 
 def _circles(code: Code) -> list[Cell]:
