@@ -1,4 +1,4 @@
-"""A trained model as a container that takes whatever sequences a challenge or a hospital sends."""
+"""Package a trained model as a container that takes any modalities that a challenge or a hospital sends."""
 
 TARGETS = ("grand-challenge", "brats", "fomo", "plain")
-"""Whose contract a container may follow."""
+"""The contracts that a container can follow."""

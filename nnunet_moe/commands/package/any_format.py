@@ -1,4 +1,4 @@
-"""nnU-Net's readers for whatever format is sent, and segmentations in the format and on the grid that are asked for."""
+"""Read any image format with nnU-Net's readers, and write segmentations in the requested format and grid."""
 
 import json
 import logging
@@ -23,26 +23,27 @@ TIFF = (".tif", ".tiff")
 
 
 class AnyFormatReader:
-    """The reader that a model was trained with, for files in all formats of `IMAGE_ENDINGS`.
+    """The reader that a model was trained with, extended to all formats of `IMAGE_ENDINGS`.
 
     Args:
         reader: one of nnU-Net's image readers.
-        file_ending: of the dataset, which the reader reads and writes.
+        file_ending: the file ending of the dataset, which the reader reads and writes.
     """
 
     def __init__(self, reader: Any, file_ending: str) -> None:
         self._reader, self._file_ending = reader, file_ending
 
     def read_images(self, files: Sequence[str]) -> tuple[np.ndarray, dict]:
-        """As the reader itself does; a format that it does not know is converted first, with its spacing.
+        """Read an image with the reader. Convert it first if the reader does not know its format.
 
-        The properties tell the grid of a converted file as `sent`, since not all readers keep one.
+        The conversion keeps the spacing. The properties store the grid of a converted file under `sent`, because not
+        all readers keep one.
 
         Args:
-            files: one, of one channel.
+            files: one file, of one channel.
 
         Raises:
-            RuntimeError: ITK cannot read the file, or not write it in the dataset's format.
+            RuntimeError: ITK cannot read the file, or cannot write it in the dataset's format.
         """
         (file,) = files
         if file.lower().endswith(TIFF):
@@ -57,23 +58,23 @@ class AnyFormatReader:
         with TemporaryDirectory() as folder:
             converted = Path(folder) / f"image_0000{self._file_ending}"
             sitk.WriteImage(image, str(converted))
-            if self._file_ending in TIFF:  # where nnU-Net looks for it
+            if self._file_ending in TIFF:  # nnU-Net reads the spacing from this file
                 converted.with_name("image.json").write_text(json.dumps({"spacing": image.GetSpacing()[::-1]}))
             data, properties = self._reader.read_images([str(converted)])
         sent = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
         return data, {**properties, "sent": sent}
 
     def write_seg(self, segmentation: np.ndarray, file: Path, properties: dict, reference: Path) -> None:
-        """Write a segmentation, whole or not at all.
+        """Write a segmentation. On an error, leave no incomplete file.
 
         Args:
             segmentation: labels, `(*space)` as the reader ordered the images' axes.
-            file: the file to write; in another format than the dataset's it lies on the grid of `reference`, exactly.
-            properties: what the reader told of the images.
+            file: the file to write. If its format is not the dataset's, it gets exactly the grid of `reference`.
+            properties: the properties of the images, as the reader returned them.
             reference: an image of the case.
 
         Raises:
-            ModalityError: the format cannot hold a grid, or not that of the images.
+            ModalityError: the format cannot store a grid, or cannot store the grid of the images.
         """
         with TemporaryDirectory() as folder, atomic_write(file) as unfinished:
             native = Path(folder) / f"segmentation{self._file_ending}"
@@ -82,7 +83,7 @@ class AnyFormatReader:
                 shutil.copyfile(native, unfinished)
                 return
             if not file.name.endswith(GRID_ENDINGS):
-                raise ModalityError(f"{file} cannot hold a segmentation on a grid; {', '.join(GRID_ENDINGS)} can.")
+                raise ModalityError(f"{file}: this format cannot store a grid. Use one of {', '.join(GRID_ENDINGS)}.")
             try:
                 labels = _read(str(native))
                 with _with_ending_as_itk_spells_it(str(reference)) as spelt:
@@ -96,24 +97,28 @@ class AnyFormatReader:
 
 
 def require_readable(file: Path) -> None:
-    """Tell in words what ITK's readers would tell in many lines, or end the process for.
+    """Refuse a file that ITK's readers could not read, with a short message.
+
+    ITK would print many lines for some of these files, and end the process for others.
 
     Raises:
-        ModalityError: there is no such file, it is a folder, may not be read, or its name is not in UTF-8.
+        ModalityError: the file does not exist, is a folder, has no permission to be read, or its name is not in UTF-8.
     """
     name = os.fsencode(file).decode("utf-8", "backslashreplace")
     if name != str(file):
         raise ModalityError(f"{name} cannot be read: its name is not in UTF-8. Rename it.")
     if not file.exists():
-        raise ModalityError(f"{file} cannot be read: it is not there.")
+        raise ModalityError(f"{file} cannot be read: it does not exist. Check the path.")
     if not file.is_file() or not os.access(file, os.R_OK):
-        why = "there is no permission" if file.is_file() else "it is no file"
-        raise ModalityError(f"{file} cannot be read: {why}. Copy it again, or leave it out: a modality may be missing.")
+        why = "there is no permission" if file.is_file() else "it is not a file"
+        raise ModalityError(
+            f"{file} cannot be read: {why}. Copy it again, or do not send it: a modality may be missing."
+        )
 
 
 @contextmanager
 def _with_ending_as_itk_spells_it(file: str) -> Iterator[str]:
-    """The file, or a link to it whose ending is in lower case."""
+    """Give the path of the file, or of a link to it whose ending is in lower case."""
     ending = image_ending(Path(file)) or ""
     if ending == ending.lower():
         yield file
@@ -125,7 +130,7 @@ def _with_ending_as_itk_spells_it(file: str) -> Iterator[str]:
 
 
 def _read(file: str) -> sitk.Image:
-    """An image without what its format tells besides voxels and grid, and ITK complains of in other formats."""
+    """Read an image and drop its metadata, because ITK warns about them when it writes another format."""
     image = sitk.ReadImage(file)
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
@@ -137,11 +142,11 @@ def _require_one_component(file: str) -> None:
     header.SetFileName(file)
     header.ReadImageInformation()
     if (number := header.GetNumberOfComponents()) != 1:
-        raise RuntimeError(f"it has {number} values in each voxel, a modality has one")
+        raise RuntimeError(f"it has {number} values in each voxel, but a modality must have one")
 
 
 def _require_whole_tiff(file: str) -> None:
-    """Of a truncated file ITK reads the slices that are left."""
+    """Refuse a truncated file, because ITK would read its remaining slices without an error."""
     complaints: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: complaints.append(record.getMessage())

@@ -1,4 +1,4 @@
-"""The one function that all programs for challenges share: files by modality in, a segmentation out."""
+"""Segment one case from its files by modality. The programs for all challenges use this."""
 
 import json
 import re
@@ -22,24 +22,24 @@ FILE = "packaged.json"
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """What `packaged.json` tells of the folder it lies in."""
+    """The content of `packaged.json`, which describes its folder."""
 
     folder: str
-    """nnU-Net's model folder in it, TRAINER__PLANS__CONFIGURATION."""
+    """The name of nnU-Net's model folder, TRAINER__PLANS__CONFIGURATION."""
     folds: tuple[Fold, ...]
     checkpoint: str
     trained: dict[str, list[str]] | None
-    """Fold -> the codes of its training cases as digits, each once; None if they are not known."""
+    """Fold -> the codes of its training cases as digits, each only once; None if they are not known."""
 
     def write(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=4) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "PackagedModel":
-        """Read what `write` wrote.
+        """Read the file that `write` wrote.
 
         Raises:
-            ModelError: there is no such file, or another one.
+            ModelError: the file is missing or has another content.
         """
         try:
             content = json.loads((folder / FILE).read_text())
@@ -47,8 +47,8 @@ class PackagedModel:
             packaged._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(
-                f"{folder} holds no packaged model ({type(error).__name__}: {error}). Put there what `nnunet_moe "
-                "package` wrote into its folder `model`."
+                f"{folder} is not a packaged model ({type(error).__name__}: {error}). Replace it with the folder "
+                "`model` that `nnunet_moe package` wrote."
             ) from error
         return packaged
 
@@ -64,7 +64,7 @@ class PackagedModel:
                 raise ValueError(f"trained is {codes!r} for fold {fold}")
 
     def model(self, folder: Path) -> ModelFolder:
-        """The trained model, below the folder that `packaged.json` lies in."""
+        """Return the trained model, which lies below the folder of `packaged.json`."""
         trainer, plans, configuration = self.folder.split("__")
         return ModelFolder(trainer, plans, configuration, folder / self.folder, self.checkpoint)
 
@@ -75,17 +75,17 @@ class SentImages:
 
     images: CaseImages
     first_file: Path
-    """Stands for the case's grid."""
+    """The file that defines the grid of the case."""
     seconds: float
-    """That reading took."""
+    """Time for reading."""
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What a log should tell of a case."""
+    """What the log says about a case."""
 
     modalities: str
-    """Those that were used, joined by `+`."""
+    """The modalities that were used, joined by `+`."""
     warnings: tuple[str, ...]
     volumes: dict[str, float]
     """Label or region that may appear -> mm3 (mm2 in 2D)."""
@@ -93,14 +93,14 @@ class Segmented:
 
 
 class CaseModel:
-    """A packaged model that segments one case after another, in this process alone.
+    """A packaged model that segments one case after another, all in this process.
 
     Args:
-        folder: with `packaged.json` and nnU-Net's model folder.
-        settings: of the prediction.
+        folder: the folder with `packaged.json` and nnU-Net's model folder.
+        settings: how to predict.
 
     Raises:
-        ModelError: no packaged model, one that cannot be loaded, or weights that are NaN or infinite.
+        ModelError: the folder is not a packaged model, it cannot be loaded, or its weights are NaN or infinite.
     """
 
     def __init__(self, folder: Path, settings: PredictionSettings) -> None:
@@ -121,18 +121,18 @@ class CaseModel:
         self._trained = packaged.trained
 
     def predict(self, files: Mapping[str, Path], out: Path) -> Segmented:
-        """Read and segment a case; arguments and errors as below."""
+        """Read and segment a case. See `read` and `segment` for the arguments and errors."""
         return self.segment(self.read(files), out)
 
     def read(self, files: Mapping[str, Path]) -> SentImages:
         """Read a case.
 
         Args:
-            files: modality -> image, for those that there are; in any format of `IMAGE_ENDINGS`, all on one grid. An
-                image that is zero everywhere counts as absent.
+            files: available modality -> image, in any format of `IMAGE_ENDINGS`, all on one grid. An image that is
+                zero everywhere counts as missing.
 
         Raises:
-            ModalityError: an unknown modality, images that cannot be used, or none.
+            ModalityError: a modality is unknown, an image cannot be used, or there is no image.
         """
         start = time.perf_counter()
         if unknown := [name for name in files if name not in self.modalities]:
@@ -144,14 +144,14 @@ class CaseModel:
         return SentImages(images, next(iter(files.values())), time.perf_counter() - start)
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
-        """Segment a case; voxel for voxel what `nnunet_moe predict` gives.
+        """Segment a case, with the same result in every voxel as `nnunet_moe predict`.
 
         Args:
-            case: what `read` gave.
-            out: the segmentation's file, in the format of its ending and on the grid of the images; its folder is made.
+            case: the result of `read`.
+            out: the file to write, in the format of its ending and on the grid of the images. Its folder is created.
 
         Raises:
-            ModalityError: modalities or a grid that the model does not take.
+            ModalityError: the model does not take these modalities or this grid.
         """
         start, images = time.perf_counter() - case.seconds, case.images
         code = images.available
@@ -167,12 +167,12 @@ class CaseModel:
         return Segmented(code_text(used, self.modalities), warnings, volumes, seconds)
 
     def largest_code(self) -> Code:
-        """A code with as many modalities as the model takes at once."""
+        """Return a code with as many modalities as the model takes at once."""
         return self._taken()[-1]
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The modalities that the model looks at: all, or those that it is dedicated to."""
+        """The modalities that the model uses: all, or those that it is dedicated to."""
         channels = range(len(self.modalities))
         return tuple(self.modalities[channel] for channel in channels if any(code[channel] for code in self._taken()))
 
@@ -183,7 +183,7 @@ class CaseModel:
 
     @property
     def takes(self) -> str:
-        """In words, which cases."""
+        """The cases that the model takes, in words."""
         names, taken = ", ".join(self.used), self._taken()
         if len(self.used) == 1:
             return f"cases that have {names}"
@@ -195,16 +195,19 @@ class CaseModel:
         return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
 
     def _require_dimension(self, case: SentImages) -> None:
-        """A network of three dimensions makes something of a slice, but nothing that it was trained for."""
+        """Refuse a slice for a 3D network, which would segment it without having been trained for slices."""
         if case.images.image.shape[1] == 1 and len(self._context.configuration.patch_size) == 3:
-            raise ModalityError(f"{case.first_file} is a slice; the model is for volumes.")
+            raise ModalityError(f"{case.first_file} is a slice, but the model is for volumes. Send a volume.")
 
     def _require_taken(self, code: Code) -> None:
-        """A network of nnU-Net's own takes NaN for a value; the preprocessing of the others tells what they need."""
+        """Refuse an incomplete case for nnU-Net's own networks, which would take NaN for a value.
+
+        For the other networks, the preprocessing raises the error.
+        """
         if not self._segmenter.network.knows_missing_modalities and not self._segmenter.takes(code):
             raise ModalityError(
-                f"The case has {code_text(code, self.modalities)}; the model is for cases that have all of "
-                f"{', '.join(self.modalities)}."
+                f"The case has {code_text(code, self.modalities)}. The model needs all of "
+                f"{', '.join(self.modalities)}. Send the missing images."
             )
 
     def _warnings(self, code: Code) -> tuple[str, ...]:
@@ -218,6 +221,6 @@ class CaseModel:
         if not unseen:
             return ()
         return (
-            f"no training case of fold {', '.join(unseen)} had {code_text(code, self.modalities)} together: training "
-            "has not shown the model this subset. Expect less of this segmentation",
+            f"no training case of fold {', '.join(unseen)} had {code_text(code, self.modalities)} together, so the "
+            "model was not trained for this subset. The segmentation may be worse",
         )

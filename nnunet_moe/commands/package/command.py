@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe package`; its options are in `request`."""
+"""Run `nnunet_moe package`. Its options are in `request`."""
 
 import argparse
 import shlex
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Package the model, and say what the container takes."""
+    """Package the model and print what the container takes."""
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.package.package import package_model
@@ -24,10 +24,12 @@ def run(namespace: argparse.Namespace) -> None:
     packaged = package_model(request)
     print(f"Wrote {request.out}, for {packaged.takes}:")
     for name, modality in packaged.mapping.inputs.items():
-        print(f"  {name}: {modality or 'known, not used'}")
+        print(f"  {name}: {modality or 'accepted, not used'}")
     if not packaged.knows_training:
-        print("WARNING: which subsets the training cases had is not known; the container will not warn of others")
+        print(
+            "WARNING: the subsets of the training cases are not known. The container cannot warn of untrained subsets"
+        )
     print("\n".join(packaged.said))
     if packaged.mapping.target == "grand-challenge":
-        print(f"The segmentation goes to /output/{packaged.mapping.output_file}; -output names another socket")
-    print(f"Go on with: {shlex.quote(str(request.out.resolve() / 'test.sh'))}")
+        print(f"The container writes /output/{packaged.mapping.output_file}. Choose another socket with -output")
+    print(f"Next, build and test the container: {shlex.quote(str(request.out.resolve() / 'test.sh'))}")

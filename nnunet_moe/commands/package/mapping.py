@@ -1,4 +1,4 @@
-"""`mapping.json` of a packaged model: what a challenge calls each modality."""
+"""Read and write `mapping.json` of a packaged model: the name of each modality in a challenge."""
 
 import json
 import re
@@ -12,21 +12,21 @@ from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 
 GRID_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
-"""Of formats that hold an image of any dimension and its grid."""
+"""Endings of formats that store the grid, and images of any dimension."""
 IMAGE_ENDINGS = (*sorted(READABLE_ENDINGS.union(GRID_ENDINGS), key=len, reverse=True),)
-"""Of files that are taken for images, the longest first; all are formats that ITK reads."""
+"""Endings of files that count as images, the longest first. ITK reads all these formats."""
 NAME = re.compile(r"[A-Za-z0-9._+-]+")
-"""Of a socket, suffix or flag: what shells, file systems and the contracts themselves take as it is."""
+"""Allowed names of sockets, suffixes and flags. Shells, file systems and all contracts accept them unchanged."""
 
 
 @dataclass(frozen=True)
 class InputMapping:
-    """Sockets, suffixes of files or flags, and the modalities that they stand for."""
+    """The modality of each socket, file suffix or flag."""
 
     target: str
-    """Whose contract is followed, one of `TARGETS`."""
+    """The contract to follow, one of `TARGETS`."""
     inputs: dict[str, str | None]
-    """Socket's slug (grand-challenge), suffix (brats, plain) or flag (fomo) -> modality; None: known and not used."""
+    """Socket's slug (grand-challenge), suffix (brats, plain) or flag (fomo) -> modality; None: accepted, not used."""
     output: str
     """The output socket's slug or relative path (grand-challenge), or the ending of the segmentations' files."""
     step_size: float = DEFAULT_STEP_SIZE
@@ -34,49 +34,53 @@ class InputMapping:
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
-            raise SettingsError(f"target is {self.target!r}; allowed are {', '.join(TARGETS)}.")
+            raise SettingsError(f"target is {self.target!r}. Use one of {', '.join(TARGETS)}.")
         if not isinstance(self.inputs, dict) or not all(
             key and isinstance(key, str) and (value is None or isinstance(value, str))
             for key, value in self.inputs.items()
         ):
-            raise SettingsError(f"inputs is {self.inputs!r}; it is a table of names to modalities, or null.")
+            raise SettingsError(f"inputs is {self.inputs!r}. It must be a table from names to modalities or null.")
         if bad := [key for key in self.inputs if not self._is_name(key)]:
-            raise SettingsError(f"inputs names {', '.join(map(repr, bad))}; {self._allowed()}.")
+            raise SettingsError(f"inputs has the names {', '.join(map(repr, bad))}. {self._allowed()}.")
         if self.target == "grand-challenge":
             if not isinstance(self.output, str) or not all(map(self._is_name, self.output.split("/"))):
-                raise SettingsError(f"output is {self.output!r}; it is the output socket's slug, or its relative path.")
+                raise SettingsError(
+                    f"output is {self.output!r}. It must be the slug or relative path of the output socket."
+                )
         elif self.output not in IMAGE_ENDINGS:
-            raise SettingsError(f"output is {self.output!r}; allowed are {', '.join(sorted(IMAGE_ENDINGS))}.")
+            raise SettingsError(f"output is {self.output!r}. Use one of {', '.join(sorted(IMAGE_ENDINGS))}.")
         require_step_size(self.step_size)
         if not isinstance(self.mirroring, bool):
-            raise SettingsError(f"mirroring is {self.mirroring!r}; allowed are true and false.")
+            raise SettingsError(f"mirroring is {self.mirroring!r}. Use true or false.")
 
     def _is_name(self, text: str) -> bool:
         is_suffix = self.target in ("brats", "plain")
         return NAME.fullmatch(text) is not None and (is_suffix or text[0].isalnum())
 
     def _allowed(self) -> str:
-        first = "" if self.target in ("brats", "plain") else ", and begin with a letter or digit"
-        return f"names are of the letters A to Z and a to z, digits, and . _ + -{first}"
+        first = "" if self.target in ("brats", "plain") else ", and start with a letter or digit"
+        return f"Names must consist of the letters A-Z and a-z, digits, and . _ + -{first}"
 
     @property
     def output_file(self) -> Path:
-        """Of grand-challenge: the segmentation, from `/output`."""
+        """The segmentation for grand-challenge, relative to `/output`."""
         folder = self.output if "/" in self.output else f"images/{self.output}"
         return Path(folder) / "output.mha"
 
     @classmethod
     def read(cls, file: Path) -> "InputMapping":
-        """Read what `write` wrote, or what somebody made of it.
+        """Read a file that `write` wrote and that a user may have changed.
 
         Raises:
-            SettingsError: there is no such file, it is no JSON, or something in it is not allowed.
+            SettingsError: the file is missing or not JSON, or a value in it is not allowed.
         """
         try:
             content = json.loads(file.read_text())
             names = [field.name for field in fields(cls)]
             if not isinstance(content, dict) or not set(names[:3]) <= content.keys() <= set(names):
-                raise SettingsError(f"it has {_keys(content)}; allowed are {', '.join(names)}, the first three needed.")
+                raise SettingsError(
+                    f"it has {_keys(content)}. Allowed are {', '.join(names)}; the first three are required."
+                )
             return cls(**content)
         except (SettingsError, OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be used: {error}") from error
@@ -85,41 +89,43 @@ class InputMapping:
         file.write_text(json.dumps(asdict(self), indent=4) + "\n")
 
     def require_modalities(self, modalities: Sequence[str]) -> None:
-        """Make sure that the model knows what is sent.
+        """Make sure that the model knows all modalities of the mapping.
 
         Raises:
-            SettingsError: it does not, or nothing that it knows is sent.
+            SettingsError: a modality is unknown, or the mapping names none.
         """
         named = {modality for modality in self.inputs.values() if modality is not None}
         if unknown := sorted(named - set(modalities)):
             raise SettingsError(
-                f"The mapping names {', '.join(unknown)}; the model's modalities are {', '.join(modalities)}."
+                f"The mapping names {', '.join(unknown)}. The model has {', '.join(modalities)}. Use these names."
             )
         if not named:
-            raise SettingsError(f"The mapping names no modality of {', '.join(modalities)}.")
+            raise SettingsError(
+                f"The mapping names no modality of the model. Name at least one of {', '.join(modalities)}."
+            )
 
     def modality(self, key: str, what: str) -> str | None:
-        """The modality that a key stands for, None if it is not used.
+        """Return the modality of a key, None if it is not used.
 
         Args:
             key: a socket's slug, a suffix or a flag.
-            what: what has come with this key, for the message.
+            what: the name of this input in the message.
 
         Raises:
-            ModalityError: an unknown key.
+            ModalityError: the key is unknown.
         """
         if key not in self.inputs:
-            raise ModalityError(f"{what} is not known. Known are {', '.join(self.inputs)}; add it to mapping.json.")
+            raise ModalityError(f"{what} is not known. Known are {', '.join(self.inputs)}. Add it to mapping.json.")
         return self.inputs[key]
 
     def files(self, found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-        """The files of a case by modality.
+        """Return the files of a case by modality.
 
         Args:
-            found: keys and files; those of keys that are not used are left out.
+            found: keys and files. Files whose key is not used are skipped.
 
         Raises:
-            ModalityError: two files of one modality, one file of two, or no modality at all.
+            ModalityError: two files have one modality, one file has two modalities, or no file has a modality.
         """
         files: dict[str, Path] = {}
         keys = []
@@ -130,16 +136,20 @@ class InputMapping:
             if modality in files:
                 raise ModalityError(f"{files[modality]} and {file} are both {modality}. Send one of them.")
             if file in files.values():
-                raise ModalityError(f"{file} is sent for {modality} and for another modality. Send each its own image.")
+                raise ModalityError(
+                    f"{file} was sent for {modality} and for another modality. Send a separate image for each."
+                )
             files[modality] = file
         if not files:
             known = ", ".join(f"{key} ({modality})" for key, modality in self.inputs.items() if modality is not None)
-            raise ModalityError(f"No known modality: there is {', '.join(keys) or 'nothing'}. Send any of {known}.")
+            raise ModalityError(
+                f"No known modality was sent, only {', '.join(keys) or 'nothing'}. Send any of {known}."
+            )
         return files
 
 
 def image_ending(file: Path) -> str | None:
-    """The ending of a file that is taken for an image, as it is spelt; None for other and hidden files."""
+    """Return the ending of an image file as it is spelled; None for other and hidden files."""
     if file.name.startswith("."):
         return None
     ending = next((ending for ending in IMAGE_ENDINGS if file.name.lower().endswith(ending)), None)

@@ -1,4 +1,4 @@
-"""What a container needs of a trained model."""
+"""Copy the parts of a trained model that a container needs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,25 @@ from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.networks import find_trainer
 
 FOR_INFERENCE = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
-"""What nnU-Net's predictor reads of a checkpoint, besides the configuration; the state of the optimiser is most of the
-rest."""
+"""What nnU-Net's predictor reads from a checkpoint, apart from the configuration.
+
+Most of the rest is the state of the optimizer.
+"""
 
 
 def copy_model(
     model: ModelFolder, folder: Path, folds: Sequence[Fold], trained: Mapping[Fold, set[Code]] | None
 ) -> None:
-    """Write a model as it was trained, of a cascade its previous stages, too, without lists of cases or paths.
+    """Copy a trained model, without lists of cases or paths.
+
+    The previous stages of a cascade are copied, too.
 
     Args:
-        folder: is made.
+        folder: the folder to write. It must not exist.
         trained: fold -> the codes of its training cases.
 
     Raises:
-        ModelError: a file of the model is missing or damaged, or its trainer is not in the container.
+        ModelError: a file of the model is missing or damaged, or its trainer is missing in the container.
     """
     _require_trainer_in_container(model.trainer)
     folder.mkdir()
@@ -70,10 +74,10 @@ def export_model(
     dataset: str,
     code: Code,
 ) -> None:
-    """The same of one subset of the modalities, as an ordinary nnU-Net.
+    """Export one subset of the modalities as an ordinary nnU-Net, with its previous stages.
 
     Args:
-        dataset: the model's, name or id.
+        dataset: the dataset of the model, by name or id.
         code: the subset.
 
     Raises:
@@ -97,24 +101,34 @@ def export_model(
 
 
 def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str]) -> dict[Fold, set[Code]] | None:
-    """What the training cases of each fold have, by the preprocessed dataset; None if that does not tell.
+    """Read the codes of the training cases of each fold from the preprocessed dataset.
 
     Args:
-        dataset: its full name.
+        dataset: the full name of the dataset.
         modalities: K names in channel order.
+
+    Returns:
+        Fold -> codes; None if the preprocessed dataset is missing or does not fit the model.
     """
     if not nnUNet_preprocessed.is_set():
         return None
     folder = Path(nnUNet_preprocessed) / dataset
     table, splits = folder / "availability.csv", folder / "splits_final.json"
     try:
-        if not table.exists():  # planned by nnU-Net's own command, which knows complete cases alone
+        if not table.exists():  # nnU-Net's own command planned it, for complete cases only
             return {fold: {tuple(True for _ in modalities)} for fold in folds} if folder.is_dir() else None
         codes = Availability.from_csv(table.read_text(), modalities).codes
         of_folds = json.loads(splits.read_text()) if splits.exists() else []
         cases = {fold: list(codes) if fold == "all" else of_folds[int(fold)]["train"] for fold in folds}
         return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
-    except (ModalityError, OSError, ValueError, KeyError, IndexError, TypeError):  # of another state of the dataset
+    except (
+        ModalityError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ):  # the dataset changed since the training
         return None
 
 
@@ -143,6 +157,6 @@ def _require_trainer_in_container(name: str) -> None:
     module = find_trainer(name).__module__
     if module.partition(".")[0] not in ("nnunetv2", "nnunet_moe"):
         raise ModelError(
-            f"{name} comes from the module {module}, which a container with nnU-Net and this package has not. Package "
-            "a model of one of their trainers."
+            f"{name} comes from the module {module}. The container contains only nnU-Net and nnunet_moe. Package a "
+            "model of one of their trainers."
         )

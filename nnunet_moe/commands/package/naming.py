@@ -1,4 +1,4 @@
-"""What a contract calls the modalities of a model, unless it is told otherwise."""
+"""Choose the names that a contract uses for the modalities of a model, unless the user gives them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ KNOWN_INPUTS = {
         "swi": ("swi",),
     },
 }
-"""What a contract sends, and the names, in lower case, under which modalities are known for it."""
+"""The inputs of each contract, with the names (in lower case) of the modalities that they stand for."""
 
 
 def make_mapping(
@@ -36,18 +36,18 @@ def make_mapping(
     step_size: float,
     mirroring: bool,
 ) -> InputMapping:
-    """The mapping of a package.
+    """Make the mapping of a package.
 
     Args:
         target: one of `TARGETS`.
-        inputs: socket, suffix or flag -> modality, None if it is not used; None: by the modalities' names.
-        output: the output socket's slug, or the ending of the segmentations' files; None: the contract's.
-        modalities: of the model.
-        kept: those that the container takes; what stands for others is known and not used.
-        file_ending: of the dataset.
+        inputs: socket, suffix or flag -> modality, None if it is not used. None: derived from the modalities' names.
+        output: the output socket's slug, or the ending of the segmentations' files. None: set by the contract.
+        modalities: the modalities of the model.
+        kept: the modalities that the container uses. Inputs of others are accepted and not used.
+        file_ending: the file ending of the dataset.
 
     Raises:
-        SettingsError: an unknown modality, one without a name, or a name for two of them.
+        SettingsError: a modality is unknown or has no name, or one name stands for two modalities.
     """
     if inputs is None:
         inputs = default_inputs(target, modalities)
@@ -57,16 +57,16 @@ def make_mapping(
     output = output or outputs.get(target, ".nii.gz")
     InputMapping(target, dict(inputs), output, step_size, mirroring).require_modalities(modalities)
     if lacking := [name for name in kept if name not in inputs.values()]:
-        raise SettingsError(f"-inputs has nothing for {', '.join(lacking)}. Name a socket, suffix or flag for each.")
+        raise SettingsError(f"-inputs names nothing for {', '.join(lacking)}. Name a socket, suffix or flag for each.")
     used = {key: name if name in kept else None for key, name in inputs.items()}
     return InputMapping(target, used, output, step_size, mirroring)
 
 
 def default_inputs(target: str, modalities: Sequence[str]) -> dict[str, str | None]:
-    """What a contract calls modalities of these names, and what else it sends.
+    """Return the inputs that a contract sends for modalities of these names, and its other inputs.
 
     Raises:
-        SettingsError: it would call two of them the same, or has no name for one.
+        SettingsError: two modalities would get the same name, or one modality gets no name.
     """
     if target == "plain":
         return {f"_{channel:04d}": name for channel, name in enumerate(modalities)}
@@ -75,18 +75,20 @@ def default_inputs(target: str, modalities: Sequence[str]) -> dict[str, str | No
     for name in modalities:
         key = next((key for key, names in known.items() if name.lower() in names), None) or _key(target, name)
         if key in inputs:
-            raise SettingsError(f"{inputs[key]} and {name} would both be {key!r}. Name them by -inputs.")
+            raise SettingsError(f"{inputs[key]} and {name} would both get the name {key!r}. Name them with -inputs.")
         inputs[key] = name
     return inputs | {key: None for key in known if key not in inputs}
 
 
 def slug(text: str, separator: str = "-") -> str:
-    """A text as (part of) a name for sockets, flags and images: lower-case letters, digits and the separator."""
+    """Turn a text into (a part of) a name for sockets, flags and images: a-z, 0-9 and the separator."""
     return re.sub(r"[^a-z0-9]+", separator, text.lower()).strip(separator)
 
 
 def _key(target: str, modality: str) -> str:
     name = slug(modality, "_" if target == "fomo" else "-")
     if not name:
-        raise SettingsError(f"No socket, suffix or flag can be made of {modality!r}. Name it by -inputs.")
+        raise SettingsError(
+            f"{modality!r} has no letter (a-z) or digit for the name of a socket, suffix or flag. Name it with -inputs."
+        )
     return f"-{name}" if target == "brats" else name

@@ -1,4 +1,4 @@
-"""`nnunet_moe package`: a folder from which a container of a trained model is built, tested and submitted."""
+"""Write a folder to build, test and submit a container of a trained model."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,24 +26,25 @@ from nnunet_moe.runtime.files import atomic_folder
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written."""
+    """What `package_model` wrote."""
 
     mapping: InputMapping
     takes: str
-    """Which cases, in words."""
+    """The cases that the container takes, in words."""
     said: tuple[str, ...]
-    """What the program said of the sample case."""
+    """The log lines of the sample case."""
     knows_training: bool
-    """Whether it will warn of subsets of the modalities that no training case had."""
+    """Whether the container can warn of subsets of the modalities that no training case had."""
 
 
 def package_model(request: Request) -> Packaged:
-    """Write the folder, whole or not at all, after its program has segmented the sample case.
+    """Write the folder, after its program has segmented the sample case. On an error, write nothing.
 
     Raises:
-        ModelError: the model was not trained, is damaged, cannot be exported, or its trainer is not in the container.
-        ModalityError: an unknown or empty subset of the modalities.
-        SettingsError: the output folder holds something, inputs that do not fit the model, or an option out of range.
+        ModelError: the model was not trained, is damaged or cannot be exported, or its trainer is missing in the
+            container.
+        ModalityError: the subset of the modalities is unknown or empty.
+        SettingsError: the output folder is not empty, the inputs do not fit the model, or an option is out of range.
     """
     model = request.model.find()
     dataset_json, plans = model.content("dataset"), model.content("plans")
@@ -87,13 +88,13 @@ def package_model(request: Request) -> Packaged:
             "knows_training": trained is not None,
         }
         _write_texts(folder, request.out, mapping, has, wheel.name, about)
-        for path in folder.rglob("*"):  # whoever the container runs as
+        for path in folder.rglob("*"):  # readable for any user of the container
             path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
     return Packaged(mapping, packaged.takes, tuple(said), trained is not None)
 
 
 def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], model: CaseModel) -> list[str]:
-    """Segment the sample case, as the program does."""
+    """Segment the sample case as the program does, and return the log lines."""
     with TemporaryDirectory() as output:
         options = read_options(mapping, sample_arguments(mapping, has, str(folder / "sample" / "input"), output))
         (case,) = sent_cases(mapping, options)
@@ -103,12 +104,12 @@ def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], mod
 def _write_texts(
     folder: Path, out: Path, mapping: InputMapping, has: Sequence[str], wheel: str, about: Mapping[str, object]
 ) -> None:
-    """Write what is made of templates.
+    """Write the files that come from templates.
 
     Args:
-        out: the folder's name in the end, which the image gets.
-        has: the sample case's modalities.
-        about: the model, for the README.
+        out: the final folder. The image gets its name.
+        has: the modalities of the sample case.
+        about: facts on the model, for the README.
     """
     environment = templates("nnunet_moe.commands.package", keep_trailing_newline=True)
     values = {

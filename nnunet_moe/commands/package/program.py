@@ -1,4 +1,4 @@
-"""The program of a container: segment what is sent, one case after the other, in this process alone."""
+"""The program of a container. It segments the cases that are sent one after another, all in this process."""
 
 import argparse
 import os
@@ -17,17 +17,18 @@ from nnunet_moe.runtime.devices import DEVICES, default_device
 from nnunet_moe.runtime.environment import versions
 
 PLATFORM_MODEL = Path("/opt/ml/model")
-"""Where grand-challenge.org unpacks a model that was uploaded apart from the image."""
+"""The folder where grand-challenge.org unpacks a model that was uploaded separately from the image."""
 
 
 def main(app: Path, arguments: Sequence[str] | None = None) -> int:
     """Run the program of a packaged model.
 
-    A case that cannot be segmented is one line on standard error, and leaves no file; the others are segmented.
+    If a case cannot be segmented, the program prints one line to standard error and writes no file for it. It still
+    segments the other cases.
 
     Args:
-        app: the folder with `mapping.json`, and with `model` unless that is given or where the platform puts it.
-        arguments: of the command line, as the contract has them.
+        app: the folder with `mapping.json`. It also holds `model`, unless an option or the platform gives another one.
+        arguments: the command line, as the contract defines it.
 
     Returns:
         The exit status: 0 if all cases were segmented.
@@ -40,29 +41,32 @@ def main(app: Path, arguments: Sequence[str] | None = None) -> int:
     except (NnunetMoeError, OSError) as error:
         return _failed("", error)
     if not cases:
-        return _failed("", ModalityError(f"There is no image in {options.input}, named as mapping.json says."))
+        return _failed(
+            "",
+            ModalityError(f"There is no image in {options.input} with a name from mapping.json. Check the file names."),
+        )
     return max([_segmented(case, model, mapping) for case in cases])
 
 
 def log_lines(case: str, segmented: Segmented) -> list[str]:
-    """What the log tells of a case."""
+    """Return the log lines of a case."""
     volumes = ", ".join(f"{label} {volume:.6g}" for label, volume in segmented.volumes.items())
     lines = [f"{case}: {segmented.modalities}, {segmented.seconds:.1f} s, volumes: {volumes}"]
     return lines + [f"{case}: WARNING: {warning}" for warning in segmented.warnings]
 
 
 def read_options(mapping: InputMapping, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What was handed over.
+    """Parse the command line.
 
     Args:
-        arguments: of the command line; None: the process's.
+        arguments: the command line. None: the one of this process.
 
     Raises:
-        SettingsError: an argument that the contract does not know.
+        SettingsError: the contract does not define an argument.
     """
-    parser = Parser(prog="predict.py", description="Segment what is sent.", allow_abbrev=False)
-    parser.add_argument("--model", type=Path, help="folder of the packaged model (default: where it is)")
-    parser.add_argument("--device", choices=DEVICES, help="default: cuda where there is one, else cpu")
+    parser = Parser(prog="predict.py", description="Segment the cases that are sent.", allow_abbrev=False)
+    parser.add_argument("--model", type=Path, help="use this packaged model (default: the model of the container)")
+    parser.add_argument("--device", choices=DEVICES, help="run on this device (default: cuda if available, else cpu)")
     add_options(parser, mapping)
     return parser.parse_args(arguments)
 
@@ -80,7 +84,7 @@ def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> Case
 
 def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
     try:
-        case.out.unlink(missing_ok=True)  # of an earlier run: what is there afterwards is of this one
+        case.out.unlink(missing_ok=True)  # remove the file of an earlier run, in case this run fails
         with _standard_error_in_log():
             opened = model.read(case.files(mapping))
             for note in opened.images.notes:
@@ -88,7 +92,7 @@ def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
             segmented = model.segment(opened, case.out)
     except (NnunetMoeError, OSError) as error:
         return _failed(f"{case.name}: ", error)
-    except Exception as error:  # whatever it is, it is this case's
+    except Exception as error:  # any error concerns only this case
         print(f"{case.name}: {traceback.format_exc()}", flush=True)
         return _failed(f"{case.name}: {type(error).__name__}: ", error)
     print(*log_lines(case.name, segmented), sep="\n", flush=True)
@@ -101,7 +105,7 @@ def _holds_something(folder: Path) -> bool:
 
 @contextmanager
 def _standard_error_in_log() -> Iterator[None]:
-    """Let go to standard output what libraries, ITK's above all, say of a case in many lines."""
+    """Redirect standard error to standard output, because libraries such as ITK print many lines for one case."""
     sys.stdout.flush()
     kept = os.dup(2)
     os.dup2(1, 2)
@@ -113,6 +117,6 @@ def _standard_error_in_log() -> Iterator[None]:
 
 
 def _failed(where: str, error: Exception) -> int:
-    """One line, whatever ITK has written into its messages."""
+    """Print an error on one line, although messages of ITK have several, and return the exit status."""
     print(f"{where}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return 1

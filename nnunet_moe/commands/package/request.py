@@ -12,16 +12,16 @@ from nnunet_moe.runtime.options import NamedValues, option, options_of
 
 
 def _input(text: str) -> tuple[str, str | None]:
-    """`NAME=MODALITY`, or `NAME=` for what is not used."""
+    """Parse `NAME=MODALITY`, or `NAME=` for an input that is not used."""
     name, separator, modality = text.partition("=")
     if not (name.strip() and separator):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=MODALITY or NAME=")
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed. Write NAME=MODALITY, or NAME= if it is not used")
     return name, modality or None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to package, in the words of the command's options."""
+    """The options of `nnunet_moe package`: what to package, and for which contract."""
 
     model: ModelChoice = options_of(ModelChoice)
     out: Path = option(
@@ -39,7 +39,7 @@ class Request:
         help="export these modalities as an ordinary nnU-Net and accept only cases that have all of them "
         "(default: package the model itself)",
     )
-    """One subset, by names or digits, to be exported as an ordinary nnU-Net; None: the model itself."""
+    """One subset, by names or digits, that is exported as an ordinary nnU-Net. None: the model itself."""
     inputs: Mapping[str, str | None] | None = option(
         "-inputs",
         nargs="+",
@@ -51,7 +51,7 @@ class Request:
         help="assign a modality to each socket, suffix (brats: t1c for -t1c) or flag; NAME= accepts an input "
         "without using it (default: by the modalities' names)",
     )
-    """Socket, suffix or flag -> modality, None if it is not used; None: by the modalities' names."""
+    """Socket, suffix or flag -> modality, None if it is not used. None: derived from the modalities' names."""
     output: str | None = option(
         "-output",
         default=None,
@@ -59,7 +59,7 @@ class Request:
         help="write to this output socket (slug or path), or give the segmentations this file ending "
         "(default: the contract's)",
     )
-    """The output socket's slug, or the ending of the segmentations' files; None: the contract's."""
+    """The output socket's slug, or the ending of the segmentations' files. None: set by the contract."""
     prediction: PredictionSettings = options_of(
         PredictionSettings,
         help={"-device": "predict the sample case on this device (default: cuda if a GPU is available, else cpu)"},

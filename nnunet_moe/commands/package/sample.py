@@ -1,4 +1,4 @@
-"""A phantom as the sample case of a packaged model, sent as its challenge sends cases. It is simulated."""
+"""Write a simulated phantom as the sample case of a packaged model, in the layout of its contract."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ NIFTI = ".nii.gz"
 
 
 def sample_arguments(mapping: InputMapping, modalities: Sequence[str], folder: str, output: str) -> list[str]:
-    """The program's arguments for the sample case.
+    """Return the program's arguments for the sample case.
 
     Args:
-        modalities: those that the case has.
-        folder: where it lies, `/input` in a container.
+        modalities: the modalities of the case.
+        folder: the folder of the case, `/input` in a container.
         output: the folder for the segmentation.
     """
     if mapping.target != "fomo":
@@ -31,7 +31,7 @@ def sample_arguments(mapping: InputMapping, modalities: Sequence[str], folder: s
 
 
 def sample_result(mapping: InputMapping) -> str:
-    """The segmentation of the sample case, from the output folder."""
+    """Return the path of the sample case's segmentation, relative to the output folder."""
     if mapping.target == "grand-challenge":
         return str(mapping.output_file)
     return f"{CASE}{mapping.output}"
@@ -43,9 +43,9 @@ def write_sample(
     """Write one image for each modality that the case has.
 
     Args:
-        folder: `/input` of the container; it is made.
-        plans: of the model: the phantom has the dataset's spacing, and is a slice where the dataset has slices.
-        file_ending: of the dataset; where its format has whole numbers alone, the phantom has, too.
+        folder: the folder to write, `/input` of the container.
+        plans: the plans of the model. The phantom gets the dataset's spacing. It is a slice if the dataset has slices.
+        file_ending: the file ending of the dataset. If its format has only whole numbers, so has the phantom.
     """
     sockets = []
     contrasts = draw_phantom(np.random.default_rng(0), SHAPE).images
@@ -66,18 +66,21 @@ def write_sample(
 
 
 def _keys(mapping: InputMapping, modalities: Sequence[str]) -> list[str]:
-    """The first socket, suffix or flag of each modality."""
+    """Return the first socket, suffix or flag of each modality."""
     return [next(key for key, named in mapping.inputs.items() if named == name) for name in modalities]
 
 
 def _image(contrast: np.ndarray, plans: PlansManager, file_ending: str) -> sitk.Image:
-    """`(z, y, x)` with the dataset's spacing, or its middle slice; in whole numbers for formats that may want them."""
+    """Make an image from `(z, y, x)`, or from its middle slice, with the dataset's spacing.
+
+    Formats without a grid get whole numbers (0-255), because some of them cannot store others.
+    """
     spacing, shape = (
         np.array(of_axes)[plans.transpose_backward]
         for of_axes in (plans.original_median_spacing_after_transp, plans.original_median_shape_after_transp)
     )
     middle, has_grid = len(contrast) // 2, file_ending in GRID_ENDINGS
-    if shape[0] == 1:  # not all readers take images of two dimensions, where a format has three
+    if shape[0] == 1:  # not all readers accept 2D images in a 3D format
         contrast = contrast[[middle]] if has_grid else contrast[middle]
     array = contrast if has_grid else (contrast / contrast.max() * 255).astype(np.uint8)
     image = sitk.GetImageFromArray(array)

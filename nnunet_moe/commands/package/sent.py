@@ -1,4 +1,4 @@
-"""The cases that are sent under each contract: which files there are, of which modality, and where the result goes."""
+"""Find the cases that a contract sends: their files and modalities, and the file for each result."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
 NO_IMAGES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".bval", ".bvec")
-"""Of files that may lie beside images."""
+"""Endings of other files that may lie next to images."""
 _ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
 
 
@@ -25,15 +25,15 @@ class InputCase:
     found: tuple[tuple[str, Path], ...]
     """Sockets, suffixes or flags, and their files."""
     out: Path
-    """The segmentation's file."""
+    """The file of the segmentation."""
     problem: str | None = None
-    """Why it cannot be segmented, as far as the names of the files tell."""
+    """Why the case cannot be segmented, if the file names show it already."""
 
     def files(self, mapping: InputMapping) -> dict[str, Path]:
-        """Modality -> file.
+        """Return the file of each modality.
 
         Raises:
-            ModalityError: there is a problem, two files are of one modality, or none is of any.
+            ModalityError: the case has a problem, two files have one modality, or no file has a known modality.
         """
         if self.problem is not None:
             raise ModalityError(self.problem)
@@ -41,91 +41,105 @@ class InputCase:
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose errors are this package's."""
+    """A parser that raises this package's errors."""
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message)
 
 
 def sent_cases(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
-    """The cases under the mapping's contract.
+    """Find the cases as the mapping's contract sends them.
 
     Args:
-        options: as `add_options` made the parser read them.
+        options: the parsed options that `add_options` added.
 
     Raises:
-        ModalityError: something was sent that the mapping does not know, or nothing at all.
-        SettingsError: an output file of an unknown format.
+        ModalityError: the mapping does not contain an input that was sent, or nothing was sent.
+        SettingsError: the format of the output file is unknown.
     """
     return _CONTRACTS[mapping.target](mapping, options)
 
 
 def add_options(parser: argparse.ArgumentParser, mapping: InputMapping) -> None:
-    """What the contract hands over: two folders, or a flag for each modality and the segmentation's file.
+    """Add the contract's options: two folders, or one flag for each modality and one for the segmentation.
 
     Raises:
-        SettingsError: a flag of the mapping has another meaning already.
+        SettingsError: a flag of the mapping is already taken.
     """
     if mapping.target != "fomo":
-        parser.add_argument("--input", type=Path, default=INPUT, help="folder (default: %(default)s)")
-        parser.add_argument("--output", type=Path, default=OUTPUT, help="folder (default: %(default)s)")
+        parser.add_argument(
+            "--input", type=Path, default=INPUT, help="read cases from this folder (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--output", type=Path, default=OUTPUT, help="write segmentations to this folder (default: %(default)s)"
+        )
         return
-    parser.add_argument("--output", type=Path, required=True, help="the segmentation's file")
+    parser.add_argument("--output", type=Path, required=True, help="write the segmentation to this file")
     for flag, modality in mapping.inputs.items():
-        what = (modality or "known and not used").replace("%", "%%")
+        what = (f"read {modality} from this file" if modality else "accept this file, but do not use it").replace(
+            "%", "%%"
+        )
         try:
             parser.add_argument(
                 f"--{flag}", dest=f"--{flag}", type=Path, action="append", default=[], metavar="FILE", help=what
             )
         except argparse.ArgumentError as error:
-            raise SettingsError(f"The mapping's flag --{flag} has another meaning. Name it otherwise.") from error
+            raise SettingsError(
+                f"mapping.json: the flag --{flag} is already taken by the program. Choose another name."
+            ) from error
 
 
 def _from_sockets(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
-    """grand-challenge.org: `inputs.json` lists the sockets of the one case, each with a folder that holds an image."""
+    """Find the case of grand-challenge.org: `inputs.json` lists its sockets, each with a folder for one image."""
     found: list[tuple[str, Path]] = []
     for slug, folder in _sockets(options.input / "inputs.json"):
         if slug in dict(found):
-            raise ModalityError(f"{options.input / 'inputs.json'} lists the socket {slug} twice.")
+            raise ModalityError(
+                f"{options.input / 'inputs.json'} lists the socket {slug} twice. List each socket once."
+            )
         if mapping.modality(slug, f"The socket {slug}") is not None:
             found.append((slug, _only_image(slug, options.input / folder)))
     return [InputCase("case", tuple(found), options.output / mapping.output_file)]
 
 
 def _from_subjects(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
-    """BraTS: a folder for each subject, with files SUBJECT and a suffix; or such files without folders."""
+    """Find the cases of BraTS: files named CASE and a suffix, in one folder for each case or without folders."""
     cases = {case.name: case for case in _cases_in(options.input, mapping, options.output)}
     for path in sorted(path for path in options.input.iterdir() if not path.name.startswith(".")):
         if path.is_file() or image_ending(path) is not None:
             continue
         of_folder = _case_of(path, mapping, options.output)
         if path.name in cases:
-            of_folder = replace(of_folder, problem=f"There are files of {path.name} beside the folder {path}, too.")
+            of_folder = replace(
+                of_folder, problem=f"{path.name} has files in the folder {path} and next to it. Keep one of them."
+            )
         cases[path.name] = of_folder
     return list(cases.values())
 
 
 def _case_of(folder: Path, mapping: InputMapping, out: Path) -> InputCase:
-    """The one subject whose folder it is."""
+    """Find the case of a folder."""
     case = InputCase(folder.name, (), out / f"{folder.name}{mapping.output}")
     try:
         if not folder.exists():
-            return replace(case, problem=f"{folder} is a link to something that is not there.")
+            return replace(case, problem=f"{folder} is a link to a path that does not exist.")
         found = [*_cases_in(folder, mapping, out), *_nested(folder, mapping, out)]
     except OSError as error:
         return replace(case, problem=f"{folder} cannot be read: {error.strerror}.")
     if not found:
-        return replace(case, problem=f"{folder} holds no image. Images end in {_ENDINGS}.")
+        return replace(case, problem=f"{folder} has no image. Images must end in one of {_ENDINGS}.")
     if problem := next((of_files.problem for of_files in found if of_files.problem), None):
         return replace(case, problem=problem)
     if [of_files.name for of_files in found] != [folder.name]:
         names = ", ".join(of_files.name for of_files in found)
-        return replace(case, problem=f"The files in {folder} are named {names}, not {folder.name} and a suffix.")
+        return replace(
+            case, problem=f"The files in {folder} are named {names}. They must be named {folder.name} and a suffix."
+        )
     return found[0]
 
 
 def _from_folder(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
-    """nnU-Net's naming: files CASE_XXXX in one folder."""
+    """Find the cases of a folder with nnU-Net's file names, CASE_XXXX."""
     return [
         *_cases_in(options.input, mapping, options.output),
         *_nested(options.input, mapping, options.output),
@@ -133,18 +147,26 @@ def _from_folder(mapping: InputMapping, options: argparse.Namespace) -> list[Inp
 
 
 def _nested(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]:
-    """A problem for each folder in another one, where there should be files alone, that holds an image."""
+    """Report each subfolder with images as a problem, because images must lie directly in the folder."""
     return [
-        InputCase(path.name, (), out / f"{path.name}{mapping.output}", f"{path} is a folder with images in a folder.")
+        InputCase(
+            path.name,
+            (),
+            out / f"{path.name}{mapping.output}",
+            f"{path} is a subfolder with images. Move the images one folder up.",
+        )
         for path in sorted(folder.iterdir())
         if path.is_dir() and image_ending(path) is None and any(map(image_ending, path.rglob("*")))
     ]
 
 
 def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]:
-    """The cases of which files lie in a folder; an unknown image is a problem of the case that its name begins with."""
+    """Find the cases whose files lie in a folder.
+
+    An unknown image becomes a problem of the case whose name it starts with.
+    """
     if not folder.is_dir():
-        raise ModalityError(f"{folder} is no folder.")
+        raise ModalityError(f"{folder} is not a folder.")
     found: dict[str, list[tuple[str, Path]]] = {}
     unknown: dict[str, Path] = {}
     others: list[Path] = []
@@ -162,7 +184,9 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]
     problems: dict[str, str] = {}
     for stem, file in unknown.items():
         named = [case for case in found if re.match(rf"{re.escape(case)}[^A-Za-z0-9]", stem)]
-        problems[max(named, key=len, default=stem)] = f"{file} is not known. Known are {known}; see mapping.json."
+        problems[max(named, key=len, default=stem)] = (
+            f"{file} is not known. Known names are {known}. Rename the file, or change mapping.json."
+        )
     for file in others:
         stem = file.name.partition(".")[0]
         suffix = _suffix(stem, mapping)
@@ -170,7 +194,7 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]
             continue
         case = stem.removesuffix(suffix)
         if suffix not in dict(found.get(case, ())):
-            problems[case] = f"{file} is in no format that is read. Images end in {_ENDINGS}."
+            problems[case] = f"{file} has an unknown format. Images must end in one of {_ENDINGS}."
     return [
         InputCase(case, tuple(found.get(case, ())), out / f"{case}{mapping.output}", problems.get(case))
         for case in sorted({*found, *problems})
@@ -178,16 +202,16 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]
 
 
 def _suffix(stem: str, mapping: InputMapping) -> str | None:
-    """The suffix with which a file's name without its ending ends."""
+    """Return the longest known suffix of a file name that was stripped of its ending."""
     return max((key for key in mapping.inputs if stem.endswith(key) and stem != key), key=len, default=None)
 
 
 def _from_flags(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
-    """FOMO: a flag for each sequence that there is, and one for the segmentation's file."""
+    """Find the case of FOMO: one flag for each available modality, and one for the segmentation."""
     out: Path = options.output
     ending = next((ending for ending in GRID_ENDINGS if out.name.endswith(ending)), None)
     if ending is None or out.name == ending:
-        raise SettingsError(f"--output is {out}; it must have a name and end in one of {', '.join(GRID_ENDINGS)}.")
+        raise SettingsError(f"--output is {out}. It must have a name and end in one of {', '.join(GRID_ENDINGS)}.")
     found = [(flag, file) for flag in mapping.inputs for file in vars(options)[f"--{flag}"]]
     return [InputCase(out.name.removesuffix(ending), tuple(found), out)]
 
@@ -201,7 +225,7 @@ _CONTRACTS: dict[str, Callable[[InputMapping, argparse.Namespace], list[InputCas
 
 
 def _sockets(file: Path) -> list[tuple[str, str]]:
-    """The slugs and folders that the platform lists; it has called a socket an interface before."""
+    """Read the slugs and folders that the platform lists. Older versions call a socket an interface."""
     try:
         listed = json.loads(file.read_text())
         if not isinstance(listed, list):
@@ -216,8 +240,8 @@ def _sockets(file: Path) -> list[tuple[str, str]]:
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModalityError(
-            f"{file} cannot be read as grand-challenge.org writes it, a list of sockets with slugs and paths: "
-            f"{type(error).__name__}: {error}."
+            f"{file} cannot be read: {type(error).__name__}: {error}. It must be a list of sockets with slugs and "
+            "paths, as grand-challenge.org writes it."
         ) from error
 
 
@@ -227,6 +251,7 @@ def _only_image(slug: str, folder: Path) -> Path:
     if len(images) != 1:
         what = ", ".join(map(str, images or files)) or "nothing"
         raise ModalityError(
-            f"The socket {slug} must have one image in {folder}, ending in one of {_ENDINGS}; there is {what}."
+            f"The socket {slug} must have one image in {folder}, but it has {what}. Images must end in "
+            f"one of {_ENDINGS}."
         )
     return images[0]

@@ -1,4 +1,4 @@
-"""This installation as a wheel, and what it needs in the versions that are installed here."""
+"""Write this installation as a wheel, and list the installed versions of its requirements."""
 
 import base64
 import hashlib
@@ -16,13 +16,13 @@ from packaging.utils import canonicalize_name
 from nnunet_moe.errors import SettingsError
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable  # of Python 3.11
+    from importlib.resources.abc import Traversable  # since Python 3.11
 
 NAME, PACKAGE = "nnunet-moe", "nnunet_moe"
 SUBPACKAGES = ("architectures", "trainers")
-"""Which lie beside the package in an editable install, and in it in a wheel."""
+"""Folders that lie next to the package in a checkout, and inside the package in a wheel."""
 OF_TORCH = ("nvidia-", "cuda-", "triton")
-"""What torch itself names the exact versions of, others for each of its builds."""
+"""Packages whose exact versions torch requires itself. They differ between the builds of torch."""
 WHEEL = "Wheel-Version: 1.0\nGenerator: nnunet-moe\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -30,10 +30,10 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package as it is installed here, editable or not.
 
     Returns:
-        The wheel's file.
+        The file of the wheel.
 
     Raises:
-        SettingsError: the package is not installed, but runs from a checkout.
+        SettingsError: the package is not installed; it runs from a checkout.
     """
     installed = _installed()
     release = f"{PACKAGE}-{installed.version}"
@@ -52,9 +52,9 @@ def write_wheel(folder: Path) -> Path:
 
 
 def constraints() -> list[str]:
-    """`NAME==VERSION` of all that this package needs, directly or not, as far as it is installed here.
+    """Return `NAME==VERSION` of all installed packages that this package needs, directly or indirectly.
 
-    Builds of a version (`2.9.1+cpu`) are left to whoever installs it.
+    The build of a version (`+cpu` in `2.9.1+cpu`) is removed: the user of the container chooses it.
     """
     found: dict[str, str] = {}
     waiting = [_installed()]
@@ -65,7 +65,7 @@ def constraints() -> list[str]:
                 continue
             try:
                 needed = distribution(name)
-            except PackageNotFoundError:  # of another platform
+            except PackageNotFoundError:  # needed only on another platform
                 continue
             found[name] = needed.version.partition("+")[0]
             waiting.append(needed)
@@ -73,12 +73,15 @@ def constraints() -> list[str]:
 
 
 def _installed() -> Distribution:
-    """This package's own; beside a checkout there may be what a build has left, which is no installation."""
+    """Return the installed distribution of this package.
+
+    A build may leave metadata next to a checkout. They are not an installation and are skipped.
+    """
     for found in distributions(name=NAME):
         if found.read_text("METADATA"):
             return found
     raise SettingsError(
-        f"{NAME} is not installed here, and a container needs it. Install it, pip install PATH_OF_THE_CHECKOUT."
+        f"{NAME} is not installed here, but the container needs it. Run `pip install PATH_OF_THE_CHECKOUT`."
     )
 
 

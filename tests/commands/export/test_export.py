@@ -278,7 +278,7 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
         assert f"| fold {fold} | `checkpoint_final.pth` after 2 epochs, SHA-256 {digest.hexdigest()} |" in card
     assert "Not known." in without and "-scores" in without
     summary = json.loads((scores / "summary.json").read_text())["mean"][MOESD]["T1w+FLAIR"]["lesion"]
-    assert "on validation cases, fold 0, 1:" in card and "Predicted on cpu, without mirroring, in steps of 0.5" in card
+    assert "on validation cases, fold 0, 1." in card and "Predicted on cpu, without mirroring, in steps of 0.5" in card
     assert f"\n| lesion | 2 | {100 * summary['dsc']:.2f} ± " in card
 
     one = {"folds": (0,)}  # the means are over both folds' cases
@@ -413,7 +413,11 @@ INTENSITIES = "foreground_intensity_properties_per_channel"
         ("dataset_fingerprint", lambda content: [], ("TypeError",)),
         ("dataset", lambda content: [], ("AttributeError",)),
         ("dataset", lambda content: {"channel_names": content["channel_names"]}, ("file_ending", "labels")),
-        ("dataset", with_entry("channel_names", value=["T1w", "T2w", "FLAIR"]), ("not those of a trained model",)),
+        (
+            "dataset",
+            with_entry("channel_names", value=["T1w", "T2w", "FLAIR"]),
+            ("dataset.json", "trained model", "ValueError"),
+        ),
     ],
 )
 def test_model_folders_with_other_contents_are_refused_before_any_work(spoilt, tmp_path, name, change, said):
