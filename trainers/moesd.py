@@ -26,7 +26,8 @@ class nnUNetTrainerMoESD(nnUNetTrainerTwoViews):
     each case's modalities. The full view is the teacher of the dropped view.
 
     Source: Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation",
-    MICCAI 2024. Settings: `MoESDSettings`; where their defaults differ from the paper, docs/explanation/decisions.md gives the reason.
+    MICCAI 2024. Settings: `MoESDSettings`. Where their defaults differ from the paper, the page
+    docs/explanation/decisions.md gives the reason.
     """
 
     settings_class = MoESDSettings
