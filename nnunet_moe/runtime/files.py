@@ -120,8 +120,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         SettingsError: the folder holds something already, or is a file.
     """
-    unfinished, is_new = folder / ".unfinished", not folder.exists()
-    if not unfinished.exists() and not is_new and (not folder.is_dir() or any(folder.iterdir())):
+    unfinished, made = folder / ".unfinished", [path for path in (folder, *folder.parents) if not path.exists()]
+    if not unfinished.exists() and not made and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
     try:
         unfinished.mkdir(parents=True)
@@ -135,5 +135,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made:
+            if not any(path.iterdir()):
+                path.rmdir()

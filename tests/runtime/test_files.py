@@ -89,7 +89,7 @@ def test_a_folder_is_filled_by_one_writer_at_a_time(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["a"]
     with pytest.raises(SettingsError, match=facts("out")), atomic_folder(folder):
         pass
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "new") as unfinished:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "new" / "nested") as unfinished:
         (unfinished / "a").write_text("a")
         raise ZeroDivisionError
     assert not (tmp_path / "new").exists()

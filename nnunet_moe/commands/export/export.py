@@ -1,5 +1,6 @@
 """Export a trained model as ordinary nnU-Net models, each for a fixed subset of the modalities."""
 
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -7,7 +8,7 @@ from tqdm import tqdm
 from nnunet_moe.commands.export.model_folder import ExportedModel, WrittenFold
 from nnunet_moe.commands.export.onnx_file import require_onnx
 from nnunet_moe.commands.export.request import Request
-from nnunet_moe.commands.export.source import Source
+from nnunet_moe.commands.export.source import STOCK_TRAINER, Source
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.choice import Fold
@@ -31,7 +32,6 @@ def export_models(request: Request) -> list[Path]:
     if request.onnx:
         require_onnx()
     model = request.model.find()
-    _require_place_of_its_own(request.out, model)
     source = Source(model)
     if not source.becomes_ordinary and not request.onnx:
         raise ModelError(
@@ -41,9 +41,11 @@ def export_models(request: Request) -> list[Path]:
     codes = source.codes(request.modalities)
     names = [code_text(code, source.modalities) for code in codes]
     require_own_files(names)
+    out = _folder_of(request, model, names[0])
+    _require_place_of_its_own(out, model)
     evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.model.folds)
     subfolders = [folder_name(name) for name in names] if request.modalities is None else [""]
-    with atomic_folder(request.out) as folder:
+    with atomic_folder(out) as folder:
         exports = [ExportedModel(source, code, folder / name) for code, name in zip(codes, subfolders, strict=True)]
         written: list[dict[Fold, WrittenFold]] = [{} for _ in exports]
         with tqdm(total=len(request.model.folds) * len(exports), unit="network", disable=None) as progress:
@@ -54,7 +56,25 @@ def export_models(request: Request) -> list[Path]:
                     progress.update()
         for export, folds, name in zip(exports, written, names, strict=True):
             export.write_rest(folds, None if evaluation is None else evaluation.scores(name), onnx=request.onnx)
-    return [request.out / subfolder for subfolder in subfolders]
+    return [out / subfolder for subfolder in subfolders]
+
+
+def _folder_of(request: Request, model: ModelFolder, modalities: str) -> Path:
+    """Return the folder to write: `-o`, or the place of a dataset of its own below it.
+
+    Raises:
+        SettingsError: another dataset below `-o` has the number already.
+    """
+    if request.dataset_id is None:
+        return request.out
+    prefix = f"Dataset{request.dataset_id:03d}_"
+    name = prefix + re.sub(r"\W+", "_", modalities)
+    if taken := sorted(folder.name for folder in request.out.glob(f"{prefix}*") if folder.name != name):
+        raise SettingsError(
+            f"{request.out} has {taken[0]} already, and nnU-Net finds datasets by their number. Choose a free number "
+            "with -dataset_id."
+        )
+    return request.out / name / f"{STOCK_TRAINER}__{model.plans}__{model.configuration}"
 
 
 def _require_place_of_its_own(out: Path, model: ModelFolder) -> None:

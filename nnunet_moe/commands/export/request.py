@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.runtime.options import one_of, option, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of `nnunet_moe export`: what to export, and where to."""
+    """The options of `nnunet_moe export`: what to export, and where to.
+
+    Raises:
+        SettingsError: `dataset_id` is out of range, or is given together with all subsets.
+    """
 
     model: ModelChoice = options_of(ModelChoice)
     modalities: str | None = one_of(
@@ -31,6 +36,14 @@ class Request:
     out: Path = option(
         "-o", type=Path, group="input and output", help="write the model to this folder, which must be empty or new"
     )
+    dataset_id: int | None = option(
+        "-dataset_id",
+        type=int,
+        default=None,
+        group="input and output",
+        help="write the model to DatasetXXX_MODALITIES/TRAINER__PLANS__CONFIGURATION below -o, this number for XXX; "
+        "nnUNetv2_predict and 3D Slicer's nnU-Net extension read this layout (default: write it to -o itself)",
+    )
     scores: Path | None = option(
         "-scores",
         type=Path,
@@ -41,3 +54,14 @@ class Request:
     onnx: bool = option(
         "--onnx", action="store_true", group="input and output", help="write the network of each fold as ONNX, too"
     )
+
+    def __post_init__(self) -> None:
+        if self.dataset_id is None:
+            return
+        if self.modalities is None:
+            raise SettingsError(
+                "-dataset_id gives one model a number, but --all writes several. Export each subset with -m and a "
+                "number of its own."
+            )
+        if not 1 <= self.dataset_id <= 999:
+            raise SettingsError(f"-dataset_id {self.dataset_id}: numbers of datasets are 1 to 999. Choose a free one.")

@@ -137,12 +137,21 @@ def test_the_command_for_model_folders_takes_one(exported, by_plugin, subsets, s
     assert np.array_equal(segmentations(tmp_path / "out")[f"{CASE}_101"], by_plugin[f"{CASE}_101"])
 
 
-def test_zipped_and_installed_it_predicts_by_number(exported, by_plugin, subsets, tmp_path, monkeypatch):
+def test_as_a_dataset_of_its_own_zipped_and_installed_it_predicts_by_number(
+    exported, by_plugin, subsets, tmp_path, monkeypatch
+):
     images = renumbered(subsets, PAIR, tmp_path / "in")
     for side in ("sender", "receiver"):
         (tmp_path / side).mkdir()
+    export(tmp_path / "sender", "-m", "T1w+FLAIR", "-dataset_id", 911)
+    folder = tmp_path / "sender" / "Dataset911_T1w_FLAIR" / STOCK
+    assert list((tmp_path / "sender").rglob("dataset.json")) == [folder / "dataset.json"]  # where 3D Slicer looks
+    files = {file.relative_to(folder) for file in folder.rglob("*")}
+    assert files == {file.relative_to(exported / "T1w+FLAIR") for file in (exported / "T1w+FLAIR").rglob("*")}
+    with pytest.raises(SystemExit, match=facts("Dataset911_T1w_FLAIR", "-dataset_id")):
+        export(tmp_path / "sender", "-m", "T1w", "-dataset_id", 911)
+    assert [path.name for path in (tmp_path / "sender").iterdir()] == ["Dataset911_T1w_FLAIR"]
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "sender"))
-    shutil.copytree(exported / "T1w+FLAIR", tmp_path / "sender" / "Dataset911_Subset" / STOCK)
     package = tmp_path / "subset.zip"
     command("nnUNetv2_export_model_to_zip", "-d", 911, "-o", package, "-c", "3d_tiny", "-f", 0, 1)
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "receiver"))
@@ -324,6 +333,8 @@ def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
         (("--all",), {"configuration": "2d"}, ("2d", "not been trained")),
         (("--all", "-chk", "checkpoint_latest.pth"), {}, ("checkpoint_latest.pth", "not there")),
         (("--all", "-d", 77), {}, ("-d 77", "dataset")),
+        (("--all", "-dataset_id", 911), {}, ("-dataset_id", "--all", "-m")),
+        (("-m", "T1w", "-dataset_id", 0), {}, ("-dataset_id 0", "1 to 999")),
     ],
 )
 def test_what_cannot_be_meant_is_refused(trained, tmp_path, more, options, said):
