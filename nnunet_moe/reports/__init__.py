@@ -1,1 +1,1 @@
-"""What several commands show: tables, pictures and pages, and the scores that an evaluation has written."""
+"""Tables, pictures and pages for several commands, and the scores that an evaluation has written."""

@@ -1,11 +1,11 @@
-"""Which modalities the cases of a dataset have, as commands print it."""
+"""Show which modalities the cases of a dataset have."""
 
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.reports.table import markdown_table
 
 
 def availability_tables(availability: Availability) -> str:
-    """The cases by code and by modality, in Markdown."""
+    """Count the cases by code and by modality, as Markdown tables."""
     by_code = [(code, str(count)) for code, count in availability.by_code()]
     num_cases = len(availability.codes)
     by_modality = [

@@ -1,4 +1,4 @@
-"""The output folder of `nnunet_moe evaluate`, read again: what it found for one model."""
+"""Read the scores of one model from the output folder of `nnunet_moe evaluate`."""
 
 import json
 import math
@@ -20,17 +20,17 @@ SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1",
 
 @dataclass(frozen=True)
 class Scores:
-    """The means of one model under one code."""
+    """The mean scores of one model for one code."""
 
     means: pd.DataFrame
-    """A row a label and metric: label, metric, mean, standard_error, cases, failed."""
+    """One row for each label and metric: label, metric, mean, standard_error, cases, failed."""
     cases: str
-    """Which they are, in words."""
+    """The scored cases, in words."""
     settings: str
-    """How they were predicted, in words."""
+    """The settings of the prediction, in words."""
 
     def markdown(self) -> str:
-        """A row a label; shares in per cent."""
+        """Return the scores as a Markdown table with one row for each label, with shares in percent."""
         lines = []
         for label, rows in self.means.groupby("label", sort=False):
             by_metric = rows.set_index("metric").to_dict("index")
@@ -40,15 +40,15 @@ class Scores:
 
 
 class EvaluationFolder:
-    """The output folder of `nnunet_moe evaluate`, as far as it is about one model.
+    """The scores of one model in the output folder of `nnunet_moe evaluate`.
 
     Args:
-        folder: with `summary.json` and `means.csv`.
-        model: the one whose scores are wanted.
-        folds: of it; all that were scored must be among them, and an ensemble must be of just these.
+        folder: the folder with `summary.json` and `means.csv`.
+        model: the model.
+        folds: the folds of the model. All scored folds must be among them. An ensemble must have exactly these folds.
 
     Raises:
-        ModelError: the folder holds no finished evaluation, or none of these folds with these weights.
+        ModelError: the folder holds no finished evaluation, or none of these folds and weights.
     """
 
     def __init__(self, folder: Path, model: ModelFolder, folds: Sequence[Fold]) -> None:
@@ -60,32 +60,32 @@ class EvaluationFolder:
             self._means = _read_means(folder / "means.csv")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"{folder} holds no evaluation that can be read ({type(error).__name__}: {error}). Name the output "
-                "folder of `nnunet_moe evaluate` by -scores; evaluate again if it is of an older version."
+                f"-scores {folder} holds no evaluation that can be read ({type(error).__name__}: {error}). Give the "
+                "output folder of `nnunet_moe evaluate`. If an older version wrote it, rerun the evaluation."
             ) from error
         own = [state for name, state in states.items() if name.partition(",")[0] == model.folder.name]
         fits = set(scored_folds) <= set(folds) if self._is_validation else set(scored_folds) == set(folds)
         if not own or not fits:
             raise ModelError(
-                f"{folder} has scores of {', '.join(states)}; asked for is {model.folder.name}, fold {_words(folds)}. "
-                "Name the same folds by -f, evaluate these, or leave -scores out."
+                f"-scores {folder} has scores of {', '.join(states)}, but not of the requested {model.folder.name}, "
+                f"fold {_words(folds)}. Choose the same folds with -f, evaluate these folds, or omit -scores."
             )
         self._folds, self._is_half = scored_folds, any(state["bfloat16"] for state in own)
         scored = {file: sha256 for state in own for file, sha256 in state["files"].items()}
         for file in (model.folder / "plans.json", *map(model.checkpoint_file, scored_folds)):
             if scored.get(str(file.relative_to(model.folder.parent))) != digest(file):
                 raise ModelError(
-                    f"{folder} has scores of another {file}: it was trained or changed since, or another checkpoint "
-                    "was scored. Evaluate it again, or leave -scores out."
+                    f"-scores {folder} has scores of another {file}. The file has changed since, or another checkpoint "
+                    "was scored. Rerun the evaluation, or omit -scores."
                 )
 
     def differences(self, *, step_size: float, mirroring: bool) -> list[str]:
-        """In what a prediction differs from those that were scored, in words."""
+        """List the scored settings from which a prediction with these settings differs, in words."""
         now = {"step_size": step_size, "mirroring": mirroring}
         return [f"{name} {self._prediction[name]}" for name, value in now.items() if self._prediction[name] != value]
 
     def scores(self, code: str) -> Scores | None:
-        """The scores under a code, given by the names of its modalities; None if it was not scored."""
+        """Return the scores for a code, given by the names of its modalities; None if it was not scored."""
         means = self._means[(self._means["trainer"] == self._model.trainer) & (self._means["code"] == code)]
         if not (means["cases"] + means["failed"]).any():
             return None
@@ -100,7 +100,7 @@ class EvaluationFolder:
 
 
 def _read_means(file: Path) -> pd.DataFrame:
-    """Names stay text, whatever they look like; an empty number is NaN."""
+    """Read the means. Names stay text, even if they look like numbers; an empty number is NaN."""
     names = dict.fromkeys(("trainer", "code", "label", "metric"), str)
     numbers = ("mean", "standard_error")
     means = pd.read_csv(file, dtype=names, keep_default_na=False, na_values={number: [""] for number in numbers})
@@ -116,7 +116,7 @@ def _words(folds: Sequence[Fold]) -> str:
 
 
 def _cell(row: dict[Any, Any], factor: float) -> str:
-    """A mean as text; NaN is one that is not known."""
+    """Return a mean as text; NaN means that it is not known."""
     if math.isnan(row["mean"]):
         return f"{row['failed']} failed" if row["failed"] else "-"
     error = "" if math.isnan(row["standard_error"]) else f" ± {factor * row['standard_error']:.2f}"

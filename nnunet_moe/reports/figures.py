@@ -1,4 +1,4 @@
-"""What the pictures of all reports share."""
+"""Colors and figures for the pictures of all reports."""
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -8,12 +8,12 @@ MAX_INCHES = 24
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no display, at most `MAX_INCHES` wide."""
+    """Make a figure that needs no display, at most `MAX_INCHES` wide."""
     figure = Figure(figsize=(min(width, MAX_INCHES), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def colour(number: int) -> str:
-    """Of the trainer of a number; they repeat."""
+    """Return the color of a trainer, given by its number. Colors repeat."""
     return COLOURS[number % len(COLOURS)]

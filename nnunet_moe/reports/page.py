@@ -1,4 +1,4 @@
-"""Files of a report: tables in several formats, pictures, and the page that holds all of them."""
+"""Write the files of a report: tables in several formats, pictures, and a page with all of them."""
 
 import base64
 import io
@@ -29,16 +29,16 @@ class Section:
     tables: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
-    """Text and relative address, in quotes for URLs."""
+    """Text and relative address, quoted for URLs."""
 
     def add_table(self, stem: Path, table: Table) -> None:
-        """Show a table and write it beside the page."""
+        """Show a table on the page, and write it to files in several formats."""
         for ending, text in ((".md", table.markdown()), (".csv", table.csv()), (".tex", table.latex())):
             write(stem.with_name(stem.name + ending), text)
         self.tables.append(table.html())
 
     def add_figure(self, file: Path, caption: str, figure: Figure, *, is_overlay: bool = False) -> None:
-        """Show a figure and write it beside the page."""
+        """Show a figure on the page, and write it to a file."""
         png = io.BytesIO()
         figure.savefig(png, dpi=130, format="png")
         write(file, png.getvalue())
@@ -49,14 +49,14 @@ class Section:
 
 
 def page(title: str, summary: str, sections: Sequence[Section], settings: Mapping[str, Any], failures: str = "") -> str:
-    """The HTML of a report that holds all its pictures and asks for nothing from elsewhere.
+    """Make the HTML of a report that contains all its pictures and loads no other files.
 
     Args:
-        title: plain text, as are `summary` and the settings' names.
+        title: the title as plain text. `summary` and the names of the settings are plain text, too.
         summary: one paragraph.
-        sections: in the order of the page.
-        settings: shown at the end.
-        failures: a table as HTML; nothing if empty.
+        sections: the sections in the order of the page.
+        settings: the settings to show at the end.
+        failures: a table of failures as HTML; empty if there are none.
     """
     template = templates("nnunet_moe.reports", is_html=True).get_template("report.html.jinja")
     return template.render(
@@ -69,7 +69,7 @@ def page(title: str, summary: str, sections: Sequence[Section], settings: Mappin
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Write a file whole, and the folders it lies in."""
+    """Write a file and create its folders. On an error, leave no incomplete file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""Tables of reports, and how they are written in Markdown, LaTeX, CSV and HTML."""
+"""The tables of reports, in Markdown, LaTeX, CSV and HTML."""
 
 import csv
 import html
@@ -20,11 +20,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is read: text, with what is best marked."""
+    """A table of text. The best values are marked."""
 
     title: str
     columns: tuple[tuple[str, str], ...]
-    """(Group, name) of each; successive columns of one group share a heading."""
+    """(Group, name) of each column. Successive columns of one group share a heading."""
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
@@ -35,7 +35,7 @@ class Table:
         return "\n\n".join((f"**{_markdown(self.title)}**", markdown_table(names, rows), *self.notes)) + "\n"
 
     def latex(self) -> str:
-        """A `table` for the package booktabs."""
+        """Return the table as LaTeX for the package booktabs."""
         styles = {BEST: r"\textbf{{{}}}", SECOND: r"\underline{{{}}}", PLAIN: "{}"}
         groups = [
             _latex(group) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{_latex(group)}}}"
@@ -63,7 +63,7 @@ class Table:
         )
 
     def csv(self) -> str:
-        """The texts, without emphasis."""
+        """Return the table as CSV, without emphasis."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(_join(group, name) for group, name in self.columns)
@@ -86,7 +86,7 @@ class Table:
         )
 
     def groups(self) -> list[tuple[str, int]]:
-        """Successive groups and how many columns each has."""
+        """Return the successive groups with their number of columns."""
         found: list[tuple[str, int]] = []
         for group, _ in self.columns:
             if found and found[-1][0] == group:
@@ -97,23 +97,27 @@ class Table:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, without a newline at its end.
+    """Make a table in Markdown, without a newline at its end.
 
     Args:
-        columns: their names; as the cells, Markdown already.
-        rows: the cells of each.
+        columns: the names of the columns, in Markdown.
+        rows: the cells of each row, in Markdown.
     """
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def short_name(trainer: str) -> str:
-    """A trainer's name without nnU-Net's prefix."""
+    """Return a trainer's name without nnU-Net's prefix."""
     return trainer.removeprefix("nnUNetTrainer").lstrip("_") or trainer
 
 
 def emphases(values: Sequence[float]) -> list[str]:
-    """Marks the best and the second best of values to two decimals in per cent; equal ones alike; NaN is neither."""
+    """Mark the best and the second best value.
+
+    Values are compared in percent with two decimals, as tables show them. Equal values get the same mark. NaN gets
+    none.
+    """
     shown = [math.nan if math.isnan(value) else round(100 * value, 2) for value in values]
     ranked = sorted({value for value in shown if not math.isnan(value)}, reverse=True)
     marks = {value: mark for value, mark in zip(ranked, (BEST, SECOND), strict=False)}
@@ -125,12 +129,12 @@ def _join(group: str, name: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text as Markdown shows it in a table."""
+    """Escape text for a Markdown table."""
     return re.sub(r"[\\`*_|<>]", lambda match: "&lt;" if match[0] == "<" else f"\\{match[0]}", text)
 
 
 def _latex(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text for LaTeX."""
     signs = {
         PRESENT: r"$\bullet$",
         ABSENT: r"$\circ$",

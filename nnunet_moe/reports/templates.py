@@ -1,15 +1,15 @@
-"""Jinja templates, each in the folder of the code that fills it."""
+"""Load Jinja templates. Each lies in the folder of the code that fills it."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def templates(package: str, *, is_html: bool = False, keep_trailing_newline: bool = False) -> Environment:
-    """The templates of a package, with the filter `cell`: a text on one line, as Markdown takes it in a table.
+    """Return the templates of a package, with the filter `cell` that puts a text into a cell of a Markdown table.
 
-    Rendering raises jinja's `UndefinedError` where a template needs a value that it is not given.
+    If a value that a template needs is missing, rendering raises jinja's `UndefinedError`.
 
     Args:
-        package: dotted name of the folder with the templates.
+        package: dotted name of the package with the templates.
         is_html: whether values are escaped for HTML.
         keep_trailing_newline: whether the text ends with a newline if the template's file does.
     """
