@@ -1,4 +1,4 @@
-"""The command `nnunet_moe`, with nnU-Net's own option names: the table of its verbs."""
+"""The command `nnunet_moe` and its verbs. Their options have the same names as nnU-Net's."""
 
 import argparse
 import io
@@ -71,8 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb; a user's error is one message on stderr and exit status 1; any other has its traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of cases may be in any language, the terminal in none
+    """Run one verb. An error of the user gives one message and exit status 1, any other error a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # case names may contain characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = given[: given.index("--")] if given[:1] == ["study"] and "--" in given else given

@@ -85,7 +85,7 @@ def test_a_file_that_is_zero_everywhere_counts_as_absent_with_a_line_in_the_log(
     rewrite(copied_case[1], np.zeros_like)
     data = setup.run(copied_case)[0]
     assert np.isnan(data[1]).all() and np.isfinite(data[[0, 2]]).all()
-    assert f"{copied_case[1]} is zero everywhere: treated as absent" in capsys.readouterr().out
+    assert f"{copied_case[1]} is zero everywhere: treated as missing" in capsys.readouterr().out
 
 
 def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup, copied_case, capsys):
@@ -238,8 +238,8 @@ def test_the_log_tells_what_is_absent_and_which_files_look_as_if_they_were_meant
     copied_case[1].rename(copied_case[1].with_name("phantomTs000_0001.nii"))
     copied_case[2].rename(copied_case[2].with_name("phantomTs0001_0002.nii.gz"))  # another case
     setup.run(copied_case[:1])
-    absent = "phantomTs000: absent T2w, FLAIR\n"
-    line = f"{absent}phantomTs000: not used, since not ending in .nii.gz: phantomTs000_0001.nii\n"
+    absent = "phantomTs000: missing T2w, FLAIR\n"
+    line = f"{absent}phantomTs000: not used, because the ending is not .nii.gz: phantomTs000_0001.nii\n"
     assert line in capsys.readouterr().out
 
 

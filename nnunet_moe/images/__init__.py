@@ -1,1 +1,1 @@
-"""Image files of cases: their names, how they are read, and the grids that they lie on."""
+"""Image files of cases: their names, their voxels and their grids; and simulated images."""

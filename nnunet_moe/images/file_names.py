@@ -1,4 +1,4 @@
-"""The files of cases by their names, `CASE_XXXX` and the dataset's file ending, where XXXX is the channel."""
+"""File names of cases: `CASE_XXXX` and the dataset's file ending, where XXXX is the channel."""
 
 import os
 import re
@@ -11,29 +11,29 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import channel_names
 
 READABLE_ENDINGS = frozenset(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
-"""File endings that nnU-Net has a reader for."""
+"""File endings that nnU-Net can read."""
 
 
 def case_and_channel(file: str, file_ending: str) -> tuple[str, int] | None:
-    """The case and the channel that an image's name tells, or None; the ending may be in lower or upper case."""
+    """Return the case and channel in a file name, or None; the ending may be in lower or upper case."""
     match = re.fullmatch(rf"(.+)_(\d{{4}})(?i:{re.escape(file_ending)})", Path(file).name, re.DOTALL | re.ASCII)
     return None if match is None else (match[1], int(match[2]))
 
 
 def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The cases of a folder of images, any of whose files may be missing.
+    """List the cases of a folder of images. Any file of a case may be missing.
 
-    Hidden files and those of other endings are not looked at.
+    Hidden files and files with another ending are ignored.
 
     Returns:
-        Case -> its files, both in alphabetical order; and the files whose names tell no channel or are not in UTF-8,
-        which ends ITK's process.
+        Case -> its files, both in alphabetical order; and the files whose names contain no channel or are not UTF-8.
+        Names that are not UTF-8 would end the process inside ITK.
 
     Raises:
-        ModalityError: there is no such folder.
+        ModalityError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise ModalityError(f"{folder} is no folder.")
+        raise ModalityError(f"{folder} is no folder. Check the path.")
     cases: dict[str, list[str]] = {}
     strays = []
     for path in sorted(folder.iterdir()):
@@ -49,13 +49,14 @@ def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], li
 
 
 def files_by_channel(image_files: Sequence[str], dataset_json: dict) -> dict[int, str]:
-    """The files of a case by their channels.
+    """Return channel -> file for the files of a case.
 
     Args:
-        image_files: in any order.
+        image_files: the files, in any order.
 
     Raises:
-        ModalityError: no file, one whose name tells no channel of this dataset, or two of one channel.
+        ModalityError: there is no file, a file name contains no channel of this dataset, or two files have the same
+            channel.
     """
     names, file_ending = channel_names(dataset_json), dataset_json["file_ending"]
     files: dict[int, str] = {}
@@ -72,5 +73,5 @@ def files_by_channel(image_files: Sequence[str], dataset_json: dict) -> dict[int
             raise ModalityError(f"{files[channel]} and {file} are both channel {channel} ({names[channel]}). Keep one.")
         files[channel] = file
     if not files:
-        raise ModalityError(f"A case without any image file. At least one of {allowed} must be there.")
+        raise ModalityError(f"A case has no image file. It needs at least one of {allowed}.")
     return files

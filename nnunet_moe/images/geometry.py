@@ -1,4 +1,4 @@
-"""The grids that images lie on, compared."""
+"""Check that images lie on the same grid."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ import numpy as np
 
 from nnunet_moe.errors import ModalityError
 
-ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on one grid differ by rounding
+ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on the same grid differ by rounding
 TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
 
 
 def require_same_geometry(
     first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
 ) -> None:
-    """Compare the shapes and the properties that nnU-Net's reader gave of two files of a case.
+    """Compare two files of a case by their shapes and by the properties that nnU-Net's reader returned.
 
     Raises:
-        ModalityError: they do not lie on one grid.
+        ModalityError: the files do not lie on the same grid.
     """
     sides = [{"shape": shape, **_flat(properties)} for shape, properties in (first, other)]
     for name, value in sides[0].items():
         if not _is_same(name, value, sides[1].get(name)):
             raise ModalityError(
-                f"{file} and {first_file} differ in {name}: {sides[1].get(name)} and {value}. The files of a case "
-                "must lie on one grid; register and resample them first."
+                f"{file} and {first_file} differ in {name}: {sides[1].get(name)} and {value}. All files of a case "
+                "must lie on the same grid. Register and resample them first."
             )
 
 
 def _flat(properties: dict) -> dict[str, Any]:
-    """What a reader tells of a file's geometry, `sitk_stuff.origin` and so on, without nesting."""
+    """Return the reader's properties without nesting: `sitk_stuff.origin` and so on."""
     flat: dict[str, Any] = {}
     for key, value in properties.items():
         if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""A phantom cohort: multi-contrast heads with lesions, written as an nnU-Net raw dataset.
+"""Simulated heads with lesions in several modalities, written as an nnU-Net raw dataset.
 
-Everything in it is simulated: ellipsoids of tissue with one signal a contrast, a smooth bias field and Gaussian noise.
-Lesions come in kinds that differ in where they show, as in multiple sclerosis: FLAIR shows all, T2w loses those beside
-the ventricles, T1w sees the destructive ones alone. So what a modality is worth can be told from the results.
+A head consists of ellipsoids of tissue with one signal per modality, a smooth bias field and Gaussian noise. As in
+multiple sclerosis, each modality shows other lesions: FLAIR shows all of them, T2w hides those next to the ventricles,
+and T1w shows only the destructive ones. Therefore the results show how much each modality contributes.
 """
 
 import json
@@ -20,13 +20,15 @@ SIGNAL = {  # relative signal of the six classes above
     "FLAIR": (0.0, 0.55, 0.68, 0.15, 0.95, 1.00),
 }
 FILE_ENDING = ".nii.gz"
-NOISE_SD = 0.06  # of the white matter's signal, and then some
+NOISE_SD = 0.06  # as a fraction of the signal of white matter
 
 
 @dataclass(frozen=True)
 class Phantom:
+    """A simulated head."""
+
     images: np.ndarray
-    """`(K, *space)` float32, one channel a contrast of `SIGNAL`, zero outside the head."""
+    """`(K, *space)` float32, one channel per modality of `SIGNAL`, zero outside the head."""
     lesions: np.ndarray
     """`(*space)` uint8, 1 in lesions."""
 
@@ -60,9 +62,9 @@ def draw_phantom(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phant
 def write_phantom_cohort(
     folder: Path, *, num_training: int, num_test: int, shape: tuple[int, int, int], seed: int = 0
 ) -> None:
-    """Write a cohort as an nnU-Net raw dataset; the labels of the test cases go into `labelsTs`.
+    """Write simulated cases as an nnU-Net raw dataset, with the labels of the test cases in `labelsTs`.
 
-    The same arguments always give the same voxels.
+    The same arguments always produce the same voxels.
     """
     for part, (count, suffix) in enumerate(((num_training, "Tr"), (num_test, "Ts"))):
         images_folder, labels_folder = folder / f"images{suffix}", folder / f"labels{suffix}"

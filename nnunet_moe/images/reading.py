@@ -1,4 +1,4 @@
-"""The images and the segmentation of a case, read from whichever of its files are there."""
+"""Read the available images and the segmentation of a case."""
 
 import io
 import os
@@ -23,20 +23,20 @@ UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError, zlib.
 
 @dataclass(frozen=True)
 class CaseImages:
-    """The images of a case as they were read, and what was ignored."""
+    """The images of a case, and notes on files that were ignored."""
 
     image: np.ndarray
     """`(K, *space)`, float32, NaN in missing channels."""
     properties: dict[str, Any]
-    """The reader's."""
+    """The properties that nnU-Net's reader returned."""
     notes: tuple[str, ...] = ()
-    """In words, what a user should know of the files that were read: which of them count as missing, and why."""
+    """Messages on the files that were read: which of them count as missing, and why."""
     case: str = ""
-    """Its name, if the files are named as nnU-Net wants."""
+    """Name of the case, if the file names follow nnU-Net's scheme."""
     missing: tuple[str, ...] = ()
-    """The names of the modalities that the case lacks, if the dataset is known."""
+    """Names of the missing modalities, if the dataset is known."""
     look_alikes: tuple[str, ...] = ()
-    """In words, which files were not read that look as if they were meant for the missing modalities."""
+    """Messages on files that were not read, but look as if they were meant for a missing modality."""
 
     @property
     def available(self) -> Code:
@@ -44,18 +44,18 @@ class CaseImages:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """All notes on files that were not used."""
+        """Return all messages on files that were not used."""
         return (*self.notes, *self.look_alikes)
 
     @property
     def log_lines(self) -> tuple[str, ...]:
-        """What a log should say of the case."""
-        missing = [f"{self.case}: absent {', '.join(self.missing)}"] if self.missing else []
+        """Return the lines that a log should contain about the case."""
+        missing = [f"{self.case}: missing {', '.join(self.missing)}"] if self.missing else []
         return (*self.notes, *missing, *self.look_alikes)
 
 
 def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> CaseImages:
-    """Read the files of a case that exist.
+    """Read the available files of a case.
 
     Args:
         image_files: as in `MissingModalityPreprocessor.run_case`.
@@ -79,17 +79,17 @@ def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> Ca
 
 
 def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
-    """Read a segmentation, whole or not at all.
+    """Read a segmentation, and refuse a damaged one.
 
     Args:
-        file: of one channel.
+        file: the file, with one channel.
         reader: one of nnU-Net's image readers.
 
     Returns:
         Labels `(*space)` and the reader's properties.
 
     Raises:
-        ModalityError: a file that is damaged, or holds more than one channel or voxels that are not finite.
+        ModalityError: the file is damaged, has more than one channel, or has voxels that are not finite.
     """
     try:
         data, properties = reader.read_seg(file)
@@ -98,8 +98,8 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
         raise ModalityError(f"{file} cannot be read: {_why(file, error)}. Copy or convert it again.") from error
     if len(data) != 1 or num_bad:
         raise ModalityError(
-            f"{file} has {len(data)} channels, and {num_bad} voxels that are NaN or infinite; a segmentation has one "
-            "channel of labels. Repair it."
+            f"{file} has {len(data)} channels, and {num_bad} voxels are NaN or infinite. A segmentation has one "
+            "channel of labels. Repair the file."
         )
     return data[0], properties
 
@@ -108,18 +108,19 @@ def read_segmentation_of(file: str, reader: Any, first_image: str, image: np.nda
     """Read the segmentation of a case.
 
     Args:
-        file: of one channel.
+        file: the file, with one channel.
         reader: one of nnU-Net's image readers.
-        first_image: file of the case, for errors.
+        first_image: a file of the case, named in errors.
         image: `(K, *space)`.
 
     Raises:
-        ModalityError: as `read_segmentation`; or it is of another shape than the image.
+        ModalityError: as in `read_segmentation`, or the shapes of segmentation and image differ.
     """
     segmentation, properties = read_segmentation(file, reader)
     if segmentation.shape != image.shape[1:]:
         raise ModalityError(
-            f"{file} has the shape {segmentation.shape}, {first_image} {image.shape[1:]}. Both must lie on one grid."
+            f"{file} has the shape {segmentation.shape}, {first_image} {image.shape[1:]}. Both must lie on the same "
+            "grid. Resample one of them."
         )
     return segmentation, properties
 
@@ -129,11 +130,12 @@ def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> C
 
     Args:
         reader: one of nnU-Net's image readers.
-        files: channel -> file, of one channel each and on one grid; one of zeros counts as missing.
+        files: channel -> file. Each file has one channel, and all lie on the same grid. A file of zeros counts as
+            missing.
         num_channels: K.
 
     Raises:
-        ModalityError: files that cannot be used together, or nothing but zeros.
+        ModalityError: the files cannot be used together, or all of them contain only zeros.
     """
     image, properties, first = np.empty(0), {}, ""
     notes: list[str] = []
@@ -141,15 +143,15 @@ def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> C
         data, file_properties, num_bad, said = _read_file(reader, file)
         notes += said
         if len(data) != 1:
-            raise ModalityError(f"{file} holds {len(data)} channels; a file holds one. Split it into _XXXX files.")
+            raise ModalityError(f"{file} has {len(data)} channels. A file must have one. Split it into _XXXX files.")
         if not first:
             first, properties = file, file_properties
             image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
         require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
         if num_bad:
             raise ModalityError(
-                f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file: a "
-                "modality may be missing."
+                f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "
+                "a modality may be missing."
             )
         if is_available(data[0], file):
             image[channel] = data[0]
@@ -158,57 +160,62 @@ def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> C
     if np.isnan(image).all():
         raise ModalityError(
             f"No usable image: {', '.join(files.values())} are zero everywhere. Add a file of at least one modality, "
-            "or take the case out."
+            "or remove the case."
         )
     return CaseImages(image, properties, tuple(notes))
 
 
 def is_available(channel: np.ndarray, name: str) -> bool:
-    """Whether a channel is available: neither NaN throughout nor zero throughout.
+    """Return whether a channel is available: it is neither NaN in all voxels nor zero in all voxels.
 
     Args:
-        name: of its file or modality.
+        channel: its voxels.
+        name: name of its file or modality, for errors.
 
     Raises:
-        ModalityError: it is NaN or infinite in places.
+        ModalityError: some voxels are NaN or infinite, but not all are NaN.
     """
     if np.isnan(channel).all():
         return False
     if not np.isfinite(channel).all():
         raise ModalityError(
-            f"{name} is NaN or infinite in some voxels. An absent channel is NaN in every voxel, one that is there "
-            "in none."
+            f"{name} is NaN or infinite in some voxels. A missing channel must be NaN in every voxel, and an available "
+            "one in none. Repair it."
         )
     return bool(channel.any())
 
 
 def zero_notes(channel: np.ndarray, name: str) -> list[str]:
-    """A note if a channel counts as missing because it is zero everywhere."""
-    return [] if channel.any() else [f"{name} is zero everywhere: treated as absent"]
+    """Return a message if a channel counts as missing because it is zero everywhere."""
+    return [] if channel.any() else [f"{name} is zero everywhere: treated as missing"]
 
 
 def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]]:
-    """The image `(channels, *space)`, its properties, how many voxels are NaN or infinite, and what the reader said."""
+    """Return image `(channels, *space)`, properties, number of NaN or infinite voxels, and the reader's output."""
     try:
-        with redirect_stdout(io.StringIO()) as said:  # nnU-Net's reader of tifs prints that it knows no spacing
+        with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
         return data, properties, _count_not_finite(file, data), said.getvalue().splitlines()
     except UNREADABLE as error:
         raise ModalityError(
-            f"{file} cannot be read: {_why(file, error)}. Copy or convert it again, or remove it: a modality may be "
-            "missing."
+            f"{file} cannot be read: {_why(file, error)}. Copy or convert it again, or remove it, because a modality "
+            "may be missing."
         ) from error
 
 
 def _why(file: str, error: Exception) -> str:
-    """What keeps a file from being read; the readers say of most that it does not exist."""
+    """Return why a file cannot be read, because the readers report most problems as a file that does not exist."""
     if not os.path.exists(file):
-        return f"it is a link to {os.readlink(file)}, which is not there" if os.path.islink(file) else "it is not there"
+        return (
+            f"it is a link to {os.readlink(file)}, which does not exist"
+            if os.path.islink(file)
+            else "it does not exist"
+        )
     return str(error) if os.access(file, os.R_OK) else "there is no permission"
 
 
 def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: str) -> tuple[str, ...]:
-    """A note on the files that are named as if they were meant for missing channels, but have another ending."""
+    """Return a message on files that seem to be meant for missing channels, but have another ending."""
     if not missing:
         return ()
     meant = [
@@ -217,15 +224,17 @@ def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: st
         for channel in missing
         if other.startswith(f"{case}_{channel:04d}") and not other.lower().endswith(file_ending.lower())
     ]
-    return (f"{case}: not used, since not ending in {file_ending}: {', '.join(meant)}",) if meant else ()
+    return (f"{case}: not used, because the ending is not {file_ending}: {', '.join(meant)}",) if meant else ()
 
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
-    """The number of voxels that are NaN or infinite in a file, of which `data` was read."""
-    if file.lower().endswith((".nii", ".nii.gz")):  # ITK makes zeros of them, and of what a file lacks
+    """Return the number of NaN or infinite voxels in a file; `data` is what the reader returned."""
+    if file.lower().endswith((".nii", ".nii.gz")):  # ITK turns them into zeros, and the missing end of a file, too
         stored = nibabel.load(file)
         assert isinstance(stored, nibabel.spatialimages.SpatialImage)
         data = np.asanyarray(stored.dataobj)
         if data.dtype.kind == "c":
-            raise ModalityError(f"{file} holds complex numbers. Give magnitudes, or remove it.")
+            raise ModalityError(
+                f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
+            )
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0

@@ -1,1 +1,1 @@
-"""Trained models: their folders, their networks, and prediction with them."""
+"""Trained models: their folders, their networks, and predictions with them."""

@@ -1,4 +1,4 @@
-"""The checkpoints in model folders."""
+"""Load the checkpoints in model folders."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from nnunet_moe.models.choice import Fold
 
 @contextmanager
 def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
-    """While a model's folds are loaded by nnU-Net, which does not say what is wrong with them.
+    """Explain errors while nnU-Net loads the folds of a model inside the block.
 
     Raises:
-        ModelError: it could not load them.
+        ModelError: nnU-Net could not load a fold; the message names the model and the folds.
     """
     try:
         yield
@@ -25,20 +25,21 @@ def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
         raise
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, UnpicklingError) as error:
         raise ModelError(
-            f"{folder}, fold {', '.join(map(str, folds))}, cannot be loaded: {error}. Train it again, or name another "
-            "model by -tr, -f and -chk."
+            f"{folder}, fold {', '.join(map(str, folds))}, cannot be loaded: {error}. Train it again, or choose "
+            "another model with -tr, -f and -chk."
         ) from error
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """An nnU-Net checkpoint with what is needed of it: weights, plans, configuration and trainer.
+    """Read an nnU-Net checkpoint, and check that it has weights, plans, configuration and trainer.
 
-    A pickle can run any code when it is read, so torch first reads the file as weights and plain data. The
-    checkpoints of this package's trainers contain nothing else. nnU-Net's own contain NumPy numbers and need the full
-    unpickler, which nnU-Net uses for every checkpoint: as with nnU-Net, read none from a source that you do not trust.
+    A pickle can run any code when it is read. Therefore torch first reads the file as weights and plain data, and the
+    checkpoints of this package's trainers contain nothing else. nnU-Net's own checkpoints contain NumPy numbers. They
+    need the full unpickler, which nnU-Net uses for every checkpoint. As with nnU-Net, do not read checkpoints from
+    sources that you do not trust.
 
     Raises:
-        ModelError: the file is no such checkpoint, or its weights are not finite.
+        ModelError: the file is no nnU-Net checkpoint, or its weights are not finite.
     """
     try:
         try:
@@ -46,9 +47,11 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         except UnpicklingError:
             checkpoint = torch.load(file, map_location="cpu", weights_only=False)
     except FileNotFoundError:
-        raise ModelError(f"{file} is not there. Name an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
-    except Exception as error:  # whatever unpickling a file of another kind raises
-        raise ModelError(f"{file} cannot be read as a checkpoint: {error}.") from error
+        raise ModelError(f"{file} does not exist. Give an nnU-Net checkpoint, fold_X/checkpoint_final.pth.") from None
+    except Exception as error:  # unpickling another type of file may raise anything
+        raise ModelError(
+            f"{file} cannot be read as a checkpoint: {error}. Give an nnU-Net checkpoint, such as checkpoint_final.pth."
+        ) from error
     try:
         weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
         _ = [arguments["plans"][key] for key in ("dataset_name", "plans_name")]
@@ -56,10 +59,11 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         is_finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{file} is no nnU-Net checkpoint: {type(error).__name__} {error} in what it holds."
+            f"{file} is no nnU-Net checkpoint ({type(error).__name__}: {error}). Give an nnU-Net checkpoint, such as "
+            "checkpoint_final.pth."
         ) from error
     if not is_finite:
         raise ModelError(
-            f"{file} has weights that are NaN or infinite. Name a checkpoint of a training that went well."
+            f"{file} has weights that are NaN or infinite. Give a checkpoint of a training without such weights."
         )
     return checkpoint

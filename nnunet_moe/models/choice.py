@@ -1,4 +1,4 @@
-"""The choice of a trained model, by the options that nnU-Net's commands have for it."""
+"""The choice of a trained model, with the same options as in nnU-Net's commands."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,19 +18,19 @@ FINAL_CHECKPOINT = "checkpoint_final.pth"
 
 
 def parse_fold(text: str) -> Fold:
-    """Read a fold of the command line.
+    """Parse a fold from the command line.
 
     Raises:
-        SettingsError: the text is no fold.
+        SettingsError: the text is not a fold.
     """
     if text != "all" and not text.isdecimal():
-        raise SettingsError(f"-f {text}: a fold is a number from 0, or 'all'.")
+        raise SettingsError(f"-f {text} is not a fold. Give numbers from 0, or 'all'.")
     return text if text == "all" else int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What the choice of one model and that of several have in common."""
+    """The options that the choice of one model and of several models share."""
 
     dataset: str = option("-d", group="model", help="use this dataset, by name or id")
     configuration: str = option("-c", group="model", help="use this configuration, e.g. 3d_fullres")
@@ -50,12 +50,12 @@ class _Training:
 
     def __post_init__(self) -> None:
         if len(set(self.folds)) < len(self.folds):
-            raise SettingsError("A fold is named twice. Name each once by -f.")
+            raise SettingsError(f"-f {' '.join(map(str, self.folds))}: a fold is named twice. Name each fold once.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice(_Training):
-    """One trained model, in the words of `nnUNetv2_predict`.
+    """One trained model, chosen as in `nnUNetv2_predict`.
 
     Raises:
         SettingsError: a fold is named twice.
@@ -64,10 +64,10 @@ class ModelChoice(_Training):
     trainer: str = option("-tr", group="model", help="use the model of this trainer, e.g. nnUNetTrainerMoESD")
 
     def find(self) -> "ModelFolder":
-        """The trained model, all of its folds there.
+        """Find the trained model, and check that it has all folds.
 
         Raises:
-            ModelError: no such dataset, the model was not trained, or a fold's checkpoint is missing.
+            ModelError: the dataset does not exist, the model was not trained, or the checkpoint of a fold is missing.
         """
         from nnunet_moe.models.folders import not_trained, trained_models
         from nnunet_moe.runtime.files import dataset_name
@@ -83,7 +83,7 @@ class ModelChoice(_Training):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsChoice(_Training):
-    """The models of several trainers, otherwise alike.
+    """The models of several trainers on the same dataset, plans, configuration and folds.
 
     Raises:
         SettingsError: a trainer or a fold is named twice.
@@ -99,10 +99,10 @@ class ModelsChoice(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.trainers)) < len(self.trainers):
-            raise SettingsError("A trainer is named twice. Name each once by -tr.")
+            raise SettingsError(f"-tr {' '.join(self.trainers)}: a trainer is named twice. Name each trainer once.")
 
     def of_trainer(self, trainer: str) -> ModelChoice:
-        """The choice of one trainer's model."""
+        """Return the choice of the model of one trainer."""
         return ModelChoice(
             dataset=self.dataset,
             configuration=self.configuration,

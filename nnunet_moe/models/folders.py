@@ -1,4 +1,4 @@
-"""What nnU-Net's training commands leave behind: model folders and their checkpoints."""
+"""The model folders that nnU-Net's training command writes, and their checkpoints."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nnunet_moe.runtime.files import nnunet_folder
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What one training command made: the folder of a trainer, plans and configuration."""
+    """The folder of one trainer, plans and configuration, with all its folds."""
 
     trainer: str
     plans: str
@@ -29,7 +29,7 @@ class ModelFolder:
 
     @property
     def previous_stage(self) -> "ModelFolder | None":
-        """The model whose segmentations a cascade takes."""
+        """Return the model of a cascade's previous stage, or None if there is no cascade."""
         plans = PlansManager(str(self.folder / "plans.json"))
         name = plans.get_configuration(self.configuration).previous_stage_name
         if name is None:
@@ -41,48 +41,50 @@ class ModelFolder:
         """Read one of nnU-Net's JSON files in the folder.
 
         Args:
-            name: without the ending: "plans", "dataset" or "dataset_fingerprint".
+            name: file name without the ending: "plans", "dataset" or "dataset_fingerprint".
 
         Raises:
-            ModelError: it cannot be read.
+            ModelError: the file cannot be read.
         """
         file = self.folder / f"{name}.json"
         try:
             return json.loads(file.read_text())
         except (OSError, ValueError) as error:
-            raise ModelError(f"{file} cannot be read: {error}. It belongs to every trained model.") from error
+            raise ModelError(
+                f"{file} cannot be read: {error}. Every trained model has this file. Restore it, or train again."
+            ) from error
 
     def require_checkpoint(self, fold: Fold) -> None:
         """Make sure that a fold was trained.
 
         Raises:
-            ModelError: it was not.
+            ModelError: its checkpoint is missing.
         """
         if not self.checkpoint_file(fold).exists():
             there = sorted(str(file.relative_to(self.folder)) for file in self.folder.glob("fold_*/checkpoint_*.pth"))
             raise ModelError(
-                f"{self.checkpoint_file(fold)} is not there. There are: {', '.join(there) or 'none'}. Choose by -f and "
-                "-chk."
+                f"{self.checkpoint_file(fold)} does not exist. Trained checkpoints: {', '.join(there) or 'none'}. "
+                "Choose with -f and -chk."
             )
 
 
 def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> list[ModelFolder]:
-    """The model folders of a trainer and plans on a dataset, one a configuration.
+    """List the model folders of a trainer and plans on a dataset, one per configuration.
 
     Args:
-        dataset: its full name.
-        trainer: the class's name.
-        plans: their identifier.
-        checkpoint: the name of the checkpoint file in each fold.
+        dataset: full name of the dataset.
+        trainer: name of the trainer's class.
+        plans: identifier of the plans.
+        checkpoint: name of the checkpoint file in each fold.
     """
     folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
     return [ModelFolder(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
 
 
 def not_trained(dataset: str, trainer: str, plans: str, configuration: str) -> ModelError:
-    """The error that a model was not trained; it tells what was."""
+    """Make the error for a model that was not trained, with a list of the trained models."""
     trained = sorted(folder.name for folder in (nnunet_folder(nnUNet_results) / dataset).glob("*__*__*"))
     return ModelError(
         f"{trainer} with plans {plans} and configuration {configuration} has not been trained on {dataset}. "
-        f"Trained are: {', '.join(trained) or 'none'}. Name one by -tr, -p and -c."
+        f"Trained models: {', '.join(trained) or 'none'}. Choose one with -tr, -p and -c."
     )

@@ -1,7 +1,7 @@
-"""The one inference pipeline: read, preprocess, add a cascade's previous stage, predict, convert, count volumes.
+"""The inference pipeline: read, preprocess, add a cascade's previous stage, predict, convert, measure volumes.
 
-`predict` runs the steps before and after the network in processes of their own; `evaluate` and `package` run all of
-them in `Segmenter`; LCKD's election starts from preprocessed cases.
+All commands share it. `predict` runs the steps before and after the network in separate processes. `evaluate` and
+`package` run all steps in `Segmenter`. LCKD's election starts from preprocessed cases.
 """
 
 import copy
@@ -36,12 +36,12 @@ from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
 PROBABILITIES = (".npz", ".pkl")
-"""What nnU-Net writes beside a segmentation under `--save_probabilities`."""
+"""Endings of the files that nnU-Net writes in addition to a segmentation with `--save_probabilities`."""
 
 
 @dataclass(frozen=True)
 class InferenceContext:
-    """What the steps before and after the network need of a model, besides its weights."""
+    """The parts of a model that the steps before and after the network need: all except its weights."""
 
     plans: PlansManager
     configuration: ConfigurationManager
@@ -49,7 +49,7 @@ class InferenceContext:
 
     @classmethod
     def of(cls, predictor: Any) -> "InferenceContext":
-        """That of the model which one of nnU-Net's predictors has loaded."""
+        """Return the context of the model that one of nnU-Net's predictors has loaded."""
         return cls(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
 
     @property
@@ -61,37 +61,37 @@ class InferenceContext:
         return self.plans.get_label_manager(self.dataset_json)
 
     def reader(self) -> Any:
-        """A new one of nnU-Net's image readers, which also writes segmentations."""
+        """Make one of nnU-Net's image readers, which also writes segmentations."""
         return self.plans.image_reader_writer_class()
 
     def preprocessor(self) -> Any:
-        """A new preprocessor: this package's, or nnU-Net's for a model of nnU-Net's own."""
+        """Make a preprocessor: of this package, or of nnU-Net if nnU-Net trained the model."""
         return self.configuration.preprocessor_class(verbose=False)
 
     def read(self, image_files: Sequence[str]) -> CaseImages:
         """Read the images of a case.
 
         Raises:
-            ModalityError: files that cannot be used.
+            ModalityError: a file cannot be used.
         """
         return read_case(image_files, self.reader(), self.dataset_json)
 
     def preprocess(
         self, image: np.ndarray, properties: dict[str, Any], previous_stage: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Make of a case's images what the network takes.
+        """Make the network's input from the images of a case.
 
         Args:
-            image: `(K, *space)` as read, NaN in the channels that are missing or to be ignored.
-            properties: the reader's; they are not changed.
-            previous_stage: of a cascade, the previous stage's labels `(*space)`, float32.
+            image: `(K, *space)` as read, NaN in channels that are missing or ignored.
+            properties: the properties that the reader returned; they are not changed.
+            previous_stage: for a cascade, the labels of the previous stage, `(*space)`, float32.
 
         Returns:
-            `(K, *space)` preprocessed, in a cascade followed by one channel for each label; and properties for
-            `segmentation` and `export`.
+            The preprocessed image `(K, *space)`, in a cascade followed by one channel per label; and the properties
+            for `segmentation` and `export`.
 
         Raises:
-            ModalityError: modalities that the model does not take.
+            ModalityError: the model does not take these modalities.
         """
         seg = None if previous_stage is None else previous_stage[None]
         managers = self.plans, self.configuration, self.dataset_json
@@ -101,11 +101,11 @@ class InferenceContext:
         return data, properties
 
     def segmentation(self, logits: Tensor, properties: dict[str, Any]) -> np.ndarray:
-        """Bring logits onto the grid of the images.
+        """Convert logits into labels on the grid of the images.
 
         Args:
-            logits: `(C, *space)` of the preprocessed image.
-            properties: what `preprocess` gave.
+            logits: `(C, *space)`, for the preprocessed image.
+            properties: the properties that `preprocess` returned.
 
         Returns:
             Labels `(*space)`, in the reader's order of axes.
@@ -119,21 +119,24 @@ class InferenceContext:
     def export(
         self, logits: np.ndarray, properties: dict[str, Any], truncated_file: Path, *, save_probabilities: bool
     ) -> None:
-        """The same into files, as nnU-Net writes them.
+        """Write the segmentation to files, as nnU-Net does.
 
         Args:
-            truncated_file: the segmentation's path without its ending.
+            logits: as in `segmentation`.
+            properties: as in `segmentation`.
+            truncated_file: path of the segmentation without its ending.
             save_probabilities: whether to write `PROBABILITIES`, too.
         """
         managers = self.configuration, self.plans, self.dataset_json
         export_prediction_from_logits(logits, properties, *managers, str(truncated_file), save_probabilities)
 
     def volumes(self, segmentation: np.ndarray, spacing: Sequence[float], code: Code) -> dict[str, float]:
-        """The volume of each label or region that may appear in a case with these modalities.
+        """Return the volume of each label or region that may appear in a case with these modalities.
 
         Args:
             segmentation: labels `(*space)`.
-            spacing: mm, as the reader gave it.
+            spacing: in mm, as the reader returned it.
+            code: the available modalities.
 
         Returns:
             Name -> mm3, or mm2 in 2D.
@@ -141,7 +144,7 @@ class InferenceContext:
         return volumes_of(segmentation, spacing, self.labels_under(code))
 
     def labels_under(self, code: Code) -> dict[str, int | tuple[int, ...]]:
-        """The labels or regions that may appear in a case with these modalities: all, or those of their label sets."""
+        """Return the labels or regions that may appear with these modalities: all, or those of their label sets."""
         settings = read_settings(Settings, self.configuration.configuration)
         if settings.label_sets is None or settings.predict_all_labels:
             return labels_of(self.dataset_json)
@@ -150,14 +153,14 @@ class InferenceContext:
 
 
 def add_previous_stage(data: np.ndarray, segmentation: np.ndarray, label_manager: LabelManager) -> np.ndarray:
-    """Append what a cascade's second stage takes of the first, as nnU-Net does.
+    """Append the segmentation of a cascade's previous stage to the input of the second stage, as nnU-Net does.
 
     Args:
         data: `(K, *space)`, preprocessed.
         segmentation: labels `(*space)` on the same grid.
 
     Returns:
-        `(K + labels, *space)`, the last ones 1 inside a label and 0 outside.
+        `(K + labels, *space)`; the last channels are 1 inside a label and 0 outside.
     """
     one_hot = convert_labelmap_to_one_hot(segmentation, label_manager.foreground_labels, data.dtype)
     return np.vstack((data, one_hot))
@@ -169,16 +172,16 @@ def load_predictor(
     predictor_class: type[nnUNetPredictor] = nnUNetPredictor,
     **options: Any,
 ) -> Any:
-    """A predictor that has loaded a trained model, or an ensemble of its folds.
+    """Return a predictor that has loaded one fold of a trained model, or several as an ensemble.
 
     Args:
-        predictor_class: nnU-Net's, or one derived from it.
-        options: its constructor's.
+        predictor_class: nnU-Net's predictor, or a class derived from it.
+        options: arguments of its constructor.
 
     Raises:
-        ModelError: it could not load the model.
+        ModelError: the predictor could not load the model.
     """
-    with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net tells what a CPU cannot do
+    with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net prints what a CPU cannot do
         predictor: Any = predictor_class(**options, allow_tqdm=False)
         with loading(model.folder, folds):
             predictor.initialize_from_trained_model_folder(str(model.folder), tuple(folds), model.checkpoint)
@@ -193,12 +196,12 @@ def predictor_in_training(
     mirroring_axes: tuple[int, ...] | None,
     **options: Any,
 ) -> nnUNetPredictor:
-    """A predictor around a network in memory, as it is: nnU-Net would compile it.
+    """Return a predictor for a network in memory, without compiling the network as nnU-Net would.
 
     Args:
-        trainer: the class's name.
-        mirroring_axes: the axes along which predictions may be mirrored.
-        options: of the predictor's constructor.
+        trainer: name of the trainer's class.
+        mirroring_axes: axes along which predictions may be mirrored.
+        options: arguments of the predictor's constructor.
     """
     predictor = nnUNetPredictor(**options, allow_tqdm=False)
     managers = context.plans, context.configuration
@@ -208,14 +211,15 @@ def predictor_in_training(
 
 
 def predict_logits(predictor: Any, data: np.ndarray) -> Tensor:
-    """The logits `(C, *space)` of a preprocessed case, on the CPU: the mean over the loaded folds.
+    """Return the logits `(C, *space)` of a preprocessed case, averaged over the loaded folds, on the CPU.
 
     Args:
-        data: what `InferenceContext.preprocess` gave.
+        predictor: one of nnU-Net's predictors.
+        data: the image that `InferenceContext.preprocess` returned.
     """
     return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach()
 
 
 def is_overflow(error: RuntimeError) -> bool:
-    """Whether nnU-Net's predictor gave up since half precision was too narrow for the logits."""
+    """Return whether nnU-Net's predictor failed because the logits were too large for half precision."""
     return "Encountered inf in predicted array" in str(error)

@@ -1,4 +1,4 @@
-"""The networks of trainers, and the trainers themselves, as nnU-Net finds them."""
+"""Find trainers as nnU-Net does, and build their networks."""
 
 import io
 from contextlib import redirect_stdout
@@ -21,11 +21,11 @@ def planned_network(
     *,
     deep_supervision: bool,
 ) -> nn.Module:
-    """The network that a trainer starts with, its weights drawn anew.
+    """Build the network that a trainer starts with, with new random weights.
 
     Raises:
-        ModelError: there is no such trainer.
-        SettingsError: a mistake in the plans' settings.
+        ModelError: the trainer does not exist.
+        SettingsError: a setting in the plans is wrong.
     """
     return find_trainer(trainer).build_network_architecture(
         plans,
@@ -37,13 +37,13 @@ def planned_network(
 
 
 def find_trainer(name: str) -> Any:
-    """A trainer's class, as nnU-Net finds it, this package's trainers among them.
+    """Return the class of a trainer of nnU-Net or of this package.
 
     Raises:
-        ModelError: there is no such trainer.
+        ModelError: the trainer does not exist.
     """
     try:
-        with trainers_known(), redirect_stdout(io.StringIO()):  # it tells of every module that it looks into
+        with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net prints every module that it searches
             return recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
-        raise ModelError(f"There is no trainer {name!r}; name one of this package's by -tr.") from error
+        raise ModelError(f"There is no trainer {name!r}. Choose a trainer of this package with -tr.") from error

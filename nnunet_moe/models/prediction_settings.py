@@ -1,4 +1,4 @@
-"""How a model predicts: nnU-Net's options of the sliding window."""
+"""The options of nnU-Net's sliding-window prediction."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ DEFAULT_STEP_SIZE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSettings:
-    """How nnU-Net predicts; its own defaults.
+    """How nnU-Net predicts, with the same defaults as nnU-Net.
 
     Raises:
         SettingsError: a step size out of range.
@@ -42,8 +42,8 @@ def require_step_size(step_size: Any) -> None:
     """Make sure that a step size is a fraction of the patch.
 
     Raises:
-        SettingsError: it is not.
+        SettingsError: the value is not a number above 0 and at most 1.
     """
     is_number = isinstance(step_size, (int, float)) and not isinstance(step_size, bool)
     if not is_number or not 0 < step_size <= 1:
-        raise SettingsError(f"step_size is {step_size!r}; allowed is more than 0, up to 1.")
+        raise SettingsError(f"step_size is {step_size!r}. Allowed are numbers above 0 and up to 1. Change step_size.")

@@ -1,4 +1,4 @@
-"""What a case must have to be predicted."""
+"""The modalities that a case must have to be predicted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from nnunet_moe.runtime.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """What a case must have to be predicted at all."""
+    """The modalities that a case must have to be predicted."""
 
     required: tuple[str, ...] = option(
         "--require",
@@ -28,13 +28,15 @@ class Requirement:
     )
 
     def check(self, code: Sequence[bool], modalities: Sequence[str]) -> None:
-        """Refuse a code that has too little.
+        """Refuse a code that lacks required modalities.
 
         Raises:
-            ModalityError: it has.
+            ModalityError: a required modality is missing, or there are too few modalities.
         """
         has = [name for name, available in zip(modalities, code, strict=True) if available]
         if missing := [name for name in self.required if name not in has]:
-            raise ModalityError(f"{'+'.join(has)} without {', '.join(missing)}, which --require asks for.")
+            raise ModalityError(f"The case has {'+'.join(has)}, but not {', '.join(missing)}. --require asks for it.")
         if len(has) < self.min_modalities:
-            raise ModalityError(f"{'+'.join(has)} alone; --min_modalities asks for {self.min_modalities} modalities.")
+            raise ModalityError(
+                f"The case has only {'+'.join(has)}. --min_modalities asks for {self.min_modalities} modalities."
+            )

@@ -1,4 +1,4 @@
-"""Segment a case under one code after another; it is read once, and preprocessed once wherever that is the same."""
+"""Segment a case for one code after another. Reading and, where possible, preprocessing happen only once."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,17 @@ from nnunet_moe.prediction import unwrap
 class Segmenter:
     """A trained model, or an ensemble of its folds, with nnU-Net's predictor.
 
-    Any trainer's model will do. One that knows no codes, nnU-Net's own, takes complete cases alone.
+    It accepts models of any trainer. A model of nnU-Net's own trainers takes only complete cases.
 
     Raises:
-        ModelError: a model that this package cannot load, or a pre-training.
+        ModelError: this package cannot load the model, or the model is a pre-training.
     """
 
     def __init__(self, model: ModelFolder, folds: Sequence[Fold], settings: PredictionSettings) -> None:
         device = torch.device(settings.device)
         options = {"tile_step_size": settings.step_size, "use_mirroring": settings.mirroring, "device": device}
         self._predictor = load_predictor(model, folds, **options)
-        if device.type == "cuda":  # nnU-Net lets cuDNN try algorithms out; figures should not depend on which won
+        if device.type == "cuda":  # nnU-Net lets cuDNN choose algorithms by time, but scores must not depend on that
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         self.network = missing_modality_network(unwrap(self._predictor.network))
@@ -44,19 +44,21 @@ class Segmenter:
         self._shared: tuple[tuple, np.ndarray, dict] | None = None
 
     def require_fitting_weights(self) -> None:
-        """Put each fold's weights into the network, which nnU-Net does only when it predicts.
+        """Check that the weights of each fold fit the network, because nnU-Net loads them only when it predicts.
 
         Raises:
-            ModelError: weights that are NaN or infinite.
-            RuntimeError: weights of another network.
+            ModelError: weights are NaN or infinite.
+            RuntimeError: the weights belong to another network.
         """
         for weights in self._predictor.list_of_parameters:
             self._predictor.network.load_state_dict(weights)
             if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-                raise ModelError("A fold has weights that are NaN or infinite. Take a training that went well.")
+                raise ModelError(
+                    "A fold has weights that are NaN or infinite. Choose another checkpoint, or train again."
+                )
 
     def takes(self, code: Code) -> bool:
-        """Whether the model segments cases with just these modalities."""
+        """Return whether the model segments cases that have exactly these modalities."""
         return self.network.takes(code)
 
     @property
@@ -69,19 +71,21 @@ class Segmenter:
         return None if dedicated is None else tuple(dedicated.tolist())
 
     def read(self, image_files: Sequence[str]) -> CaseImages:
-        """Read a case's images.
+        """Read the images of a case.
 
         Raises:
-            ModalityError: files that cannot be used.
+            ModalityError: a file cannot be used.
         """
         return self.context.read(image_files)
 
     def segment(self, case: CaseImages, code: Code) -> np.ndarray:
-        """The segmentation that `nnUNetv2_predict` gives with only the files of the code, voxel for voxel.
+        """Segment a case with only the modalities of a code.
+
+        The result equals that of `nnUNetv2_predict` with only these files, voxel by voxel.
 
         Args:
-            case: what `read` gave; successive codes of one case share its preprocessing.
-            code: a subset of what the case has.
+            case: the images that `read` returned; successive codes of one case share its preprocessing.
+            code: a subset of the available modalities.
 
         Returns:
             Labels, `(*space)` in the reader's order of axes.
@@ -89,20 +93,22 @@ class Segmenter:
         if self._previous is None:
             data, properties = self._shared_preprocessing(case, code)
         else:
-            previous = self._previous.segment(case, code).astype(np.float32)  # as nnU-Net reads one from a file
+            previous = self._previous.segment(case, code).astype(
+                np.float32
+            )  # the type in which nnU-Net reads it from a file
             data, properties = self._preprocess(case, code, previous)
         return self.context.segmentation(predict_logits(self._predictor, data), properties)
 
     def write(self, segmentation: np.ndarray, file: str, case: CaseImages) -> None:
-        """Write a segmentation as nnU-Net does, in the geometry of the images."""
+        """Write a segmentation as nnU-Net does, with the geometry of the images."""
         self.reader.write_seg(segmentation, file, case.properties)
 
     def _shared_preprocessing(self, case: CaseImages, code: Code) -> tuple[np.ndarray, dict]:
-        """The preprocessed images under a code.
+        """Return the preprocessed images for a code, and share the preprocessing between codes if possible.
 
-        nnU-Net treats each channel by itself, but crops all of them to where any is not zero. Where that is the same
-        with fewer channels, one preprocessing serves; else the code gets its own, and so does it where a model refuses
-        more than one.
+        nnU-Net preprocesses each channel by itself, but crops all of them to the region in which any is not zero. If
+        that region is the same with fewer channels, the codes share one preprocessing. Otherwise the code gets its own,
+        and also if the model takes only one image type per case.
         """
         if self.network.takes_one_image_type:
             return self._preprocess(case, code)
@@ -125,7 +131,7 @@ class Segmenter:
         return self.context.preprocess(image, case.properties, previous_stage)
 
     def _region(self, case: CaseImages, code: Code) -> tuple:
-        """What nnU-Net crops to and, where a channel asks for that, normalizes in: equal if a code changes neither."""
+        """Return the region to which nnU-Net crops and, if a channel needs that, the one in which it normalizes."""
         nonzero = np.logical_or.reduce([channel != 0 for channel in case.image[np.array(code)]])
         box = tuple(
             (int(where[0]), int(where[-1]))

@@ -1,1 +1,1 @@
-"""Files, processes, the environment and the arithmetic that the package runs with."""
+"""Options, files, processes, the environment and numerical precision: what all commands need to run."""

@@ -1,4 +1,4 @@
-"""The device that a command computes on."""
+"""The option `-device`, which all commands that compute have."""
 
 from typing import Any
 

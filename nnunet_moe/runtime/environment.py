@@ -1,4 +1,4 @@
-"""What is installed, and how nnU-Net finds our trainers: its documented variable `nnUNet_extTrainer`."""
+"""Installed versions, and the variable `nnUNet_extTrainer`, by which nnU-Net finds our trainers."""
 
 import importlib.util
 import os
@@ -31,14 +31,14 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def external_trainers_folder() -> Path:
-    """The folder that holds nothing but the module of re-exports; finding it does not import the trainers."""
+    """Return the folder that holds only the module of re-exports, without importing the trainers."""
     spec = importlib.util.find_spec("nnunet_moe.trainers")
     assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]).resolve() / "external"
 
 
 def export_line(shell: str) -> str:
-    """The line that makes our trainers known in `bash` (also zsh, sh) or `fish`; folders already named stay."""
+    """Return the line that adds our trainers to the variable, for `bash` (also zsh, sh) or `fish`."""
     folder = shlex.quote(str(external_trainers_folder()))
     if shell == "fish":
         return f"set -gx --path {VARIABLE} {folder} ${VARIABLE}"
@@ -47,7 +47,7 @@ def export_line(shell: str) -> str:
 
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
-    """Let a variable of the environment have a value inside the block."""
+    """Set an environment variable inside the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -60,13 +60,13 @@ def variable(name: str, value: str) -> Iterator[None]:
 
 
 def trainers_known() -> AbstractContextManager[None]:
-    """Let nnU-Net find our trainers inside the block, whatever the environment says."""
+    """Let nnU-Net find our trainers inside the block, also if the user did not set the variable."""
     folders = (str(external_trainers_folder()), os.environ.get(VARIABLE))
     return variable(VARIABLE, os.pathsep.join(filter(None, folders)))
 
 
 def machine() -> str:
-    """This machine in words, to stand beside what was measured on it."""
+    """Describe this machine in words, for reports of measurements."""
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return f"{platform.platform()}, {f'{len(names)} x {names[0]}' if names else platform.processor()}"

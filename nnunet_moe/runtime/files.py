@@ -1,4 +1,4 @@
-"""Where nnU-Net's datasets are, names and contents of files, and files that are written whole or not at all."""
+"""nnU-Net's folders, names and digests of files, and writing files as a whole or not at all."""
 
 import hashlib
 import os
@@ -17,57 +17,61 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunet_moe.errors import ModelError, SettingsError
 
 UNFINISHED = ".unfinished_"
-"""What the names of files begin with that are being written, or that a killed process left behind."""
+"""The start of the names of files that are being written, or that a killed process left behind."""
 
 
 def dataset_name(name_or_id: str) -> str:
-    """The full name of a dataset.
+    """Return the full name of a dataset.
 
     Raises:
-        ModelError: there is no such dataset in nnU-Net's folders.
+        ModelError: nnU-Net's folders hold no such dataset.
     """
     try:
-        return str(maybe_convert_to_dataset_name(name_or_id))  # which gives NumPy's kind of string
+        return str(maybe_convert_to_dataset_name(name_or_id))  # nnU-Net returns a NumPy string
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"-d {name_or_id} is no dataset that nnU-Net finds: {error}") from error
+        raise ModelError(f"-d {name_or_id}: nnU-Net finds no such dataset. {error}") from error
 
 
 def nnunet_folder(variable: Any) -> Path:
-    """The folder that one of `nnunetv2.paths`' variables names.
+    """Return the folder that one of the variables in `nnunetv2.paths` names.
 
     Raises:
-        ModelError: it is not set.
+        ModelError: the variable is not set.
     """
     if not variable.is_set():
-        raise ModelError(f"{variable.env_var_name} is not set. Set nnU-Net's three variables as for a training.")
+        raise ModelError(
+            f"{variable.env_var_name} is not set. Set nnU-Net's three environment variables, as for a training."
+        )
     return Path(os.fspath(variable))
 
 
 def folder_name(name: str) -> str:
-    """A modality's or label's name as (part of) a file name: what file systems do not take becomes `_`."""
+    """Return the name of a modality or label for use in a file name, with forbidden characters as `_`."""
     return re.sub(r'[/\\:*?"<>|]|^\.+', "_", name)
 
 
 def require_own_files(names: Sequence[str]) -> None:
-    """Make sure that all names can be names of files, each of its own.
+    """Make sure that each name has its own file name.
 
     Raises:
-        SettingsError: one is empty, or two become one.
+        SettingsError: a name is empty, or two names have the same file name.
     """
     by_file: dict[str, str] = {}
     for name in names:
         if not name.strip():
-            raise SettingsError(f"A name is empty: {', '.join(map(repr, names))}. Name it in dataset.json.")
+            raise SettingsError(
+                f"A modality or label has an empty name: {', '.join(map(repr, names))}. Name it in dataset.json."
+            )
         if (file := folder_name(name)) in by_file:
             raise SettingsError(
-                f"{name!r} and {by_file[file]!r} would be written into the same file, {file!r}. Rename one of the "
+                f"{name!r} and {by_file[file]!r} would be written to the same file, {file!r}. Rename one of the "
                 "modalities or labels in dataset.json."
             )
         by_file[file] = name
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     content = hashlib.sha256()
     with file.open("rb") as opened:
         while part := opened.read(1 << 20):
@@ -77,10 +81,10 @@ def digest(file: Path) -> str:
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """A path beside a file, with its ending, to write to; it becomes the file when the block ends without an error.
+    """Yield a temporary path with the ending of the file, and rename it to the file if the block succeeds.
 
-    Each call has a path of its own, so several processes or threads can write the same file: the last one stays. The
-    path is hidden, and only a killed process leaves one behind.
+    Each call uses a different path, so several processes or threads can write the same file, and the last one wins.
+    The path is hidden. It remains only if the process is killed.
     """
     unfinished = file.with_name(f"{UNFINISHED}{_machine()}_{os.getpid()}_{secrets.token_hex(4)}_{file.name}")
     try:
@@ -91,7 +95,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left of `atomic_write` in a folder; others may be writing there."""
+    """Remove temporary files that killed processes of this machine left; other machines may still write theirs."""
     for path in folder.glob(f"{UNFINISHED}{_machine()}_*"):
         process = path.name.removeprefix(f"{UNFINISHED}{_machine()}_").split("_")[0]
         if process.isdigit() and not _is_running(int(process)):
@@ -99,35 +103,36 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":  # where no signal only asks
+    if os.name != "posix":  # only POSIX has a signal that does nothing but check
         return True
     try:
         os.kill(process, 0)
     except OSError as error:
-        return not isinstance(error, ProcessLookupError)  # it may be another user's
+        return not isinstance(error, ProcessLookupError)  # the process may belong to another user
     return True
 
 
 def _machine() -> str:
-    """A short name of this machine: folders may be shared with others, whose processes have the same numbers."""
+    """Return a short name of this machine, because processes of other machines may have the same numbers."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside another one to fill; what is in it moves up when the block ends without an error.
+    """Yield a temporary folder inside a folder, and move its contents up if the block succeeds.
 
     Raises:
-        SettingsError: the folder holds something already, or is a file.
+        SettingsError: the folder is not empty, or is a file.
     """
     unfinished, made = folder / ".unfinished", [path for path in (folder, *folder.parents) if not path.exists()]
     if not unfinished.exists() and not made and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} is there already and not an empty folder. Remove it, or name another one.")
+        raise SettingsError(f"{folder} already exists and is not an empty folder. Remove it, or choose another one.")
     try:
         unfinished.mkdir(parents=True)
     except FileExistsError as error:
         raise SettingsError(
-            f"{unfinished} is there: another run is writing, or was killed. Remove it, or name another folder."
+            f"{unfinished} exists: another run is writing to it, or was killed. If no run is writing, remove it. "
+            "Otherwise choose another folder."
         ) from error
     try:
         yield unfinished

@@ -1,7 +1,8 @@
 """bfloat16 on CPUs that have matrix units for it.
 
-nnU-Net uses autocast on GPUs only. On a CPU with AMX or AVX512-BF16 a U-Net runs several times faster in bfloat16, so
-our networks enter autocast themselves there, under nnU-Net's commands too. `nnunet_moe_bf16=0` turns it off.
+nnU-Net uses autocast only on GPUs. On a CPU with AMX or AVX512-BF16, a U-Net runs several times faster in bfloat16.
+Therefore our networks turn on autocast themselves on such a CPU, also in nnU-Net's commands. The environment variable
+`nnunet_moe_bf16=0` turns it off.
 """
 
 import os
@@ -11,14 +12,14 @@ import torch
 
 
 def cpu_autocast(device: torch.device) -> AbstractContextManager:
-    """Bfloat16 autocast on a CPU that gains from it; nothing on other devices, and nothing for float64 tensors."""
+    """Return bfloat16 autocast for a CPU that gains from it; it does nothing on other devices or for float64."""
     if device.type == "cpu" and _is_wanted():
         return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16_units())
     return nullcontext()
 
 
 def uses_cpu_bfloat16(device: torch.device) -> bool:
-    """Whether our networks compute in bfloat16 of their own accord on this device."""
+    """Return whether our networks turn on bfloat16 by themselves on this device."""
     return device.type == "cpu" and _is_wanted() and _cpu_has_bfloat16_units()
 
 
@@ -28,6 +29,6 @@ def _is_wanted() -> bool:
 
 @torch.compiler.assume_constant_result
 def _cpu_has_bfloat16_units() -> bool:
-    # torch asks the processor itself; releases without these questions, and other processors, go without
+    # torch asks the processor. Older releases of torch and other processors get no bfloat16.
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, question, lambda: False)() for question in questions)

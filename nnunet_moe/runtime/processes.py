@@ -1,4 +1,4 @@
-"""Work on many cases in several processes, in which the fault of one is not the end of the others."""
+"""Process many cases in several processes, so that an error in one case does not stop the others."""
 
 import multiprocessing
 import os
@@ -17,16 +17,16 @@ Result = TypeVar("Result")
 
 
 class WorkError(Exception):
-    """What went wrong in a call, in words: not every exception finds its way from one process to another."""
+    """An error in a call, as text, because not every exception can be sent from one process to another."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[Result]):
-    """A call that was handed over."""
+    """A call that was submitted to a process."""
 
     future: "Future[Result]"
     again: Callable[[], Result]
-    """Makes the call in a process of its own."""
+    """Repeats the call in a separate process."""
 
     def done(self) -> bool:
         return self.future.done()
@@ -35,25 +35,23 @@ class Call(Generic[Result]):
         """Wait for the call.
 
         Raises:
-            NnunetMoeError: what the call raised; or its process was killed, and so was the one of its own in which it
-                was tried again.
-            WorkError: the call raised anything else.
+            NnunetMoeError: the call raised it, or its process was killed twice, the second time in a separate process.
+            WorkError: the call raised any other exception.
         """
         try:
             return self.future.result()
-        except BrokenProcessPool:  # whichever of the calls under way it was
+        except BrokenProcessPool:  # any of the running calls may have caused it
             return self.again()
 
 
 class Workers:
-    """Processes to hand calls to. Arguments should be small, results may be large.
+    """Worker processes for calls with small arguments; results may be large.
 
     Args:
-        num_processes: 0 for none: calls are made at once, in the calling process, and nothing is shared with others,
-            as in containers without shared memory.
+        num_processes: with 0, calls run immediately in the calling process. Use it in containers without shared memory.
 
     Raises:
-        SettingsError: there can be no other processes here.
+        SettingsError: this machine cannot start worker processes.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -68,7 +66,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Call[Result]:
-        """Hand a call over; the function must be one of a module, so that other processes find it."""
+        """Submit a call; the function must be at the top level of a module, so that other processes find it."""
 
         def again() -> Result:
             with _pool(1) as pool:
@@ -76,8 +74,8 @@ class Workers:
                     return pool.submit(_call, function, *arguments).result()
                 except BrokenProcessPool as error:
                     raise SettingsError(
-                        "The process at work on it was killed, most likely for want of memory. Use fewer processes, "
-                        "or a machine with more."
+                        "The worker process was killed, most likely because memory ran out. Use fewer processes, or a "
+                        "machine with more memory."
                     ) from error
 
         if self._pool is None:
@@ -97,16 +95,16 @@ def map_cases(
     description: str,
     show_progress: bool = True,
 ) -> list[Result | NnunetMoeError]:
-    """Call a function once a task.
+    """Call a function once per task.
 
     Args:
-        function: of a module, so that other processes find it.
-        tasks: its arguments.
-        num_processes: below 2 for the calling process alone.
-        description: stands beside the progress bar.
+        function: a function at the top level of a module, so that other processes find it.
+        tasks: the arguments of each call.
+        num_processes: below 2, only the calling process works.
+        description: text of the progress bar.
 
     Returns:
-        What the calls gave, in the tasks' order: a result, or the user's error that it raised.
+        One entry per task, in their order: the result, or the user's error that the call raised.
     """
     results: list[Result | NnunetMoeError] = []
     with (
@@ -128,7 +126,7 @@ def _pool(num_processes: int) -> ProcessPoolExecutor:
     try:
         return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_end_with_parent)
     except (OSError, NotImplementedError, ImportError) as error:  # in containers without semaphores
-        raise SettingsError(f"No processes can be had here ({error}). Do without: -npp 0 -nps 0.") from error
+        raise SettingsError(f"Cannot start worker processes here: {error}. Run without them: -npp 0 -nps 0.") from error
 
 
 def _call(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -141,7 +139,7 @@ def _call(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _end_with_parent() -> None:
-    """In a worker: do not outlive the process that started it, which may be killed without a chance to say so."""
+    """Make a worker end with the process that started it, which may be killed without notice."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -156,6 +154,6 @@ def _done(function: Callable[..., Result], arguments: tuple[Any, ...]) -> "Futur
     future: Future[Result] = Future()
     try:
         future.set_result(_call(function, *arguments))
-    except Exception as error:  # as an executor's future keeps it for the one who asks
+    except Exception as error:  # kept for the caller, as in an executor's future
         future.set_exception(error)
     return future

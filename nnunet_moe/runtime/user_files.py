@@ -1,4 +1,4 @@
-"""Whose fault an `OSError` is: that of a file or folder of the user, or of this package."""
+"""Separate errors with the user's files and folders from errors of this package."""
 
 import errno
 import os
@@ -9,22 +9,22 @@ from pathlib import Path
 from nnunet_moe.errors import FileError
 
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""A full or read-only disk, which is reported without a file when a write fails."""
+"""A full or read-only disk. When a write fails, the system reports it without a file name."""
 _NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @contextmanager
 def user_files(paths: Iterable[Path]) -> Iterator[None]:
-    """Turn an `OSError` that the user can mend into an error of the hierarchy, and let any other one pass.
+    """Turn an `OSError` that the user can fix into a `FileError`, and pass on any other one.
 
-    The user can mend an error that names a path which they gave, a path below it, or one below nnU-Net's folders. They
-    can also mend a full or read-only disk.
+    The user can fix an error with a path that they gave, with a path below it, or with one below nnU-Net's folders.
+    They can also fix a full or read-only disk.
 
     Args:
-        paths: what the user gave.
+        paths: the paths that the user gave.
 
     Raises:
-        FileError: such an error; it names the file.
+        FileError: an error that the user can fix; the message names the file.
     """
     given = [*paths, *(Path(folder) for name in _NNUNET_FOLDERS if (folder := os.environ.get(name)))]
     try:
@@ -40,11 +40,11 @@ def user_files(paths: Iterable[Path]) -> Iterator[None]:
 def _message(error: OSError, path: Path | None) -> str:
     what = error.strerror or type(error).__name__
     if error.errno in _OF_THE_MACHINE:
-        remedy = "Make room there, or name another folder."
+        remedy = "Free some space, or choose another folder."
     elif isinstance(error, PermissionError):
-        remedy = "Change its permissions, or name another one."
+        remedy = "Change its permissions, or choose another path."
     else:
-        remedy = "Check the path and what is there."
+        remedy = "Check that the path is correct and exists."
     return f"{what}. {remedy}" if path is None else f"{path}: {what}. {remedy}"
 
 
@@ -53,6 +53,6 @@ def _is_path(name: object) -> bool:
 
 
 def _is_within(path: Path, folder: Path) -> bool:
-    """Whether a path is a given one, below it, or above it, where a folder on the way to it is at fault."""
+    """Return whether a path is the folder, below it or above it; above, a parent folder caused the error."""
     path, folder = (Path(os.path.abspath(each)) for each in (path, folder))
     return path == folder or folder in path.parents or path in folder.parents

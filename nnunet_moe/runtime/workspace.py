@@ -1,4 +1,4 @@
-"""Run nnU-Net's own commands below one folder, with a log for each and a line of progress now and then."""
+"""Run nnU-Net's own commands in one folder, with a log file and progress lines for each."""
 
 import os
 import subprocess
@@ -11,23 +11,23 @@ from nnunet_moe.errors import CommandError
 from nnunet_moe.runtime.environment import trainers_known
 
 Progress = Callable[[str], str | None]
-"""Makes of a line of output what is to be shown of it, or None."""
+"""Takes a line of output and returns the text to show, or None."""
 
 
 class Workspace:
-    """nnU-Net's three folders and the commands' logs, below one folder.
+    """A folder with nnU-Net's three folders and the logs of the commands.
 
     Args:
-        folder: made if it does not exist.
-        reuse: go on in a folder that an earlier run has filled.
+        folder: the folder; it is created if it does not exist.
+        reuse: whether the folder may hold files of an earlier run.
 
     Raises:
-        CommandError: the folder holds something already and is not to be reused.
+        CommandError: the folder is not empty, and `reuse` is false.
     """
 
     def __init__(self, folder: Path, *, reuse: bool = False) -> None:
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not reuse)):
-            raise CommandError(f"{folder} is not an empty folder. Remove it, or name another one with -o.")
+            raise CommandError(f"{folder} is not an empty folder. Remove it, or choose another one with -o.")
         self.folder = folder.resolve()
         self.raw, self.preprocessed, self.results, self.logs = (
             self.folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs")
@@ -36,19 +36,19 @@ class Workspace:
             path.mkdir(parents=True, exist_ok=True)
 
     def run(self, command: str, *arguments: str, progress: Progress | None = None) -> None:
-        """Run one of nnU-Net's commands; all its output goes into `logs`.
+        """Run one of nnU-Net's commands and write all its output to `logs`.
 
         Raises:
-            CommandError: the command did not succeed.
+            CommandError: the command failed.
         """
-        beside_python = Path(sys.executable).parent / command  # found also where no environment is activated
+        beside_python = Path(sys.executable).parent / command  # works also if the environment is not activated
         with trainers_known():
             environment = {
                 **os.environ,
                 "nnUNet_raw": str(self.raw),
                 "nnUNet_preprocessed": str(self.preprocessed),
                 "nnUNet_results": str(self.results),
-                # nnU-Net's own numbers are for workstations with a GPU; each of its processes imports torch
+                # nnU-Net's defaults are for workstations with a GPU, and each of its processes imports torch
                 "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1))),
                 "nnUNet_n_proc_DA": "1" if "plan" in command else os.environ.get("nnUNet_n_proc_DA", "1"),
                 "PYTHONUNBUFFERED": "1",
@@ -66,15 +66,15 @@ class Workspace:
                 for line in process.stdout:
                     out.write(line)
                     if progress is not None and (shown := progress(line)) is not None:
-                        print(f"    {shown}", flush=True)  # noqa: T201 - progress is what it is for
+                        print(f"    {shown}", flush=True)  # noqa: T201 - shows progress
         except BaseException:
             process.kill()
             raise
         if process.wait() != 0:
-            raise CommandError(f"{command} failed with status {process.returncode}. Its log: {out.name}")
+            raise CommandError(f"{command} failed with status {process.returncode}. See its log: {out.name}")
 
     def _new_log(self, command: str) -> TextIO:
-        """A file of its own, also where commands run at once."""
+        """Open a new log file, also if several commands run at once."""
         number = len(list(self.logs.iterdir()))
         while True:
             try:

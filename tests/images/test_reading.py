@@ -29,13 +29,13 @@ def poor_case(copied_case):
 
 def test_reading_returns_what_is_missing_and_what_was_ignored_and_prints_nothing(poor_case, dataset_json, capfd):
     read = read_case([str(file) for file in poor_case], SimpleITKIO(), dataset_json)
-    zeros = f"{poor_case[1]} is zero everywhere: treated as absent"
-    look_alike = "phantomTs000: not used, since not ending in .nii.gz: phantomTs000_0002.nii"
+    zeros = f"{poor_case[1]} is zero everywhere: treated as missing"
+    look_alike = "phantomTs000: not used, because the ending is not .nii.gz: phantomTs000_0002.nii"
     assert read.available == (True, False, False) and np.isnan(read.image[1:]).all()
     assert read.case == "phantomTs000" and read.missing == ("T2w", "FLAIR")
     assert read.notes == (zeros,) and read.look_alikes == (look_alike,)
     assert read.ignored == (zeros, look_alike)
-    assert read.log_lines == (zeros, "phantomTs000: absent T2w, FLAIR", look_alike)
+    assert read.log_lines == (zeros, "phantomTs000: missing T2w, FLAIR", look_alike)
     assert "".join(capfd.readouterr()) == ""
 
 

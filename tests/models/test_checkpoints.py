@@ -34,7 +34,7 @@ def test_a_checkpoint_with_numpy_numbers_as_nnunet_writes_them_is_read_by_the_fu
 
 def test_a_file_of_another_kind_is_named(tmp_path):
     file = tmp_path / "checkpoint.pth"
-    with pytest.raises(ModelError, match=facts("checkpoint.pth", "not there")):
+    with pytest.raises(ModelError, match=facts("checkpoint.pth", "does not exist")):
         read_checkpoint(file)
     for content in (b"", b"text", b"PK"):
         file.write_bytes(content)

@@ -62,7 +62,7 @@ def test_it_finds_the_model_with_all_folds_or_says_what_there_is(results):
     choice = ModelChoice(**NAMES, trainer="nnUNetTrainerMoESD", folds=(0, "all"))
     assert choice.find().folder == results
     with pytest.raises(
-        ModelError, match=facts("fold_3/checkpoint_final.pth", "not there", "fold_0/checkpoint_final.pth")
+        ModelError, match=facts("fold_3/checkpoint_final.pth", "does not exist", "fold_0/checkpoint_final.pth")
     ):
         ModelChoice(**NAMES, trainer="nnUNetTrainerMoESD", folds=(0, 3)).find()
     with pytest.raises(ModelError, match=facts("nnUNetTrainerSD", "nnUNetTrainerMoESD__nnUNetPlans__3d_tiny")):

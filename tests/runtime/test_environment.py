@@ -1,6 +1,7 @@
 import ast
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_moe
+from facts import facts
 from nnunet_moe.cli import main
 from nnunet_moe.runtime import environment
 from nnunet_moe.runtime.environment import VARIABLE, export_line, external_trainers_folder, trainers_known, versions
@@ -74,7 +76,7 @@ def test_a_demo_folder_that_is_in_use_is_refused_with_one_line_and_left_alone(tm
     command = [sys.executable, "-m", "nnunet_moe", "demo", "-o", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 1
-    assert result.stderr.strip().endswith(f"{tmp_path} is not an empty folder. Remove it, or name another one with -o.")
+    assert re.search(facts(tmp_path, "not an empty folder", "-o"), result.stderr)
     assert len(result.stderr.strip().splitlines()) == 1 and [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 

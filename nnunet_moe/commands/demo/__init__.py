@@ -1,1 +1,1 @@
-"""`nnunet_moe demo`: the whole job on a small phantom cohort."""
+"""`nnunet_moe demo`: train and predict on a small simulated dataset."""

@@ -1,4 +1,4 @@
-"""Predict test cases under every code with nnU-Net's own command: link the files that exist, score what came out."""
+"""Inputs for nnU-Net's own prediction command, one per test case and code, and scores of its predictions."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ COLOURS = {"truth": "#00a050", "prediction": "#e04040"}
 
 @dataclass(frozen=True)
 class CaseSubsets:
-    """Test cases and where their images, labels and predictions lie.
+    """Test cases, and the folders of their images, labels and predictions.
 
-    A case under a code has the name `CASE_CODE`, the code in digits: `phantomTs000_101`.
+    A case with a code is named `CASE_CODE`, with the code as digits: `phantomTs000_101`.
     """
 
     images: Path
@@ -36,7 +36,7 @@ class CaseSubsets:
         return all_codes(len(self.modalities))
 
     def write_inputs(self, folder: Path) -> None:
-        """Fill a folder with every case under every code: only the files of its modalities, absent ones just absent."""
+        """Copy every case once for each code, with only the files of the code's modalities."""
         folder.mkdir(parents=True)
         for case in self.cases:
             for code in self.codes:
@@ -54,7 +54,7 @@ class CaseSubsets:
         return _read(self.predictions / f"{case}_{code_digits(code)}{self.file_ending}") > 0
 
     def dice(self) -> np.ndarray:
-        """Foreground Dice, `(codes, cases)`, in native space; 1 where truth and prediction are both empty."""
+        """Return the foreground Dice, `(codes, cases)`, in native space; 1 if both segmentations are empty."""
         truths = [self.truth(case) for case in self.cases]
         return np.array(
             [
@@ -64,7 +64,7 @@ class CaseSubsets:
         )
 
     def table(self) -> str:
-        """Mean Dice by code over the cases, in Markdown, and the mean over codes."""
+        """Return a Markdown table with the mean Dice of each code over the cases, and the mean over codes."""
         dice = self.dice().mean(axis=1)
         rows = [
             (code_text(code, self.modalities), f"{value:.3f}") for code, value in zip(self.codes, dice, strict=True)
@@ -73,13 +73,13 @@ class CaseSubsets:
         return markdown_table(("modalities", "Dice"), [*rows, mean])
 
     def plot(self, case: str, file: Path) -> None:
-        """One row a code: the images present, the prediction, the truth; the slice with most lesion."""
+        """Draw one row per code: available images, prediction, reference; the slice with the most lesion."""
         import matplotlib.pyplot as plt
 
         truth = self.truth(case)
         index = int(truth.sum(axis=(1, 2)).argmax())
         images = [self.image(case, channel)[index] for channel in range(len(self.modalities))]
-        columns = [*self.modalities, "prediction", "truth"]
+        columns = [*self.modalities, "prediction", "reference"]
         figure, axes = plt.subplots(
             len(self.codes), len(columns), figsize=(1.6 * len(columns), 1.75 * len(self.codes)), squeeze=False
         )
@@ -87,7 +87,7 @@ class CaseSubsets:
             backdrop = images[int(np.flatnonzero(code)[-1])]
             prediction = self.prediction(case, code)
             for axis, image, available in zip(row, images, code, strict=False):
-                _show(axis, image, is_absent=not available)
+                _show(axis, image, is_missing=not available)
             _show(row[-2], backdrop, prediction[index], COLOURS["prediction"])
             _show(row[-1], backdrop, truth[index], COLOURS["truth"])
             row[0].set_ylabel(code_text(code, self.modalities).replace("+", "\n+ "), fontsize=8)
@@ -100,13 +100,13 @@ class CaseSubsets:
 
 
 def median_case(subsets: CaseSubsets) -> str:
-    """The case whose Dice, averaged over the codes, is the median one (the upper of two)."""
+    """Return the case with the median Dice, averaged over the codes (the upper of two)."""
     order = subsets.dice().mean(axis=0).argsort()
     return subsets.cases[order[len(order) // 2]]
 
 
 def cases_of(labels: Path, file_ending: str = ".nii.gz") -> tuple[str, ...]:
-    """The names of the cases that have a label file in a folder."""
+    """Return the names of the cases that have a label file in a folder."""
     return tuple(sorted(path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")))
 
 
@@ -120,12 +120,12 @@ def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _show(
-    axis: "Axes", image: np.ndarray, outline: np.ndarray | None = None, colour: str = "", *, is_absent: bool = False
+    axis: "Axes", image: np.ndarray, outline: np.ndarray | None = None, colour: str = "", *, is_missing: bool = False
 ) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.imshow(np.ones_like(image) if is_absent else image, cmap="gray", vmin=0, vmax=1 if is_absent else None)
-    if is_absent:
-        axis.text(0.5, 0.5, "absent", ha="center", va="center", transform=axis.transAxes, color="0.5", fontsize=8)
+    axis.imshow(np.ones_like(image) if is_missing else image, cmap="gray", vmin=0, vmax=1 if is_missing else None)
+    if is_missing:
+        axis.text(0.5, 0.5, "missing", ha="center", va="center", transform=axis.transAxes, color="0.5", fontsize=8)
     if outline is not None and outline.any():
         axis.contour(outline, levels=[0.5], colors=colour, linewidths=1)

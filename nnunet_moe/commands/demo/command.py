@@ -11,7 +11,7 @@ from nnunet_moe.runtime.options import option, read_request
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where the demo runs."""
+    """Where to run the demo."""
 
     out: Path = option(
         "-o",

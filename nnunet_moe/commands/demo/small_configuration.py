@@ -1,4 +1,4 @@
-"""A configuration of the plans that a CPU can train."""
+"""A configuration that is small enough to train on a CPU."""
 
 import copy
 import json
@@ -16,15 +16,15 @@ def add_small_configuration(
     settings: dict,
     batch_size: int | None = None,
 ) -> None:
-    """Add to the plans a configuration that a CPU can train: `2d` or `3d_fullres` with a small patch and network.
+    """Add a configuration with a small patch and network, derived from `2d` or `3d_fullres`, to the plans.
 
     Args:
-        plans_file: an `nnUNetPlans.json` with a `2d` or `3d_fullres` of the plain U-Net.
-        name: of the new configuration.
-        patch_size: in pixels or voxels, two or three numbers; divisible by 2 once for each stage after the first.
-        features_per_stage: also says how many stages there are.
-        settings: what goes under the key `nnunet_moe`.
-        batch_size: as planned if None.
+        plans_file: an `nnUNetPlans.json` with a `2d` or `3d_fullres` configuration of the plain U-Net.
+        name: name of the new configuration.
+        patch_size: two or three numbers, in pixels or voxels; divisible by 2 once for each stage after the first.
+        features_per_stage: features of each stage; their number is the number of stages.
+        settings: the value of the key `nnunet_moe`.
+        batch_size: the batch size; None keeps the planned one.
     """
     plans = json.loads(plans_file.read_text())
     planned = "2d" if len(patch_size) == 2 else "3d_fullres"

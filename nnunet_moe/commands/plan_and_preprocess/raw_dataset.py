@@ -131,7 +131,7 @@ def read_raw_dataset(name: str) -> RawDataset:
         problems.append(f"{BY_CASE!r} in dataset.json names {_some(unknown)}, which is no training case.")
     for case, files in cases.items():
         there = [*files["images"], files["label"]]
-        problems += [f"{case}: {path} is not there." for path in there if not Path(path).exists()]
+        problems += [f"{case}: {path} does not exist." for path in there if not Path(path).exists()]
         try:
             channels = list(files_by_channel(files["images"], dataset_json))
         except ModalityError as error:

@@ -42,7 +42,7 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
     """
     start = time.perf_counter()
     if case.previous_stage is not None and not Path(case.previous_stage).exists():
-        raise ModalityError(f"{case.previous_stage} is not there. Predict the cascade's previous stage first.")
+        raise ModalityError(f"{case.previous_stage} does not exist. Predict the cascade's previous stage first.")
     images = context.read(case.images)
     first, of_model = min(case.images), (context.configuration, context.dataset_json)
     image, notes = context.preprocessor().used_channels(images, first, *of_model)

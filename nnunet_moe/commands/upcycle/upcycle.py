@@ -38,7 +38,9 @@ class Target:
         plans_file, dataset_file = folder / f"{self.plans}.json", folder / "dataset.json"
         for file in (plans_file, dataset_file):
             if not file.exists():
-                raise ModelError(f"{file} is not there. Plan and preprocess the dataset, or name another by -d and -p.")
+                raise ModelError(
+                    f"{file} does not exist. Plan and preprocess the dataset, or choose another with -d and -p."
+                )
         plans, dataset_json = (json.loads(file.read_text()) for file in (plans_file, dataset_file))
         if self.configuration not in plans["configurations"]:
             raise ModelError(

@@ -1,13 +1,15 @@
+import math
 import re
 
 import pytest
 
 from facts import facts
-from nnunet_moe.cli import main
+from nnunet_moe.cli import main, make_parser
 from nnunet_moe.commands.demo import demo
-from nnunet_moe.commands.demo.progress import case_line, epoch_line
+from nnunet_moe.commands.demo.progress import TrainingProgress, case_line
 from nnunet_moe.errors import CommandError
 from nnunet_moe.runtime.workspace import Workspace
+from nnunet_moe.training_log import Epoch, append_epoch
 
 
 @pytest.mark.slow
@@ -23,7 +25,8 @@ def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path,
     assert [name for name, _ in rows] == ["T1w", "T2w", "FLAIR", "T1w+T2w", "T1w+FLAIR", "T2w+FLAIR", "T1w+T2w+FLAIR"]
     mean = float(re.search(r"\*\*mean over codes\*\* \| \*\*([\d.]+)\*\*", shown)[1])
     assert mean == pytest.approx(sum(float(dice) for _, dice in rows) / 7, abs=2e-3)
-    assert "Epoch 0" in shown and shown.count("Predicting phantomTs") == 28
+    assert re.search(r"^ *Epoch 1 of 1, mean Dice [01]\.\d\d$", shown, flags=re.MULTILINE)
+    assert shown.endswith(f"{demo.NEXT_STEPS}\n") and shown.count("Predicting phantomTs") == 28
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
 
 
@@ -43,15 +46,35 @@ def test_a_folder_in_use_is_taken_only_when_it_is_to_be_reused(tmp_path):
         Workspace(tmp_path / "mine", reuse=False)
 
 
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("2026-11-20 21:00:44.103575: Epoch 1 \n", "Epoch 1"),
-        ("2026-11-20 21:00:52.652971: Pseudo dice [np.float32(0.0026)] \n", "Pseudo dice [np.float32(0.0026)]"),
-        ("2026-11-20 21:00:52.652971: Pseudo dice T1w: [0.1] \n", None),
-        ("2026-11-20 21:00:52.652971: Epoch time: 8.55 s \n", None),
-    ],
-)
-def test_of_nnunets_log_the_lines_that_tell_the_progress_are_shown(line, shown):
-    assert epoch_line(line) == shown
-    assert case_line("Predicting c_101:\n") == "Predicting c_101:" and case_line(line) is None
+def test_the_progress_of_a_training_is_its_epoch_its_mean_dice_and_the_time_left(tmp_path):
+    shown_of = TrainingProgress(tmp_path, num_epochs=3)
+    shown = []
+    for number, (dice, seconds) in enumerate(
+        [([0.5, math.nan], 100.0), ([math.nan, math.nan], 60.0), ([0.7, 0.9], 8.55)]
+    ):
+        append_epoch(tmp_path, number, Epoch(dice={"T1w": dice, "T1w+FLAIR": dice}), ["core", "edema"])
+        shown += [
+            shown_of(f"2026-11-20 21:00:52.652971: {text} \n")
+            for text in (
+                f"Epoch {number}",
+                "Pseudo dice [np.float32(0.5)]",
+                "train_loss 0.1",
+                f"Epoch time: {seconds} s",
+            )
+        ]
+    assert [text for text in shown if text is not None] == [
+        "Epoch 1 of 3, mean Dice 0.50, about 3 min left",
+        "Epoch 2 of 3, about 80 s left",
+        "Epoch 3 of 3, mean Dice 0.80",
+    ]
+    assert shown_of("2026-11-20 21:00:44.103575: predicting phantom_003 \n") == "Validating phantom_003"
+
+
+def test_of_a_prediction_the_cases_are_shown():
+    assert case_line("Predicting c_101:\n") == "Predicting c_101:" and case_line("perform_everything_on_device") is None
+
+
+def test_the_next_steps_are_commands_that_exist():
+    commands = re.findall(r"nnunet_moe (\w+ -.*)", demo.NEXT_STEPS)
+    verbs = [make_parser().parse_args(command.split()).verb for command in commands]
+    assert verbs == ["plan_and_preprocess", "predict"]

@@ -327,11 +327,11 @@ def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
         (("-m", "T1w+T1c"), {}, ("'T1w+T1c'", "no subset", "T1w, T2w, FLAIR")),
         (("-m", "11"), {}, ("'11'", "no subset")),
         (("--all",), {"folds": (0, 0)}, ("fold", "twice")),
-        (("--all",), {"folds": (0, 3)}, ("fold_3/checkpoint_final.pth", "not there", "fold_0")),
+        (("--all",), {"folds": (0, 3)}, ("fold_3/checkpoint_final.pth", "does not exist", "fold_0")),
         (("--all",), {"folds": ("x",)}, ("-f x", "fold", "'all'")),
         (("--all",), {"trainer": "nnUNetTrainerMoE"}, ("nnUNetTrainerMoE", "not been trained", "Dataset901_Tiny")),
         (("--all",), {"configuration": "2d"}, ("2d", "not been trained")),
-        (("--all", "-chk", "checkpoint_latest.pth"), {}, ("checkpoint_latest.pth", "not there")),
+        (("--all", "-chk", "checkpoint_latest.pth"), {}, ("checkpoint_latest.pth", "does not exist")),
         (("--all", "-d", 77), {}, ("-d 77", "dataset")),
         (("--all", "-dataset_id", 911), {}, ("-dataset_id", "--all", "-m")),
         (("-m", "T1w", "-dataset_id", 0), {}, ("-dataset_id 0", "1 to 999")),
@@ -347,7 +347,7 @@ def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_filled(tra
     with pytest.raises(SystemExit, match=facts("full", "not an empty folder")):
         export(tmp_path / "full", "-m", "T2w")
     assert (tmp_path / "full" / "plans.json").read_text() == "{}"
-    refused(tmp_path / "full" / "plans.json", "-m", "T2w", said=("plans.json", "there already"))
+    refused(tmp_path / "full" / "plans.json", "-m", "T2w", said=("plans.json", "already exists"))
     unfinished = tmp_path / "empty" / ".unfinished"
     unfinished.mkdir(parents=True)
     with pytest.raises(SystemExit, match=facts("empty/.unfinished", "another run")):

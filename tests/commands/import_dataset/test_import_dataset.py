@@ -281,5 +281,5 @@ def test_labels_are_looked_at(brats, raw):
     ):
         import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1")
     import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1", "b=2", "c=3")
-    with pytest.raises(SystemExit, match=facts("there already")):
+    with pytest.raises(SystemExit, match=facts("already exists")):
         import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1", "b=2", "c=3")

@@ -765,7 +765,7 @@ def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(tr
         (("-inputs", "../a=T1w", "b=T2w", "c=FLAIR"), ("inputs", "'../a'", "letters")),
         (("-output", "../../x"), ("output", "'../../x'", "slug", "path")),
         (("-step_size", "2"), ("step_size", 2.0, 0, 1)),
-        (("-f", "3"), ("not there",)),
+        (("-f", "3"), ("does not exist",)),
     ],
 )
 def test_what_cannot_be_packaged_is_an_error_and_leaves_nothing(more, expected, trained, tmp_path):
@@ -879,7 +879,7 @@ def test_a_mapping_of_another_model_is_told(packages, tmp_path, capfd):
     [
         ({"folds": []}, ("folds", "()")),
         ({"folds": [0, "x"]}, ("folds", "(0, 'x')")),
-        ({"folds": [7]}, ("fold_7/checkpoint_final.pth", "not there")),
+        ({"folds": [7]}, ("fold_7/checkpoint_final.pth", "does not exist")),
         ({"checkpoint": 5}, ("checkpoint", 5)),
         ({"folder": "x"}, ("folder", "'x'")),
         ({"trained": [1]}, ("not a packaged model",)),
@@ -929,7 +929,7 @@ def test_a_model_that_is_damaged_is_told_before_anything_is_written(what, packag
         "lacking": (first,),
         "no checkpoint": ("loaded",),
         "no plans": ("loaded",),
-        "no model": ("checkpoint_final.pth", "not there"),
+        "no model": ("checkpoint_final.pth", "does not exist"),
         "nothing": ("not a packaged model",),
     }
     assert re.search(facts(*expected[what]), said) and said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -340,7 +340,7 @@ def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
             lambda raw: (raw / "imagesTr" / "b_0002.nii.gz").rename(raw / "imagesTr" / "b_0002.NII.GZ"),
             ("spelt",),
         ),
-        (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), ("a: ", "labelsTr/a.nii.gz", "not there")),
+        (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), ("a: ", "labelsTr/a.nii.gz", "does not exist")),
         (lambda raw: (raw / "dataset.json").unlink(), ("dataset", "imagesTr")),
         (lambda raw: (raw / "dataset.json").write_text("{"), ("JSONDecodeError",)),
         (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), ("regions_class_order",)),

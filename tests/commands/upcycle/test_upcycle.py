@@ -180,7 +180,7 @@ def unchanged(checkpoint):
         (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
         (other_width, "nnUNetTrainerSD", ("(9, 6, 3, 3, 3) in the checkpoint", "(8, 6, 3, 3, 3)")),
         (no_configuration, MOESD, ("'3d_gone'", "2d, 3d_fullres")),
-        (no_dataset, MOESD, ("Dataset999_Gone/nnUNetPlans.json", "not there")),
+        (no_dataset, MOESD, ("Dataset999_Gone/nnUNetPlans.json", "does not exist")),
         (no_weights, MOESD, ("no nnU-Net checkpoint", "KeyError", "'network_weights'")),
         (no_plans, MOESD, ("no nnU-Net checkpoint", "TypeError")),
         (weights_of_nothing, MOESD, ("no nnU-Net checkpoint", "AttributeError")),
@@ -254,7 +254,7 @@ def test_bad_options_and_files_are_named(ordinary, tmp_path):
     ):
         patch.delenv("nnUNet_preprocessed")
         upcycle(file, out, MOESD)
-    with pytest.raises(SystemExit, match=facts("gone.pth", "not there")):
+    with pytest.raises(SystemExit, match=facts("gone.pth", "does not exist")):
         main(["upcycle", "-i", str(tmp_path / "gone.pth"), "-tr", MOESD, "-o", str(out)])
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(ModelError, match=facts("text.pth", "cannot be read")):
