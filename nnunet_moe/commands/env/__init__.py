@@ -1,1 +1,1 @@
-"""Make nnU-Net find the trainers."""
+"""`nnunet_moe env`: let nnU-Net find the trainers."""

@@ -10,7 +10,7 @@ from nnunet_moe.runtime.options import option, read_request
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Whose line to print."""
+    """The shell for which to print a line."""
 
     shell: str | None = option(
         "--shell",
@@ -30,11 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Print the line that sets nnU-Net's variable."""
+    """Print the line that sets the variable `nnUNet_extTrainer`."""
     request = read_request(Request, namespace)
     if request.shell is not None:
         print(export_line(request.shell))
     else:
-        print(export_line("bash"))  # first, so that it counts also when a shell joins the lines
+        print(export_line("bash"))  # first, so that it works also if a shell joins the lines
         print('# bash, zsh: eval "$(nnunet_moe env)"      fish: nnunet_moe env --shell fish | source')
         print(f"# {export_line('fish')}")

@@ -1,1 +1,1 @@
-"""`nnunet_moe upcycle`: initial weights for a trainer with experts from a checkpoint without them."""
+"""`nnunet_moe upcycle`: convert a checkpoint into initial weights for a trainer with experts."""

@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe upcycle`; its options are in `request`."""
+"""Run `nnunet_moe upcycle`. Its options are in `request`."""
 
 import argparse
 import shlex
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Write the checkpoint, and say how to train from it."""
+    """Write the initial weights, and show how to train from them."""
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
@@ -24,4 +24,4 @@ def run(namespace: argparse.Namespace) -> None:
     target = upcycle_checkpoint(request)
     model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
     file = shlex.quote(str(request.out))
-    print(f"Wrote {request.out}. Start from it: nnUNetv2_train {model} -pretrained_weights {file}")
+    print(f"Wrote {request.out}. Train from it: nnUNetv2_train {model} -pretrained_weights {file}")

@@ -11,16 +11,16 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to make of which checkpoint.
+    """The checkpoint to convert, and the training that will start from it.
 
     Raises:
-        SettingsError: `noise` or `seed` out of range.
+        SettingsError: `noise` or `seed` is out of range.
     """
 
     source: Path = option(
         "-i", type=Path, group="input and output", help="convert this checkpoint, of an ordinary nnU-Net or of M4oE"
     )
-    """Of an ordinary nnU-Net, or of a trainer of this package without experts; of M4oE, to be trained on more kinds."""
+    """From an ordinary nnU-Net, from a trainer of this package without experts, or from M4oE to add image types."""
     out: Path = option(
         "-o", type=Path, group="input and output", help="write the weights to this file, which must not exist"
     )
@@ -40,7 +40,7 @@ class Request:
         group="initial weights",
         help="add noise to the experts, its SD as a fraction of the SD of the weights (default: %(default)s)",
     )
-    """As a fraction of the SD of each tensor of weights; from 0."""
+    """A fraction of the SD of each weight tensor; at least 0."""
     like: str | None = option(
         "-like",
         default=None,
@@ -59,5 +59,6 @@ class Request:
     def __post_init__(self) -> None:
         if not (0 <= self.noise < float("inf") and 0 <= self.seed <= MAX_SEED):
             raise SettingsError(
-                f"-noise {self.noise} -seed {self.seed}: both must be at least 0, noise finite, seed below 2^63."
+                f"-noise {self.noise} -seed {self.seed} is out of range. Both must be at least 0, the noise "
+                "finite, and the seed below 2^63."
             )

@@ -1,4 +1,4 @@
-"""Convert a checkpoint into initial weights for a trainer with experts; each network knows how: `upcycled`."""
+"""Convert a checkpoint into initial weights, with the method `upcycled` of the network to train."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
 
 @dataclass(frozen=True)
 class Target:
-    """What will be trained from the upcycled weights, in the words of `nnUNetv2_train`."""
+    """The training that will start from the weights, described as for `nnUNetv2_train`."""
 
     trainer: str
     dataset: str
@@ -28,11 +28,11 @@ class Target:
     configuration: str
 
     def network(self) -> tuple[MissingModalityNetwork | StockNetwork, tuple[str, ...]]:
-        """The network that a training would start with, and the names of its modalities.
+        """Build the network that the training would start with, and return the names of its modalities, too.
 
         Raises:
-            ModelError: no such plans, configuration or trainer, or trainer.
-            SettingsError: a mistake in the plans' settings.
+            ModelError: the plans, the configuration or the trainer do not exist.
+            SettingsError: a setting in the plans is wrong.
         """
         folder = nnunet_folder(nnUNet_preprocessed) / self.dataset
         plans_file, dataset_file = folder / f"{self.plans}.json", folder / "dataset.json"
@@ -45,13 +45,15 @@ class Target:
         if self.configuration not in plans["configurations"]:
             raise ModelError(
                 f"{plans_file} has no configuration {self.configuration!r}, only {', '.join(plans['configurations'])}. "
-                "Name one of them by -c."
+                "Choose one of them with -c."
             )
         manager = PlansManager(plans)
         try:
             configuration = manager.get_configuration(self.configuration)
         except ValueError as error:
-            raise ModelError(f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error}") from error
+            raise ModelError(
+                f"Configuration {self.configuration!r} of {plans_file} cannot be used: {error} Choose another with -c."
+            ) from error
         network = planned_network(self.trainer, manager, configuration, dataset_json, deep_supervision=True)
         return missing_modality_network(network), channel_names(dataset_json)
 
@@ -60,16 +62,16 @@ def upcycle_checkpoint(request: Request) -> Target:
     """Write a file for `nnUNetv2_train ... -pretrained_weights`.
 
     Returns:
-        The target, defaults filled in.
+        The target, including values that default to the checkpoint's.
 
     Raises:
-        ModelError: no such files, or source and target do not fit.
-        SettingsError: `like` without image types to choose from.
+        ModelError: a file does not exist, or source and target do not fit.
+        SettingsError: `like` is given, but the model has no image types.
     """
     source, out, trainer = request.source, request.out, request.trainer
     if out.exists() or not out.parent.is_dir():
-        problem = "exists already" if out.exists() else "lies in no folder that there is"
-        raise ModelError(f"{out} {problem}. Name another file by -o.")
+        problem = "already exists" if out.exists() else "is in a folder that does not exist"
+        raise ModelError(f"{out} {problem}. Choose another file with -o.")
     checkpoint = read_checkpoint(source)
     source_plans = checkpoint["init_args"]["plans"]
     target = Target(
@@ -84,7 +86,7 @@ def upcycle_checkpoint(request: Request) -> Target:
     upcycling = UpcyclingSource(checkpoint["network_weights"], checkpoint["trainer_name"], trained_on)
     try:
         weights = network.upcycled(upcycling, names, noise=request.noise, like=request.like)
-    except ModelError as error:  # the network does not know its trainer's name
+    except ModelError as error:  # the network does not know the name of its trainer
         raise ModelError(f"-tr {trainer}: {error}") from error
     origin = {"checkpoint": str(source), "trainer": checkpoint["trainer_name"]}
     origin |= {"noise": request.noise, "seed": request.seed, "like": request.like, "dataset": target.dataset}
@@ -92,5 +94,7 @@ def upcycle_checkpoint(request: Request) -> Target:
         with atomic_write(out) as unfinished:
             torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, unfinished)
     except (RuntimeError, OSError) as error:
-        raise ModelError(f"{out} cannot be written: {error}. Is there room, and may you write there?") from error
+        raise ModelError(
+            f"{out} cannot be written: {error}. Check the free space and the permissions of the folder."
+        ) from error
     return target

@@ -246,7 +246,7 @@ def test_bad_options_and_files_are_named(ordinary, tmp_path):
     for name in ("777", "foo"):
         with pytest.raises(ModelError, match=facts(f"-d {name}", "dataset")):
             upcycle(file, out, MOESD, dataset=name)
-    with pytest.raises(ModelError, match=facts("up.pth", "no folder")):
+    with pytest.raises(ModelError, match=facts("up.pth", "folder", "does not exist")):
         upcycle(file, tmp_path / "gone" / "up.pth", MOESD)
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -260,5 +260,5 @@ def test_bad_options_and_files_are_named(ordinary, tmp_path):
     with pytest.raises(ModelError, match=facts("text.pth", "cannot be read")):
         upcycle(tmp_path / "text.pth", out, MOESD)
     shutil.copy(file, out)
-    with pytest.raises(ModelError, match=facts("up.pth", "exists already")):
+    with pytest.raises(ModelError, match=facts("up.pth", "already exists")):
         upcycle(file, out, MOESD)
