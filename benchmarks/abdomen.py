@@ -1,7 +1,7 @@
-"""A phantom cohort of abdomens: cases of CT, of MRI and of MRI with contrast agent, each kind with labels of its own.
+"""Write a phantom cohort of abdomens with three image types (CT, MRI, CE-MRI). Each has its own labels.
 
-Everything in it is simulated: organs are warped ellipsoids of one signal a kind, with a smooth bias field in MRI and
-Gaussian noise. Every liver has tumours; those who annotated CT and MRI drew them as liver.
+All images are simulated. Organs are warped ellipsoids with one signal for each image type. MRI has a smooth bias field.
+All images have Gaussian noise. Every liver has tumors. In CT and MRI, tumors are labeled as liver.
 """
 
 import json
@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 CLASSES = ("air", "fat", "muscle", "liver", "spleen", "kidney", "vessel", "tumour")
 AIR, FAT, MUSCLE, LIVER, SPLEEN, KIDNEY, VESSEL, TUMOUR, INSIDE = range(len(CLASSES) + 1)
-SIGNAL = {  # of the classes above: HU, and relative signal
+SIGNAL = {  # signal of the classes above: HU for CT, relative signal for MRI
     "CT": (-1000, -90, 45, 62, 50, 34, 40, 42),
     "MRI": (0.0, 1.0, 0.38, 0.52, 0.34, 0.30, 0.12, 0.42),
     "CE-MRI": (0.0, 0.6, 0.40, 0.72, 0.80, 0.95, 1.0, 0.56),
@@ -27,7 +27,7 @@ FILE_ENDING = ".nii.gz"
 
 
 def draw_classes(rng: np.random.Generator) -> np.ndarray:
-    """One abdomen, `SHAPE` numbers of `CLASSES`."""
+    """Draw one abdomen: an array of `SHAPE` with indices of `CLASSES`."""
     axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in SHAPE], indexing="ij")
     warp = [gaussian_filter(rng.normal(size=SHAPE), (2, 12, 12)) for _ in axes]
     _, y, x = (axis + 0.1 * field / np.abs(field).max() for axis, field in zip(axes, warp, strict=True))
@@ -59,7 +59,7 @@ def draw_classes(rng: np.random.Generator) -> np.ndarray:
 
 
 def render(classes: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """The image that a scanner of this kind gives, float32."""
+    """Draw the image of this image type, float32."""
     image = gaussian_filter(np.asarray(SIGNAL[kind], dtype=float)[classes], (0.3, 0.6, 0.6))  # partial volume
     if kind != "CT":
         bias = gaussian_filter(rng.normal(size=SHAPE), (3, 24, 24))
@@ -69,7 +69,7 @@ def render(classes: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
 
 
 def annotate(classes: np.ndarray, kind: str) -> np.ndarray:
-    """The labels that were drawn in cases of this kind, uint8."""
+    """Draw the labels that cases of this image type have, uint8."""
     annotated = np.zeros(SHAPE, np.uint8)
     for label in LABEL_SETS[kind]:
         annotated[classes == CLASSES.index(label)] = LABELS[label]
@@ -79,10 +79,15 @@ def annotate(classes: np.ndarray, kind: str) -> np.ndarray:
 
 
 def write_cohort(raw: Path, *, num_training: int, num_test: int, one_channel: bool = False) -> None:
-    """Write so many cases of each kind as an nnU-Net raw dataset; the same arguments always give the same voxels.
+    """Write cases of each image type as an nnU-Net raw dataset.
+
+    The same arguments always give the same voxels.
 
     Args:
-        one_channel: every image is `_0000`, as nnU-Net alone would have it, with no word of kinds or label sets.
+        raw: the folder of the dataset.
+        num_training: number of training cases of each image type.
+        num_test: number of test cases of each image type.
+        one_channel: name every image `_0000`, as nnU-Net needs it, without image types and label sets.
     """
     for part, (count, suffix) in enumerate(((num_training, "Tr"), (num_test, "Ts"))):
         folders = [raw / f"{name}{suffix}" for name in ("images", "labels")]

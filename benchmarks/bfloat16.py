@@ -1,7 +1,7 @@
-"""Whether bfloat16 on the CPU changes what a model predicts: Dice by code in both precisions, and the time.
+"""Compare predictions with bfloat16 and float32 on the CPU: Dice by code, and the time.
 
-Takes a workspace that `nnunet_moe demo` or `simulated_ms.py` has filled, and predicts its test cases under every code
-with nnU-Net's command, once with `nnunet_moe_bf16=0` and once with 1.
+It uses a workspace that `nnunet_moe demo` or `simulated_ms.py` has filled. It predicts the test cases with every
+code, with nnU-Net's command: once with `nnunet_moe_bf16=0` and once with `nnunet_moe_bf16=1`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     workspace = Workspace(options.workspace, reuse=True)
     models = list(workspace.results.glob(f"*/{options.trainer}__*__{options.configuration}"))
     if len(models) != 1:
-        sys.exit(f"{workspace.results} holds {len(models)} models of {options.trainer}; name one's --configuration.")
+        sys.exit(f"{workspace.results} has {len(models)} models of {options.trainer}. Choose one with --configuration.")
     model = models[0]
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
@@ -64,13 +64,15 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("--images", type=Path, help="default: the dataset's test cases")
-    parser.add_argument("--labels", type=Path)
-    parser.add_argument("--trainer", default="nnUNetTrainerMoESD")
-    parser.add_argument("--configuration", default="*", help="default: the only one")
-    parser.add_argument("--chk", default="checkpoint_final.pth")
-    parser.add_argument("--tta", action="store_true", help="mirror in prediction, as nnU-Net does by default")
+    parser.add_argument("workspace", type=Path, help="use the data and models of this workspace")
+    parser.add_argument("--images", type=Path, help="predict these images (default: the dataset's test cases)")
+    parser.add_argument("--labels", type=Path, help="score with these labels (default: those of the test cases)")
+    parser.add_argument("--trainer", default="nnUNetTrainerMoESD", help="use this trainer (default: %(default)s)")
+    parser.add_argument("--configuration", default="*", help="use this configuration (default: the only one)")
+    parser.add_argument("--chk", default="checkpoint_final.pth", help="use this checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--tta", action="store_true", help="mirror in prediction, as nnU-Net does (default: no mirroring)"
+    )
     return parser.parse_args()
 
 

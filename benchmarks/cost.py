@@ -1,8 +1,8 @@
-"""What the method costs beside nnU-Net: time and memory of steps and forward passes on a real plan, in one run.
+"""Compare the cost of the methods with nnU-Net: time and memory of training steps and forward passes.
 
-nnU-Net's own planners plan a phantom cohort with the size of a head at 1 mm. All times are medians over repetitions in
-which the candidates take turns, each time in another order; a ratio is the median of the ratios within a repetition.
-Prints Markdown.
+nnU-Net's own planners plan a phantom cohort with the size of a head at 1 mm. All times are medians over repetitions. In
+each repetition the candidates take turns in another order. A ratio is the median of the ratios within the repetitions.
+The output is Markdown.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
 TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD, nnUNetTrainerLCKD)}
 STOCK, DROPOUT, MOESD, LCKD = TRAINERS
 PARTS = ("steps", "memory", "forward", "kernels", "modalities")
-NUM_MODALITIES = 4  # of the part "modalities"
+NUM_MODALITIES = 4  # for the part "modalities"
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
-    """Prints the time of a training step of each trainer; returns that of MoE-SD in seconds."""
+    """Print the time of a training step of each trainer, and return that of MoE-SD in seconds."""
     steps = {name: _step(name, plans, device) for name in TRAINERS}
     times = in_turn(steps, repetitions, device)
     rows = {name: f"{statistics.median(seconds):.2f} s" for name, seconds in times.items()}
@@ -84,7 +84,7 @@ def report_steps(plans: dict, device: torch.device, repetitions: int) -> float:
 
 
 def report_regularisation(plans: dict, step: float, device: torch.device, repetitions: int) -> None:
-    """L_reg with its gradient, for the largest number of modalities."""
+    """Print the time of L_reg with its gradient, for the largest number of modalities."""
     network = _network(nnUNetTrainerMoESD, plans, MAX_MODALITIES).to(device)
     assert isinstance(network, ModalityNetwork)
 
@@ -97,10 +97,13 @@ def report_regularisation(plans: dict, step: float, device: torch.device, repeti
 
 
 def report_memory(network: str, folder: Path, device: torch.device) -> None:
-    """Peak memory of a step over what the process had before the network was built; a process each."""
+    """Print the peak memory of a training step, without the memory before the network was built.
+
+    Each variant runs in its own process.
+    """
     variants = {STOCK: (STOCK, "own"), f"{STOCK}, same precision": (STOCK, "same"), MOESD: (MOESD, "own")}
     if device.type != "cpu":
-        del variants[f"{STOCK}, same precision"]  # nnU-Net's own precision is that of ours there
+        del variants[f"{STOCK}, same precision"]  # there nnU-Net uses the same precision anyway
     peaks = {}
     for label, (trainer, precision) in variants.items():
         arguments = ("--memory-of", trainer, network, precision, "--out", str(folder), "--device", device.type)
@@ -112,7 +115,7 @@ def report_memory(network: str, folder: Path, device: torch.device) -> None:
 
 
 def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
-    """One patch in evaluation, as in sliding-window prediction."""
+    """Print the time of a forward pass of one patch in evaluation mode, as in sliding-window prediction."""
     patch = _patch(plans, batch_size=1).to(device)
     networks = {name: _network(TRAINERS[name], plans).to(device).eval() for name in (STOCK, MOESD)}
 
@@ -135,7 +138,7 @@ def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
 
 
 def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
-    """Forward and backward of a layer with a kernel for each item, by its implementation and by the alternatives."""
+    """Print the time of forward and backward of a layer with one kernel for each item, and of alternatives to it."""
     precision = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
     with precision:
         half = torch.is_autocast_enabled(device.type)
@@ -158,7 +161,10 @@ def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
 
 
 def report_modalities(plans: dict, device: torch.device, repetitions: int) -> None:
-    """LCKD's network on one patch in evaluation, by how many of the modalities there are; it encodes these alone."""
+    """Print the time of LCKD's network on one patch, by the number of available modalities.
+
+    The network encodes only these. It is in evaluation mode.
+    """
     same = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
     lckd = _network(nnUNetTrainerLCKD, plans, NUM_MODALITIES).to(device).eval()
     stock = _network(nnUNetTrainer, plans, NUM_MODALITIES).to(device).eval()
@@ -235,7 +241,10 @@ def _forward_and_backward(
 
 
 def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
-    """The mixtures of the planned network, and what each gets for a batch; each kind once."""
+    """Yield the mixtures of the planned network with the shape of their input for a batch.
+
+    Mixtures of equal shapes are listed only once.
+    """
     network = _network(nnUNetTrainerMoESD, plans).eval()
     assert isinstance(network, ModalityNetwork)
     shapes: dict[CodeConv, torch.Size] = {}
@@ -257,13 +266,13 @@ def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
 
 
 def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, device: torch.device) -> int:
-    """Bytes; run in a process of its own."""
+    """Return the peak memory of a step in bytes. It must run in its own process."""
     plans = json.loads((folder / "nnUNet_preprocessed" / DATASET / f"{PLANS[network]}.json").read_text())
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     step = _step(trainer, plans, device)
     with cpu_autocast(device) if precision == "same" else nullcontext():
-        for _ in range(2):  # momentum is there from the second step on
+        for _ in range(2):  # momentum exists from the second step on
             step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -271,7 +280,7 @@ def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, de
 
 
 def _resident(name: str) -> int:
-    """Bytes of this process in memory, now or at most (Linux)."""
+    """Return the memory of this process in bytes, current or peak (only on Linux)."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
     return int(line.split()[1]) * 1024
 
@@ -279,10 +288,10 @@ def _resident(name: str) -> int:
 def in_turn(
     candidates: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate in each repetition, by default after one that does not count."""
+    """Measure the seconds of each candidate in each repetition, by default after a warm-up repetition."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repetition in range(0 if warm_up else 1, repetitions + 1):
-        first = repetition % len(candidates)  # what runs first finds other memory free than what follows
+        first = repetition % len(candidates)  # the order matters, because the first candidate finds other free memory
         for name in [*list(candidates)[first:], *list(candidates)[:first]]:
             _wait(device)
             start = time.perf_counter()
@@ -294,7 +303,7 @@ def in_turn(
 
 
 def ratio(times: dict[str, list[float]], name: str, reference: str, *, digits: int = 2) -> str:
-    """The median of the paired ratios, with the lowest and the highest."""
+    """Return the median of the paired ratios, with the lowest and the highest."""
     ratios = sorted(a / b for a, b in zip(times[name], times[reference], strict=True))
     median, lowest, highest = (f"{value:.{digits}f}" for value in (statistics.median(ratios), ratios[0], ratios[-1]))
     return f"{median} ({lowest} to {highest})"
@@ -356,13 +365,28 @@ def _planned(folder: Path, shape: list[int]) -> Workspace:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--out", default="cost", help="a new folder, or one of an earlier run, whose plans are used again"
+        "--out",
+        default="cost",
+        help="write to this folder; the plans of an earlier run in it are reused (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", type=int, nargs=3, default=[150, 180, 150], help="of the heads, voxels of 1 mm")
-    parser.add_argument("--networks", nargs="+", choices=PLANS, default=list(PLANS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="run on this device (default: cuda if available, else cpu)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        default=[150, 180, 150],
+        help="draw heads of this shape in voxels of 1 mm (default: 150 180 150)",
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=PLANS, default=list(PLANS), help="measure these networks (default: all)"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="run these parts (default: all)")
+    parser.add_argument("--repetitions", type=int, default=3, help="repeat this many times (default: %(default)s)")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""What prediction costs beside stock nnU-Net, and whether exported models segment real patients alike.
+"""Compare a model with its exports in stock nnU-Net: segmentations of real patients, time and memory.
 
-Exports a trained model for every subset of its modalities (or one with its first weights, which costs the same), and
-runs stock nnU-Net on the exports in an environment in which this package cannot be imported. Prints Markdown.
+It exports a trained model for every subset of its modalities, or an untrained model, which costs the same. Then it runs
+stock nnU-Net on the exports, in an environment where this package cannot be imported. It prints Markdown.
 """
 
 import argparse
@@ -49,7 +49,7 @@ STAGES = {
     "sending off prediction": "network",
     "Segmentation export complete": "resampling, writing",
 }
-"""What nnU-Net's command prints at the end of a stage -> the stage."""
+"""Text that nnU-Net's command prints at the end of a stage -> the stage."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Run:
     """One run of the command."""
 
     stages: tuple[float, ...]
-    """Seconds, those of `STAGES` and what comes after."""
+    """Seconds of each of `STAGES`, and of the rest."""
     peak_kib: int
-    """Of the largest process."""
+    """Peak memory of the largest process."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One trained model, its exports and the patients."""
+    """A trained model, its exports and the cases."""
 
     model: Path
     configuration: str
@@ -92,7 +92,7 @@ def main() -> None:
     model = nnunet_folder(nnUNet_results) / dataset / f"{options.tr}__nnUNetPlans__{options.c}"
     choice = ModelChoice(dataset=dataset, configuration=options.c, trainer=options.tr, folds=(0,))
     export_models(Request(model=choice, out=out / "models", modalities=None))
-    (out / "stranger").mkdir()  # where importing this package fails
+    (out / "stranger").mkdir()  # importing this package fails here
     (out / "stranger" / "nnunet_moe.py").write_text("raise ModuleNotFoundError('nnunet_moe is not installed')")
     modalities = channel_names(json.loads((model / "dataset.json").read_text()))
     labels = options.images.with_name(options.images.name.replace("images", "labels"))
@@ -105,7 +105,10 @@ def main() -> None:
 
 
 def report_equality(setup: Setup) -> None:
-    """Every patient under every code by the plugin and by stock nnU-Net with the export, without mirroring."""
+    """Compare the segmentations of the model and of its exports in stock nnU-Net, for every case and code.
+
+    Mirroring is off.
+    """
     subsets, tta = setup.subsets, ("--disable_tta",)
     subsets.write_inputs(setup.out / "incoming")
     _predict(SINGLE, setup.model, setup.out / "incoming", subsets.predictions, *tta)
@@ -123,7 +126,7 @@ def report_equality(setup: Setup) -> None:
 
 
 def report_forward(setup: Setup) -> None:
-    """A patch through an exported network and through the one that nnU-Net plans for these channels."""
+    """Compare the forward pass of an exported network with that of the network that nnU-Net plans."""
     rows = []
     for code in (setup.subsets.codes[0], setup.subsets.codes[-1]):
         with redirect_stdout(io.StringIO()):
@@ -145,7 +148,7 @@ def report_forward(setup: Setup) -> None:
 
 
 def report_command(setup: Setup) -> None:
-    """A complete patient by the whole command, in turns, and where its time goes by what the command prints."""
+    """Measure the whole command on a complete case, in turns, and the time of each stage from its output."""
     images = setup.out / "patient"
     images.mkdir()
     for channel in range(len(setup.subsets.modalities)):
@@ -165,7 +168,7 @@ def report_command(setup: Setup) -> None:
         whole.append((name, f"{seconds:.1f} s", ratios[0], f"{gib:.2f} GiB", ratios[1]))
         stages = [statistics.median(seconds) for seconds in zip(*(run.stages for run in runs[name]), strict=True)]
         by_stage.append((name, *(f"{seconds:.1f} s" for seconds in stages)))
-    columns = ("a patient by the whole command", "time", "/ stock", "peak memory of the largest process", "/ stock")
+    columns = ("whole command for one case", "time", "/ stock", "peak memory of the largest process", "/ stock")
     print(markdown_table(columns, whole), end="\n\n")
     print(markdown_table(("", *STAGES.values(), "exit"), by_stage))
     file = f"{setup.subsets.cases[0]}.nii.gz"
@@ -201,7 +204,7 @@ def _predict(name: str, model: Path, images: Path, out: Path, *more: str) -> Run
                 marks.append(time.perf_counter())
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0 or pending:
-        sys.exit(f"{COMMAND} failed; its output: {log.name}")
+        sys.exit(f"{COMMAND} failed. Read its output: {log.name}")
     marks.append(time.perf_counter())
     return Run(tuple(after - before for before, after in pairwise(marks)), usage.ru_maxrss)
 
@@ -216,7 +219,7 @@ def _environment(name: str, out: Path) -> dict[str, str]:
 
 
 def _renumbered(setup: Setup, code: Code, folder: Path) -> None:
-    """The patients' files of a code as its export wants them."""
+    """Copy the files of a code with the channel numbers of its export."""
     folder.mkdir()
     for case in setup.subsets.cases:
         for number, channel in enumerate(np.flatnonzero(code)):
@@ -225,7 +228,7 @@ def _renumbered(setup: Setup, code: Code, folder: Path) -> None:
 
 
 def _write_untrained(dataset: str, configuration: str, trainer: str) -> None:
-    """A model folder with the weights that a training starts with."""
+    """Write a model folder with the initial weights of a training."""
     with trainers_known(), redirect_stdout(io.StringIO()):
         made: Any = get_trainer_from_args(dataset, configuration, 0, trainer, device=CPU)
         made.initialize()
@@ -243,14 +246,18 @@ def _read(file: Path) -> np.ndarray:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-d", required=True, help="dataset that a model was trained on")
-    parser.add_argument("-c", required=True, help="configuration")
-    parser.add_argument("-tr", default="nnUNetTrainerMoESD", help="trainer (default: %(default)s); fold 0, nnUNetPlans")
-    parser.add_argument("--untrained", action="store_true", help="with the weights that a training starts with")
-    parser.add_argument("--images", type=Path, required=True, help="imagesXX of patients, beside labelsXX")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("-d", required=True, help="use a model of this dataset (name or id)")
+    parser.add_argument("-c", required=True, help="use this configuration")
+    parser.add_argument(
+        "-tr",
+        default="nnUNetTrainerMoESD",
+        help="use fold 0 of this trainer with nnUNetPlans (default: %(default)s)",
+    )
+    parser.add_argument("--untrained", action="store_true", help="use initial weights (default: trained weights)")
+    parser.add_argument("--images", type=Path, required=True, help="predict this folder imagesXX, next to labelsXX")
+    parser.add_argument("--out", type=Path, required=True, help="write to this folder, which must not exist")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="run these parts (default: all)")
+    parser.add_argument("--repetitions", type=int, default=3, help="repeat this many times (default: %(default)s)")
     return parser.parse_args()
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Compare M4oE, its ablations and U-Nets on a phantom cohort of three kinds of abdomens, on a CPU.
+"""Compare M4oE, its ablations and U-Nets on a phantom cohort of abdomens with three image types, on a CPU.
 
     python benchmarks/m4oe.py --out m4oe
 
-Everything is simulated (`abdomen.py`). Every row has as many steps; 'U-Net, label sets' computes each twice, since of
-cases with one modality its two views are the same. Prints the DSC by kind and label,
-parameters, and the time of a training step, the candidates taking turns. Run it again with the same --out, and it goes
-on where it stopped.
+All images are simulated (`abdomen.py`). It prints the DSC by image type and label, the number of parameters, and the
+time of a training step. For the times, the candidates take turns. To resume, rerun the command with the same --out.
+
+Every row has the same number of steps. 'U-Net, label sets' computes each step twice, because its two views of a case
+with one modality are the same.
 """
 
 import argparse
@@ -41,16 +42,16 @@ from nnunet_moe.runtime.environment import machine, trainers_known
 from nnunet_moe.runtime.workspace import Workspace
 
 OF_KINDS, ONE_CHANNEL = "Dataset510_Abdomen", "Dataset511_AbdomenOneChannel"
-NUM_TRAINING, NUM_TEST = 12, 8  # cases of each kind
+NUM_TRAINING, NUM_TEST = 12, 8  # cases of each image type
 ITERATIONS = {"num_iterations_per_epoch": 50, "num_val_iterations_per_epoch": 6}
 NETWORK = {"patch_size": [96, 96], "features_per_stage": [32, 64, 128, 256], "batch_size": 12}
-WIDTH = 48  # half of the published one
+WIDTH = 48  # half of the published width
 PHASE_ONE = "nnUNetTrainerM4oEMAE"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training; all that are after phase one start from the same one."""
+    """A training. All trainings after phase one start from the same checkpoint."""
 
     trainer: str
     dataset: str = OF_KINDS
@@ -99,7 +100,10 @@ def main() -> None:
 
 
 def dice_table(scores: dict[str, pd.DataFrame]) -> str:
-    """A row a training, a column a kind and label, the mean over test cases in per cent, and the mean of these."""
+    """Make a table of the mean DSC over test cases in percent.
+
+    Each training has a row. Each image type and label has a column, and the last column is the mean of the others.
+    """
     columns = [(kind, label) for kind, labels in LABEL_SETS.items() for label in labels]
     rows = []
     for name, table_of_row in scores.items():
@@ -110,7 +114,7 @@ def dice_table(scores: dict[str, pd.DataFrame]) -> str:
 
 
 def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
-    """Kind -> the experts' mean weights, `(blocks, experts)`, over all tokens of the test cases."""
+    """Return image type -> the experts' mean weights `(blocks, experts)` over all tokens of the test cases."""
     choice = ModelChoice(dataset=row.dataset, configuration=row.configuration, trainer=row.trainer, folds=(0,))
     segmenter = Segmenter(choice.find(), choice.folds, PredictionSettings(mirroring=False, device="cpu"))
     assert isinstance(segmenter.network, SwinUNetwork)
@@ -128,17 +132,20 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
 
 
 def gate_table(name: str, gates: dict[str, Tensor]) -> str:
-    """The experts' mean weights, a row a kind, and the largest difference that two kinds make in a block."""
+    """Make a table of the experts' mean weights, with one row for each image type.
+
+    Below it stands the largest difference between two image types in a block.
+    """
     number = next(iter(gates.values())).shape[1]
     rows = [[kind, *(f"{weight:.3f}" for weight in weights.mean(dim=0))] for kind, weights in gates.items()]
     of_kinds = torch.stack(list(gates.values()))
     spread = float((of_kinds.amax(dim=0) - of_kinds.amin(dim=0)).max())
     text = markdown_table([name, *(f"expert {expert + 1}" for expert in range(number))], rows)
-    return f"{text}\n\nLargest difference between kinds in a block: {spread:.3f}\n"
+    return f"{text}\n\nLargest difference between image types in a block: {spread:.3f}\n"
 
 
 def report_cost(workspace: Workspace, rows: Mapping[str, Row], repetitions: int) -> None:
-    """Parameters and the time of a training step, beside the control's."""
+    """Print the number of parameters and the time of a training step, compared with the control."""
     steps, parameters = {}, {}
     for name, row in ROWS.items():
         if name == CONTROL or (name in rows and not row.after_phase_one):
@@ -162,7 +169,7 @@ def _plan(workspace: Workspace, dataset: str, epochs: int) -> None:
 
 
 def _train(workspace: Workspace, row: Row, pretrained: Path | None = None) -> Path:
-    """The final checkpoint."""
+    """Train or resume a row, and return its final checkpoint."""
     fold = workspace.results / row.dataset / f"{row.trainer}__nnUNetPlans__{row.configuration}" / "fold_0"
     final = fold / "checkpoint_final.pth"
     if not final.exists():
@@ -187,14 +194,14 @@ def _evaluation(workspace: Workspace, row: Row) -> Path:
 
 
 def _scores(workspace: Workspace, row: Row) -> pd.DataFrame:
-    """A row a case and label, with its kind."""
+    """Read the scores, one row for each case and label, and add the image type."""
     scores = pd.read_csv(_evaluation(workspace, row) / "results.csv")
     kinds = {kind.replace("-", "").lower(): kind for kind in SIGNAL}
     return scores.assign(kind=scores["case"].str.partition("Ts")[0].map(kinds))
 
 
 def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
-    """A training step on a batch of all kinds, and the number of parameters."""
+    """Return a training step on a batch of all image types, and the number of parameters."""
     folder = workspace.preprocessed / row.dataset
     plans, dataset_json = (json.loads((folder / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
     with redirect_stdout(sys.stderr):
@@ -207,7 +214,9 @@ def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
     image = torch.randn(trainer.batch_size, num_channels, *size, generator=generator)
     for number, item in enumerate(image):
         item[torch.arange(num_channels) != number % num_channels] = torch.nan
-    target = torch.randint(0, 2, (len(image), 1, *size), generator=generator).to(torch.int16)  # 1: liver, of all kinds
+    target = torch.randint(0, 2, (len(image), 1, *size), generator=generator).to(
+        torch.int16
+    )  # 1: liver, which all image types have
     scales = trainer._get_deep_supervision_scales() or [[1.0, 1.0]]
     targets = [target[:, :, :: round(1 / y), :: round(1 / x)] for y, x in scales]
     batch = {"data": image, "target": targets if trainer.enable_deep_supervision else targets[0]}
@@ -218,11 +227,20 @@ def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("m4oe"), help="a new folder, or one of an earlier run")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
-    parser.add_argument("--epochs", type=int, default=30, help="of 50 steps")
-    parser.add_argument("--jobs", type=int, default=1, help="at a time")
-    parser.add_argument("--repetitions", type=int, default=5, help="of the steps whose time is taken")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("m4oe"),
+        help="write to this folder, which must be new or from an earlier run (default: %(default)s)",
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="run these rows (default: all)")
+    parser.add_argument(
+        "--epochs", type=int, default=30, help="train this many epochs of 50 steps (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="run this many jobs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="measure each step this many times (default: %(default)s)"
+    )
     return parser.parse_args()
 
 

@@ -3,7 +3,8 @@
 
     taskset -c 0 python benchmarks/metrics.py
 
-A volume of 182x218x182 voxels of 1 mm with cubes of 2 to 6 voxels as lesions, drawn apart for prediction and reference.
+The volume has 182x218x182 voxels of 1 mm. Lesions are cubes of 2 to 6 voxels, drawn independently for prediction and
+reference.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from nnunet_moe.commands.evaluate.metrics import score_segmentation
 from nnunet_moe.runtime.environment import machine
 
 SHAPE = (182, 218, 182)
-GRID = 9  # voxels between the lesions' places, so that no two touch
+GRID = 9  # voxels between the places of lesions, so that no two lesions touch
 
 
 def main() -> None:
@@ -49,8 +50,12 @@ def _lesions(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--lesions", type=int, default=2000)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--lesions", type=int, default=2000, help="draw this many lesions on each side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="measure the time this many times (default: %(default)s)"
+    )
     return parser.parse_args()
 
 

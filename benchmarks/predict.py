@@ -1,6 +1,6 @@
-"""What `nnunet_moe predict` costs beside nnU-Net's own command, and whether both write the same. Prints Markdown.
+"""Compare the time and the output of `nnunet_moe predict` and nnU-Net's own command. Print Markdown.
 
-Every patient of a folder under every subset of its modalities, by both commands in turns.
+Both commands take turns and predict every case of a folder with every subset of its modalities.
 """
 
 import argparse
@@ -40,9 +40,9 @@ def main() -> None:
     files = sorted((options.out / stock).glob("*.nii.gz"))
     same = sum(file.read_bytes() == (options.out / ours / file.name).read_bytes() for file in files)
     print(f"{machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads; {model.name}\n")
-    print(f"{len(files)} cases by {options.workers} and {options.workers} workers, {options.repetitions} repetitions")
+    print(f"{len(files)} cases, -npp and -nps {options.workers}, {options.repetitions} repetitions")
     print(f"nnunet_moe predict / nnUNetv2_predict, time: {ratio(times, ours, stock)}")
-    print(f"Segmentations that are the same files: {same} of {len(files)}")
+    print(f"Identical segmentation files: {same} of {len(files)}")
 
 
 def _run(name: str, folder: Path, arguments: tuple[str, ...]) -> None:
@@ -56,13 +56,17 @@ def _run(name: str, folder: Path, arguments: tuple[str, ...]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-d", required=True, help="dataset, name or id")
-    parser.add_argument("-c", required=True, help="configuration")
-    parser.add_argument("-tr", default="nnUNetTrainerMoESD", help="trainer (default: %(default)s)")
-    parser.add_argument("--images", type=Path, required=True, help="folder imagesXX of patients, beside labelsXX")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to; it must not exist")
-    parser.add_argument("--workers", type=int, default=1, help="-npp and -nps (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="of both commands (default: %(default)s)")
+    parser.add_argument("-d", required=True, help="use a model of this dataset (name or id)")
+    parser.add_argument("-c", required=True, help="use this configuration")
+    parser.add_argument("-tr", default="nnUNetTrainerMoESD", help="use this trainer (default: %(default)s)")
+    parser.add_argument("--images", type=Path, required=True, help="predict this folder imagesXX, next to labelsXX")
+    parser.add_argument("--out", type=Path, required=True, help="write to this folder, which must not exist")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="use this number for -npp and -nps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="run each command this many times (default: %(default)s)"
+    )
     return parser.parse_args()
 
 

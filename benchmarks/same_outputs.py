@@ -1,17 +1,23 @@
-"""Compare what two versions of this package write, file by file, on tiny phantoms and a CPU.
+"""Compare the files that two versions of this package write, on tiny phantoms and a CPU.
 
     PYTHONPATH=OLD python benchmarks/same_outputs.py make FOLDER      # data, trainings, outputs of every verb
     cp -a FOLDER BEGUN
-    PYTHONPATH=OLD python benchmarks/same_outputs.py resume FOLDER    # goes on with what is unfinished, predicts again
+    PYTHONPATH=OLD python benchmarks/same_outputs.py resume FOLDER    # finishes unfinished runs, repeats all outputs
     mv FOLDER BEFORE; mv BEGUN FOLDER
     PYTHONPATH=NEW python benchmarks/same_outputs.py resume FOLDER
     python benchmarks/same_outputs.py compare BEFORE FOLDER
 
-OLD and NEW are checkouts. Run this outside of both: Python looks into the current folder first. Paths are part of some
-files, so both versions must run in the same folder. Files that `make` wrote are copies of each other in both, known by
-their time of change, and do not count. Pictures are compared by presence only. `train FOLDER` trains again what `make`
-trained, to compare weights. All images are simulated. Only commands are used, so that the script works with versions
-whose modules have other names. About half an hour on two cores, and a third of it to resume.
+OLD and NEW are checkouts. Keep to these rules:
+
+- Run the script outside of both checkouts, because Python looks into the current folder first.
+- Run both versions in the same folder, because some files contain paths.
+
+Files that `make` wrote are copies of each other in both folders. They are recognized by their time of change and do
+not count. For pictures, only their presence is compared. `train FOLDER` repeats the trainings of `make`, to compare
+weights.
+
+All images are simulated. The script uses only commands, so that it works with versions whose modules have other names.
+`make` takes about half an hour on two cores, and `resume` a third of that.
 """
 
 import argparse
@@ -38,7 +44,7 @@ import torch
 HEADS, TYPES = "Dataset911_Heads", "Dataset912_Types"
 LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 7}
 ODD = {"num_experts": 2, "teacher": "FLAIR", "width": 12, "seed": 3, "alpha": 0.2, "warm_up_fraction": 0.0}
-"""Settings of all methods at once."""
+"""Settings of several methods at once."""
 MODALITIES = {"T1w": "t1", "T2w": "t2", "FLAIR": "fl"}
 LACKING = ((1, 0), (2, 1), (3, 2), (7, 1))
 """(Case, channel) of the files that are missing."""
@@ -74,18 +80,22 @@ PASSED_OVER = re.compile(
     r"(^|/)(logs\w*|times|locks_\w+|__pycache__|\.snakemake|debug\.json|snakemake\.log|jobs\.json|running\.lock)(/|$)"
     r"|\.whl$|training_log_.*\.txt$|learning_curves\.jsonl$"
 )
-"""Logs and what holds times, and what an older version did not write."""
+"""Files that are not compared: logs, files with times, and files that an older version did not write."""
 TIMES = ("epoch_start_timestamps", "epoch_end_timestamps", "timestamps")
 
 
 class Folder:
-    """nnU-Net's folders and the outputs of all commands, below one folder."""
+    """A folder with nnU-Net's folders and the outputs of all commands."""
 
     def __init__(self, folder: Path, logs: str) -> None:
         self.folder, self.logs, self._number = folder.resolve(), folder.resolve() / f"logs_{logs}", 0
         bin_folder = Path(sys.executable).parent
         folders = {f"nnUNet_{name}": str(self.folder / f"nnUNet_{name}") for name in ("raw", "preprocessed", "results")}
-        threads = {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0"}  # which repeats itself
+        threads = {
+            "OMP_NUM_THREADS": "1",
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "0",
+        }  # one thread makes runs repeatable
         self._environment = {
             **os.environ,
             **threads,
@@ -100,10 +110,11 @@ class Folder:
         self._environment["nnUNet_extTrainer"] = line.partition("=")[2].partition("${")[0].strip().strip("'")
 
     def run(self, *words: object, fails: bool | None = False) -> None:
-        """Run a command of the package's own, of nnU-Net, or Python; print its time, keep its output.
+        """Run a command of this package, of nnU-Net, or Python. Print its time and keep its output.
 
         Args:
-            fails: whether it must end with an error; None: it may.
+            words: the command and its arguments.
+            fails: whether the command must end with an error. None: it may end with an error or not.
         """
         start, self._number, texts = time.monotonic(), self._number + 1, list(map(str, words))
         command = [sys.executable, "-m", *texts] if texts[0] == "nnunet_moe" else texts
@@ -113,7 +124,7 @@ class Folder:
             )
         print(f"{time.monotonic() - start:6.1f} s  {' '.join(texts)[:100]!r}", flush=True)
         if fails is not None and (done.returncode != 0) != fails:
-            raise SystemExit(f"exit status {done.returncode}; see {log.name}")
+            raise SystemExit(f"The command ended with exit status {done.returncode}. Read its output: {log.name}")
 
     def moe(self, *words: object, fails: bool | None = False) -> None:
         self.run("nnunet_moe", *words, fails=fails)
@@ -128,7 +139,7 @@ def write(file: Path, array: np.ndarray) -> None:
 
 
 def draw_head(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Three images of a ball with four lesions, and these."""
+    """Draw three images of a ball with four lesions, and the lesions."""
     rng, shape = np.random.default_rng(seed), (28, 30, 26)
     axes = np.stack(np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij"))
     radius, lesions = np.sqrt((axes**2).sum(axis=0)), np.zeros(shape, np.uint8)
@@ -141,7 +152,7 @@ def draw_head(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def write_types(raw: Path) -> None:
-    """CT and MR cases of one channel each; each type has one of two labels annotated."""
+    """Write CT and MR cases with one channel each. Each image type has one of the two labels annotated."""
     for channel, image_type in enumerate(("ct", "mr")):
         for number in range(4):
             rng = np.random.default_rng([number, channel])
@@ -163,7 +174,7 @@ def write_types(raw: Path) -> None:
 
 
 def add_configurations(folder: Folder) -> None:
-    """Small networks and short trainings, in the plans."""
+    """Add configurations with small networks and short trainings to the plans."""
     file = folder / "nnUNet_preprocessed" / HEADS / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     architecture = copy.deepcopy(plans["configurations"]["3d_fullres"]["architecture"])
@@ -191,7 +202,7 @@ def add_configurations(folder: Folder) -> None:
 
 
 def make(folder: Folder) -> None:
-    """Data, plans, trainings, outputs of every verb, and runs that are unfinished."""
+    """Make data, plans, trainings, outputs of every verb, and unfinished runs."""
     source = folder / "source"
     for case in range(8):
         images, lesions = draw_head(case)
@@ -215,14 +226,14 @@ def make(folder: Folder) -> None:
 
 
 def train(folder: Folder) -> None:
-    """All trainings, and one that stops half way."""
+    """Run all trainings, and one that stops halfway."""
     for dataset, configuration, fold, trainer in TRAININGS:
         folder.run("nnUNetv2_train", dataset, configuration, fold, "-tr", f"nnUNetTrainer{trainer}", "-device", "cpu")
     folder.run(sys.executable, "-c", STOPPED)
 
 
 def write_inputs(folder: Folder) -> None:
-    """Incomplete and broken cases to predict, and held out cases with labels."""
+    """Write incomplete and broken cases to predict, and held-out cases with labels."""
     test, incoming, good = folder / "nnUNet_raw" / HEADS / "imagesTs", folder / "incoming", folder / "good"
     incoming.mkdir()
     good.mkdir()
@@ -245,7 +256,7 @@ def write_inputs(folder: Folder) -> None:
 
 
 def outputs(folder: Folder, prefix: str) -> None:
-    """What every verb makes of the trained models."""
+    """Make the outputs of every verb from the trained models."""
     quick, inline = ("-device", "cpu", "--disable_tta"), ("--disable_progress_bar", "-npp", 0, "-nps", 0)
     heads, types = ("-d", 911, "-c", "3d_small", "-f", 0), ("-d", 912, "-c", "2d_small", "-f", 0)
     moesd, dropout, lckd, m4oe = (f"nnUNetTrainer{name}" for name in ("MoESD", "ModalityDropout", "LCKD", "M4oE"))
@@ -286,7 +297,7 @@ def outputs(folder: Folder, prefix: str) -> None:
 
 
 def begin(folder: Folder) -> None:
-    """A prediction, an evaluation and a study that another version goes on with."""
+    """Begin a prediction, an evaluation and a study that another version resumes."""
     (folder / "begun_images").mkdir()
     for file in (folder / "incoming").glob("a[123]_*"):
         shutil.copy2(file, folder / "begun_images")
@@ -304,7 +315,7 @@ def go_on(folder: Folder, *, codes: Sequence[str] = (), more: Sequence[str] = ()
 
 
 def resume(folder: Folder) -> None:
-    """Go on with what is unfinished, and make all outputs of the trained models again."""
+    """Resume all unfinished runs, and repeat all outputs of the trained models."""
     folder.run("nnUNetv2_train", 911, "3d_four", 0, "-tr", "nnUNetTrainerMoESD", "-device", "cpu", "--c")
     for file in (folder / "incoming").glob("a[4567]_*"):
         shutil.copy2(file, folder / "begun_images")
@@ -313,7 +324,7 @@ def resume(folder: Folder) -> None:
 
 
 def compare(first: Path, second: Path) -> int:
-    """Print which files differ, and how many were compared by their ending; the number of differences."""
+    """Print the files that differ and the counts by file ending, and return the number of differences."""
     found: list[dict[str, Path]] = [
         {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
         for root in (first, second)
@@ -336,14 +347,14 @@ def compare(first: Path, second: Path) -> int:
 
 
 def _are_copies(first: Path | None, second: Path | None) -> bool:
-    """Whether two files were copied from one, as `cp -a` does: neither version wrote them since."""
+    """Return whether two files are copies of one file, made by `cp -a`, that neither version has changed since."""
     if first is None or second is None:
         return False
     return first.stat().st_mtime_ns == second.stat().st_mtime_ns
 
 
 def _difference(first: Path | None, second: Path | None) -> str | None:
-    """In words, None if there is none besides times and digests."""
+    """Describe the difference of two files, apart from times and digests; None if there is none."""
     if first is None or second is None:
         return "only in the second folder" if first is None else "only in the first folder"
     if first.suffix == ".png" or first.read_bytes() == second.read_bytes():
@@ -365,13 +376,13 @@ def _content(file: Path) -> Any:
         return pickle.loads(file.read_bytes())
     with np.load(file, allow_pickle=True) as arrays:
         content = {name: arrays[name] for name in arrays if name != "key"}
-    if "content" in content:  # of a record, with the time at which a segmentation was kept
+    if "content" in content:  # a record, which has the time at which a segmentation was kept
         content["content"] = {**json.loads(str(content["content"])), "kept": None}
     return content
 
 
 def _differing(first: Any, second: Any, where: str = "") -> str | None:
-    """The first place where two nested contents differ."""
+    """Describe the first place where two nested contents differ; None if they are equal."""
     if isinstance(first, (dict, list, tuple)):
         pairs = first.items() if isinstance(first, dict) else enumerate(first)
         if type(first) is not type(second) or len(first) != len(second):
@@ -386,7 +397,7 @@ def _differing(first: Any, second: Any, where: str = "") -> str | None:
 
 
 def _masked(file: Path) -> str:
-    """A text without seconds, digests and pictures."""
+    """Read a text without seconds, digests and pictures."""
     text = file.read_text(errors="replace")
     if file.suffix == ".csv":
         rows = [*csv.DictReader(io.StringIO(text))]
@@ -398,8 +409,10 @@ def _masked(file: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("make", "train", "resume", "compare"))
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("what", choices=("make", "train", "resume", "compare"), help="run this step")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="use this folder; give two folders to compare"
+    )
     options = parser.parse_args()
     if options.what == "compare":
         differences = compare(*options.folders)

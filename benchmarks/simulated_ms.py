@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Compare all methods on the simulated MS cohort, on a CPU: train, score under all codes, also on two real patients.
+"""Compare all methods on the simulated MS cohort, on a CPU: train them, and score them with all codes.
 
     python benchmarks/simulated_ms.py --shared ../shared --out simulated_ms
 
-Needs the data beside the checkout (`tools/simulate_ms.py`, `data/simulated_ms`, `data/open_ms`) and says so if it is
-not there. Makes the cohort and a configuration that a CPU can train, and runs the study `simulated_ms.yaml` (or another
-one of that dataset and configuration, --study). Run it again with the same --out, and it goes on where it stopped.
+It makes the cohort and a configuration that a CPU can train. Then it runs the study `simulated_ms.yaml`, or another
+study of that dataset and configuration (--study). The study also scores two real patients. To resume, rerun the command
+with the same --out.
+
+It needs `tools/simulate_ms.py`, `data/simulated_ms` and `data/open_ms` below --shared, and reports an error if one is
+missing.
 """
 
 import argparse
@@ -29,11 +32,11 @@ def main() -> None:
         options.shared / path for path in ("tools/simulate_ms.py", "data/simulated_ms/inputs.npz", "data/open_ms")
     )
     if missing := [str(path) for path in (simulator, inputs, real) if not path.exists()]:
-        sys.exit(f"This benchmark needs data that is not here: {', '.join(missing)}. Name its folder with --shared.")
+        sys.exit(f"This benchmark needs missing data: {', '.join(missing)}. Give the folder of the data with --shared.")
     workspace = Workspace(options.out, reuse=True)
     plans = workspace.preprocessed / DATASET / "nnUNetPlans.json"
     print(machine())
-    if not (workspace.raw / DATASET / "dataset.json").exists():  # the simulator writes it last
+    if not (workspace.raw / DATASET / "dataset.json").exists():  # the simulator writes this file last
         command = [sys.executable, simulator, "--inputs", inputs, "--out", workspace.raw / DATASET]
         subprocess.run(command, check=True, stdout=sys.stderr)
     if not plans.exists():
@@ -48,11 +51,28 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
-    parser.add_argument("--out", type=Path, default=Path("simulated_ms"), help="a new folder, or one of an earlier run")
-    parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".yaml"))
-    parser.add_argument("--jobs", type=int, default=1, help="at a time")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        default=Path(__file__).resolve().parents[2] / "shared",
+        help="read the data from this folder (default: shared next to the checkout)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("simulated_ms"),
+        help="write to this folder, which must be new or from an earlier run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--study",
+        type=Path,
+        default=Path(__file__).with_suffix(".yaml"),
+        help="run this study (default: simulated_ms.yaml next to this file)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="run this many jobs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps"), default="cpu", help="run on this device (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
