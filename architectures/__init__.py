@@ -1,1 +1,1 @@
-"""Networks that take a modality code: the mixture-of-experts convolution and its place in what nnU-Net plans."""
+"""Networks for cases with missing modalities, built from the networks that nnU-Net plans."""

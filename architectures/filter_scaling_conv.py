@@ -1,8 +1,8 @@
-"""Convolution whose filters are scaled by a small network of the modality code.
+"""A convolution whose filters are scaled by a small network that sees the modality code.
 
-Liu et al.: "ModDrop++: a dynamic filter network with intra-subject co-training for multiple sclerosis lesion
-segmentation with missing modalities", MICCAI 2022. Every filter, the slice of a kernel between one input and one output
-channel, has a factor of its own, and so has every bias.
+Source: Liu et al., "ModDrop++: a dynamic filter network with intra-subject co-training for multiple sclerosis lesion
+segmentation with missing modalities", MICCAI 2022. A filter is the slice of a kernel between one input and one output
+channel. Each filter and each bias has its own factor.
 """
 
 from torch import Tensor, nn
@@ -11,20 +11,21 @@ from torch.nn.modules.conv import _ConvNd
 from nnunet_moe.architectures.code_conv import CodeConv
 
 HIDDEN_FEATURES = 16
+"""The width of the hidden layer that computes the factors."""
 
 
 class FilterScalingConv(CodeConv):
-    """A convolution whose filters are scaled by a multilayer perceptron of the modality code.
+    """A convolution whose filters are scaled by a multilayer perceptron that sees the modality code.
 
-    Its `weight` and `bias` have the names and shapes of the convolution's. All factors start at 1: the network
-    starts as it was planned.
+    `weight` and `bias` have the same names and shapes as those of the convolution. All factors start at 1, so the
+    network starts as it was planned.
 
     Args:
-        conv: 2D or 3D, ungrouped, zero padding; its weights are copied.
+        conv: a 2D or 3D convolution, ungrouped and with zero padding; its weights are copied.
         num_modalities: K.
 
     Raises:
-        ValueError: a convolution of another kind.
+        ValueError: the convolution is of another type.
     """
 
     def __init__(self, conv: _ConvNd, *, num_modalities: int) -> None:
@@ -38,11 +39,18 @@ class FilterScalingConv(CodeConv):
         self.scaling = nn.Sequential(nn.Linear(num_modalities, HIDDEN_FEATURES), nn.ReLU(), last).to(self.weight)
 
     def factors(self, code: Tensor) -> Tensor:
-        """`(B, K)` codes to `(B, C_out, C_in)`, or to `(B, C_out, C_in + 1)` with the bias's factor last."""
+        """Compute the factors of codes.
+
+        Args:
+            code: `(B, K)`.
+
+        Returns:
+            `(B, C_out, C_in)`; if there is a bias, `(B, C_out, C_in + 1)` with its factor last.
+        """
         return self.scaling(code.to(self.weight.dtype)).unflatten(1, (self.weight.shape[0], -1))
 
     def kernels(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The scaled kernels and biases."""
+        """Compute the scaled kernels and biases; see the base class."""
         factors, num_filters = self.factors(code), self.weight.shape[1]
         weight = factors[:, :, :num_filters].reshape(*factors.shape[:2], num_filters, *[1] * (self.weight.ndim - 2))
         return self.weight * weight, None if self.bias is None else self.bias * factors[:, :, -1]

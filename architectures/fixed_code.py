@@ -1,9 +1,12 @@
-"""With the code fixed, a network of this package is an ordinary one with fewer input channels.
+"""Convert a network of this package into an ordinary one for a fixed modality code, with fewer input channels.
 
-A convolution that depends on the code is a plain convolution with that code's kernel (paper, eq. 3: the experts are
-linear, so their gated sum is one kernel); and what a convolution makes of a channel of zeros is nothing, so the input
-channels of absent modalities can be cut out of its kernel. Where a label cannot appear under the code, its logit is a
-constant, which is a bias.
+The result is the same function, for three reasons:
+
+- With a fixed code, a code-dependent convolution is a plain convolution. The experts are linear, so their gated sum is
+  one kernel (paper, eq. 3).
+- A channel of zeros adds nothing to a convolution. So the input channels of missing modalities can be removed from its
+  kernel.
+- If a label cannot occur with the code, its logit is a constant, which is a bias.
 """
 
 import copy
@@ -18,23 +21,26 @@ from nnunet_moe.labels.label_sets import OUTSIDE, covered
 from nnunet_moe.modalities.codes import Code, present_channels
 
 SAME_FUNCTION = 1e-10
-"""What the order of summation may change of logits in double precision, of the largest of them or of 1."""
+"""The allowed difference of logits in double precision, from the order of summation.
+
+It is relative to the largest logit, or absolute if that is below 1.
+"""
 SAME_WEIGHTS = 1e-4
-"""What rounding the weights to single precision may change of these logits."""
+"""The allowed difference after the weights are rounded to single precision; relative in the same way."""
 
 
 def load_fixed(planned: nn.Module, network: MissingModalityNetwork, code: Code) -> None:
-    """Give an ordinary network the weights with which it computes what a network of this package does under a code.
+    """Load weights into an ordinary network so that it computes the same as our network with a fixed code.
 
     Args:
-        planned: as nnU-Net builds it for the channels of the code, in the precision of `network`; its weights are
-            replaced.
-        network: it is set to evaluation, nothing else of it changes.
+        planned: the network that nnU-Net builds for the channels of the code, in the precision of `network`; its
+            weights are replaced.
+        network: the network of this package; it is only set to evaluation mode.
         code: K bools, at least one true.
 
     Raises:
-        ModelError: the networks differ in more than convolutions that depend on the code and the input channels of
-            absent modalities.
+        ModelError: the networks differ in more than code-dependent convolutions and the input channels of missing
+            modalities.
     """
     fixed, own = _fixed_state(network, code), planned.state_dict()
     if network.label_sets is not None:
@@ -43,28 +49,28 @@ def load_fixed(planned: nn.Module, network: MissingModalityNetwork, code: Code) 
             fixed[key] = fixed[key].clone()
             fixed[key][outside] = OUTSIDE if key.endswith(".bias") else 0
     if strangers := sorted(fixed.keys() ^ own.keys()):
-        raise _unknown(network, f"{len(strangers)} weights are in one of the networks only, first {strangers[0]}")
+        raise _unknown(network, f"{len(strangers)} weights are in one of the networks only; first {strangers[0]}")
     for key, target in own.items():
         before = fixed[key]
         if before.shape != target.shape and before.ndim > 1:
             fixed[key] = before[:, present_channels(before.shape[1], code)]
         if fixed[key].shape != target.shape:
-            raise _unknown(network, f"{key} is {tuple(before.shape)} and cannot become {tuple(target.shape)}")
+            raise _unknown(network, f"{key} has shape {tuple(before.shape)} instead of {tuple(target.shape)}")
     planned.load_state_dict(fixed)
 
 
 def require_equal(planned: nn.Module, network: MissingModalityNetwork, code: Code, shape: tuple[int, ...]) -> None:
-    """Make sure that a network fixed to a code is the same function, in double precision on random input.
+    """Make sure that a network for a fixed code computes the same, in double precision and on random input.
 
     Args:
-        planned: after `load_fixed`; neither network is changed.
-        network: on the CPU.
+        planned: the network after `load_fixed`; neither network is changed.
+        network: the network of this package, on the CPU.
         code: K bools, at least one true.
-        shape: `(C, *space)` of `network`'s input; nnU-Net's networks take multiples of all their strides.
+        shape: `(C, *space)` of `network`'s input; sizes must be multiples of all strides of nnU-Net's network.
 
     Raises:
-        ModelError: the logits differ, with the weights of `planned` by more than their rounding can explain, or with
-            the same weights in double precision by more than 1e-10 of the largest.
+        ModelError: the logits differ by more than `SAME_WEIGHTS` with the rounded weights of `planned`, or by more than
+            `SAME_FUNCTION` with the same weights in double precision.
     """
     double, rounded = copy.deepcopy(network).double().eval(), copy.deepcopy(planned).double().eval()
     exact = copy.deepcopy(rounded)
@@ -83,9 +89,9 @@ def require_equal(planned: nn.Module, network: MissingModalityNetwork, code: Cod
 
 
 def _fixed_state(network: MissingModalityNetwork, code: Code) -> dict[str, Tensor]:
-    """The state of a network with plain kernels in the place of code-dependent convolutions."""
+    """Return the state of a network, with plain kernels instead of code-dependent convolutions."""
     network.eval()
-    # nnU-Net holds the encoder, and each convolution, under several names; all of them are in the state
+    # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them
     layers = {name: m for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)}
     state = network.state_dict()
     for key in [key for key in state if any(key.startswith(f"{name}.") for name in layers)]:
@@ -101,7 +107,7 @@ def _fixed_state(network: MissingModalityNetwork, code: Code) -> dict[str, Tenso
 
 def _unknown(network: nn.Module, difference: str) -> ModelError:
     return ModelError(
-        f"This {type(network).__name__} cannot be exported, since it does not become the network that nnU-Net plans "
-        f"when the modalities are fixed: {difference}. Exported are the networks of this package's trainers as they "
-        "were planned."
+        f"This {type(network).__name__} cannot be exported: with fixed modalities it does not match the network that "
+        f"nnU-Net plans: {difference}. Only networks that a trainer of this package built from the plans, without "
+        "changes, can be exported. Check that checkpoint and plans belong together."
     )

@@ -1,7 +1,8 @@
 """Pre-training of M4oE's encoder: patches of an image are masked and reconstructed from the others.
 
-He et al., "Masked autoencoders are scalable vision learners", CVPR 2022, for windowed attention as in Dai et al.,
-"Swin MAE: Masked autoencoders for small datasets", 2023: masked patches keep their places, as a learned token.
+Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022. For windowed attention, masked patches
+keep their places and are replaced by a learned token, as in Dai et al., "Swin MAE: Masked autoencoders for small
+datasets", 2023.
 """
 
 from collections.abc import Sequence
@@ -19,19 +20,19 @@ from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.m4oe import M4oESettings
 
 MASKED_PATCH = 16
-"""Side of what is masked or shown as a whole, in pixels."""
+"""Side of a patch that is masked or shown as a whole, in pixels."""
 
 
 class MaskedAutoencoder(SwinUNetwork):
-    """The whole network of M4oE, of which the encoder is trained, and a decoder of its own that is thrown away.
+    """M4oE's network whose encoder is trained with a separate decoder that reconstructs the image.
 
-    Its weights hold all that nnU-Net wants to find in pretrained ones: the encoder as trained, and decoder and gates as
-    they were drawn.
+    The separate decoder is not used after pre-training. M4oE's own decoder and gates keep their initial weights. They
+    are in the checkpoint because nnU-Net expects them in pretrained weights.
 
     Args:
-        network: what `swin_unet` makes.
-        num_modalities: K, the image types.
-        settings: those of every network.
+        network: the result of `swin_unet`.
+        num_modalities: K, the number of image types.
+        settings: as for every network.
     """
 
     def __init__(self, network: SwinUNet, *, num_modalities: int, settings: M4oESettings) -> None:
@@ -44,17 +45,17 @@ class MaskedAutoencoder(SwinUNetwork):
         self.keep_buffers_from_ddp(recurse=True)
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Logits:
-        """Reconstruct images of which patches are masked.
+        """Reconstruct images from those of their patches that are not masked.
 
         Args:
-            x: `(B, K, H, W)`, of each item one channel not NaN.
-            masked: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, patches of 16 pixels.
+            x: `(B, K, H, W)`; each item has exactly one channel that is not NaN.
+            masked: `(B, ceil(H / 32) * 2, ceil(W / 32) * 2)` bool, one entry for each patch of 16 x 16 pixels.
 
         Returns:
-            Images `(B, 1, H, W)`, the channel that each item has.
+            Images `(B, 1, H, W)`, the reconstruction of each item's channel.
 
         Raises:
-            ModelError: nothing is masked, as when somebody wants a segmentation.
+            ModelError: `masked` is None, as in an attempt to segment.
         """
         if masked is None:
             return super().forward(x)
@@ -74,19 +75,26 @@ class MaskedAutoencoder(SwinUNetwork):
         return super()._logits(image, available)
 
     def require_segmentation(self) -> None:
-        """Refuse.
+        """Refuse to segment.
 
         Raises:
             ModelError: always.
         """
         raise ModelError(
-            "This model is a pre-training, which cannot segment: its decoder is not trained. Train nnUNetTrainerM4oE "
-            "with its checkpoint as -pretrained_weights."
+            "This model is only a pre-training and cannot segment, because its decoder is not trained. Train "
+            "nnUNetTrainerM4oE with this checkpoint as -pretrained_weights."
         )
 
 
 class Reconstruction(nn.Module):
-    """Swin U-Net's decoder without maps from the encoder, so that the bottleneck has to hold all; pixels at the end."""
+    """The decoder of the masked autoencoder: Swin U-Net's decoder without skip connections, with pixels as output.
+
+    Without skip connections, the bottleneck has to contain all information on the image.
+
+    Args:
+        widths: channels of the stages, the finest first.
+        maps: height and width of the stages' maps in tokens, the finest first.
+    """
 
     def __init__(self, widths: Sequence[int], maps: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -100,7 +108,7 @@ class Reconstruction(nn.Module):
         self.apply(initialize)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `(B, H / 32, W / 32, 8 C)` to images `(B, 1, H, W)`."""
+        """Decode tokens `(B, H / 32, W / 32, 8 C)` to images `(B, 1, H, W)`."""
         for stage in reversed(range(len(self.stages))):
             tokens = self.stages[stage](self.expanding[stage](tokens))
         squares = self.to_pixels(self.norm(tokens)).unflatten(-1, (PATCH, PATCH))
@@ -108,5 +116,5 @@ class Reconstruction(nn.Module):
 
 
 def enlarged(patches: Tensor, factor: int) -> Tensor:
-    """`(B, H, W)` to `(B, H f, W f)`, each entry a square of its own."""
+    """Enlarge `(B, H, W)` to `(B, H f, W f)`, where each entry becomes a square of side f, the `factor`."""
     return patches.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

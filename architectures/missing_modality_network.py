@@ -1,4 +1,4 @@
-"""What all networks of this package have in common: absent channels are NaN in their input."""
+"""The base class of all networks of this package; missing channels are NaN in their input."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -18,40 +18,41 @@ Logits = Tensor | list[Tensor]
 
 
 class MissingModalityNetwork(nn.Module):
-    """The base class: nnU-Net's encoder and decoder, and the modalities that an input's NaNs leave.
+    """The base class of networks that read from the NaNs in their input which modalities are missing.
 
     Args:
-        network: what nnU-Net built from the plans; its encoder and decoder are taken over.
-        num_modalities: K, the image channels; further input channels (a cascade's previous segmentation) follow them.
+        network: the network that nnU-Net built from the plans; its encoder and decoder are used.
+        num_modalities: K, the number of image channels, 1 to 12. Further input channels (a cascade's previous
+            segmentation) follow them.
         settings: `modality_code`, `label_sets` and `predict_all_labels` are used.
 
     Raises:
-        ModelError: the network is none of those that nnU-Net plans.
+        ModelError: the network has no encoder and decoder, so nnU-Net did not plan it.
         ModalityError: K is out of range.
     """
 
     knows_missing_modalities: ClassVar[bool] = True
-    """Whether it reads from the NaNs in its input which modalities are missing."""
+    """Whether the network reads from the NaNs in its input which modalities are missing."""
     becomes_planned: ClassVar[bool] = False
-    """Whether `fixed` gives one of nnU-Net's own networks."""
+    """Whether `fixed` returns one of nnU-Net's own networks."""
     takes_one_image_type: ClassVar[bool] = False
-    """Whether a case may have one modality alone."""
+    """Whether each case must have exactly one modality."""
     takes_any_space: ClassVar[bool] = True
-    """Whether it is made for other sizes than the planned patch, too, if its strides divide them."""
+    """Whether the input can be of other sizes than the planned patch, if they are multiples of the strides."""
 
     codes: Tensor
-    """`(2^K - 1, K)` bool, every non-empty code."""
+    """`(2^K - 1, K)` bool, all non-empty codes."""
     dedicated_code: Tensor | None
-    """`(K,)` bool, the only modalities that a dedicated network looks at; None if it looks at all."""
+    """`(K,)` bool, the modalities that a dedicated network uses; None for all modalities."""
     label_sets: Tensor | None
-    """`(K, C)` bool, the only outputs that may win where a modality is available; None if all may."""
+    """`(K, C)` bool, the outputs that may be predicted if a modality is available; None for all outputs."""
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__()
         if not (isinstance(getattr(network, "encoder", None), nn.Module) and hasattr(network, "decoder")):
             raise ModelError(
-                f"{type(network).__name__} has no encoder and decoder. Use a network that nnU-Net plans "
-                "(PlainConvUNet, ResidualEncoderUNet) in the plans' 'architecture'."
+                f"{type(network).__name__} has no encoder and decoder. Networks that nnU-Net plans have both "
+                "(PlainConvUNet, ResidualEncoderUNet). Write one of these into 'architecture' in the plans."
             )
         self.num_modalities = num_modalities
         self.register_buffer("codes", torch.tensor(all_codes(num_modalities)), persistent=False)
@@ -65,10 +66,12 @@ class MissingModalityNetwork(nn.Module):
         self.decoder = network.get_submodule("decoder")
 
     def keep_buffers_from_ddp(self, *, recurse: bool = False) -> None:
-        """DistributedDataParallel would broadcast them at every forward pass, and wait for all processes.
+        """Exclude the buffers from DistributedDataParallel.
+
+        It would broadcast them at every forward pass, and wait for all processes.
 
         Args:
-            recurse: also those of the layers, if they never change.
+            recurse: whether to exclude the buffers of the layers, too; they must never change.
         """
         names = [name for name, _ in self.named_buffers(recurse=recurse)]
         names += [f"_orig_mod.{name}" for name in names]  # nnU-Net compiles the network before it wraps it
@@ -76,28 +79,40 @@ class MissingModalityNetwork(nn.Module):
 
     @staticmethod
     def encoder_channels(num_input_channels: int, num_modalities: int) -> int:
-        """How many input channels the planned network is to have, where nnU-Net would give it `num_input_channels`."""
+        """Return the number of input channels with which the planned network must be built.
+
+        Args:
+            num_input_channels: the number that nnU-Net would use.
+            num_modalities: K.
+        """
         return num_input_channels
 
     def require_segmentation(self) -> None:
-        """Make sure that its logits are a segmentation.
+        """Make sure that the logits are a segmentation.
 
         Raises:
-            ModelError: it was trained for something else.
+            ModelError: the network was trained for something else.
         """
 
     def takes(self, code: Code) -> bool:
-        """Whether it is for cases that have just these modalities, or are reduced to them."""
+        """Return whether the network accepts cases with exactly these modalities, or reduced to them.
+
+        Args:
+            code: K bools.
+        """
         if self.dedicated_code is not None:
             return tuple(self.dedicated_code.tolist()) == code
         return sum(code) == 1 or not self.takes_one_image_type
 
     def of_code(self, x: Tensor, code: Code) -> Logits:
-        """Logits of a batch that has the modalities of a code and no others.
+        """Compute the logits of a batch that contains only the modalities of a code.
 
         Args:
-            x: `(B, C', *space)`, the channels of these modalities, then those beyond the modalities.
+            x: `(B, C', *space)`, the channels of these modalities, then any channels after the modalities.
             code: K bools, at least one true.
+
+        Returns:
+            `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
         """
         num_channels = x.shape[1] + self.num_modalities - sum(code)
         complete = x.new_full((x.shape[0], num_channels, *x.shape[2:]), torch.nan)
@@ -105,50 +120,66 @@ class MissingModalityNetwork(nn.Module):
         return self(complete)
 
     def fixed(self, code: Code, planned: Callable[[], nn.Module]) -> nn.Module:
-        """The network for one code, in evaluation; its input has the channels that the code leaves.
+        """Return the network for one fixed code, in evaluation mode; its input has only the channels of the code.
 
         Args:
             code: K bools, at least one true.
-            planned: builds what nnU-Net plans for these channels; used where `becomes_planned`.
+            planned: builds the network that nnU-Net plans for these channels; used only if `becomes_planned`.
 
         Raises:
-            ModelError: the planned network cannot compute what this one does.
+            ModelError: the planned network cannot compute the same as this one.
         """
         return FixedCode(self, code).eval()
 
     def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
-        """Layer -> the weights of its experts `(codes, E)`, without noise; empty if codes decide on no gates."""
+        """Return the weights of the experts for each code, without noise.
+
+        Args:
+            codes: K bools each.
+
+        Returns:
+            Name of a layer -> weights `(codes, E)`, rows summing to 1; empty if no gates depend on the code.
+        """
         return {}
 
     def upcycled(
         self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
     ) -> dict[str, Tensor]:
-        """The state of this network, which is not changed, with the weights of one that has fewer experts put in.
+        """Return a state of this network with the weights of a network that has fewer experts or none.
+
+        This network is not changed.
 
         Args:
-            source: the other network's weights.
+            source: the weights of the other network.
             modalities: K names in channel order.
-            noise: SD of what is added to each copied expert, as a fraction of the SD of the copied tensor, drawn from
-                torch's global generator.
-            like: the image type whose experts those of new image types copy.
+            noise: SD of the noise that is added to each copied expert, as a fraction of the SD of the copied tensor. It
+                is drawn from torch's global generator.
+            like: the image type whose experts are copied for new image types.
 
         Raises:
             ModelError: the networks do not fit, or there is nothing to upcycle.
-            SettingsError: `like` where experts do not belong to image types.
+            SettingsError: `like` is given, but experts do not belong to image types.
         """
         raise nothing_to_upcycle(self)
 
     def available(self, x: Tensor) -> Tensor:
-        """`(B, K)` bool, the modalities of `x` `(B, C, *space)` that the network looks at."""
+        """Return the modalities that the network uses of a batch.
+
+        Args:
+            x: `(B, C, *space)`, missing channels NaN.
+
+        Returns:
+            `(B, K)` bool.
+        """
         available = available_modalities(x[:, : self.num_modalities])
         return available if self.dedicated_code is None else available & self.dedicated_code
 
     def decode(self, skips: list[Tensor], x: Tensor, available: Tensor) -> Logits:
-        """nnU-Net's decoder on a feature map per stage, the finest first; out of training, within the label sets.
+        """Run nnU-Net's decoder; except in training, outputs outside the label sets cannot be predicted.
 
         Args:
-            skips: `(B, C_stage, *space_stage)`.
-            x: the network's input; on CPUs nnU-Net adds up and resamples logits in its precision.
+            skips: a feature map `(B, C_stage, *space_stage)` for each stage, the finest first.
+            x: the network's input. On CPUs the logits get its precision, in which nnU-Net adds and resamples them.
             available: `(B, K)` bool.
 
         Returns:
@@ -166,10 +197,10 @@ class MissingModalityNetwork(nn.Module):
 
 
 class FixedCode(nn.Module):
-    """A network that takes the modalities of one code, where no network of nnU-Net's can do what it does.
+    """A wrapper that fixes the code of a network, used if no network of nnU-Net can compute the same.
 
     Args:
-        network: in evaluation; it is kept, not copied.
+        network: the network in evaluation mode; it is kept, not copied.
         code: K bools, at least one true.
     """
 
@@ -179,5 +210,5 @@ class FixedCode(nn.Module):
         self.code = code
 
     def forward(self, image: Tensor) -> Logits:
-        """`(B, C, *space)`, the channels that the code leaves, to `(B, classes or regions, *space)`."""
+        """Compute logits `(B, classes or regions, *space)` of the code's channels `(B, C, *space)`."""
         return self.network.of_code(image, self.code)

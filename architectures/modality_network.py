@@ -20,25 +20,28 @@ from nnunet_moe.settings.moesd import ExpertSettings
 
 
 class ModalityNetwork(MissingModalityNetwork):
-    """An encoder and a decoder as nnU-Net planned them, with absent channels as NaN in the input.
+    """The network of MoE-SD: nnU-Net's planned network, in which convolutions may depend on the modality code.
 
-    The names of the parameters are those of the planned network, except inside mixtures: without mixtures, weights of
-    an ordinary nnU-Net fit as they are.
+    Missing channels are NaN in the input. Except inside mixtures, the parameters have the names of the planned network.
+    Therefore, without mixtures the weights of an ordinary nnU-Net fit.
+
+    Source: Novosad, Carano, Krishnan, MICCAI 2024, eq. 3 and fig. 1.
 
     Args:
-        network: what nnU-Net built from the plans; its encoder and decoder are taken over and changed in place.
-        num_modalities: K, the image channels; further input channels (a cascade's previous segmentation) pass.
-        settings: `ExpertSettings` say which convolutions depend on the code, and how; with others none does.
+        network: the network that nnU-Net built from the plans; its encoder and decoder are used and changed in place.
+        num_modalities: K, the number of image channels, 1 to 12. Further input channels (a cascade's previous
+            segmentation) are used unchanged.
+        settings: `ExpertSettings` choose the convolutions that depend on the code. With other settings none does.
 
     Raises:
-        ModelError: the network is none of those that nnU-Net plans.
+        ModelError: the network is not one that nnU-Net plans.
         ModalityError: K is out of range.
     """
 
     becomes_planned: ClassVar[bool] = True
 
     code_convolutions: tuple[CodeConv, ...]
-    """The layers that depend on the code; a tuple, so that they are not registered a second time."""
+    """The layers that depend on the code; a tuple, so that torch does not register them a second time."""
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
@@ -49,26 +52,30 @@ class ModalityNetwork(MissingModalityNetwork):
 
     @property
     def mixtures(self) -> tuple[MoEConv, ...]:
-        """The layers that are mixtures of experts, if there are any."""
+        """The layers that are mixtures of experts; empty if there are none."""
         return tuple(layer for layer in self.code_convolutions if isinstance(layer, MoEConv))
 
     def gates_of_codes(self) -> list[Tensor]:
-        """phi of every mixture for every code, without noise: tensors `(2^K - 1, E)`."""
+        """Compute the gate weights phi of each mixture for all codes, without noise: tensors `(2^K - 1, E)`."""
         return [mixture.gates(self.codes) for mixture in self.mixtures]
 
     def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
-        """Mixture -> the weights of its experts `(codes, E)`, without noise."""
+        """Return the weights of each mixture's experts, without noise; see the base class."""
         chosen = torch.tensor(codes, device=self.codes.device)
         names = {module: name for name, module in self.named_modules()}
         with torch.no_grad():
             return {names[mixture]: mixture.gates(chosen) for mixture in self.mixtures}
 
     def fixed(self, code: Code, planned: Callable[[], nn.Module]) -> nn.Module:
-        """What nnU-Net plans, with the weights that make it the same function.
+        """Return the network that nnU-Net plans for the code, with weights that make it the same function.
+
+        Args:
+            code: K bools, at least one true.
+            planned: builds the network that nnU-Net plans for the channels of the code.
 
         Raises:
-            ModelError: the networks differ in more than convolutions that depend on the code and the input channels of
-                missing modalities.
+            ModelError: the networks differ in more than code-dependent convolutions and the input channels of missing
+                modalities.
         """
         network = planned().eval()
         load_fixed(network, self, code)
@@ -77,7 +84,9 @@ class ModalityNetwork(MissingModalityNetwork):
     def upcycled(
         self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
     ) -> dict[str, Tensor]:
-        """The state of this network with an ordinary one's weights put in: each expert is a copy plus noise.
+        """Return a state of this network with the weights of an ordinary one: each expert is a copy plus noise.
+
+        The arguments are those of the base class.
 
         Raises:
             ModelError: the networks do not fit, or there is nothing to upcycle.
@@ -85,15 +94,16 @@ class ModalityNetwork(MissingModalityNetwork):
         """
         if like is not None:
             raise SettingsError(
-                f"-like {like} is for M4oE, whose experts are of image types; this trainer has others. Leave it out."
+                f"-like {like} is only for M4oE, where each expert belongs to an image type. This trainer has other "
+                "experts. Remove -like."
             )
         return upcycled_weights(source, self, noise)
 
     def forward(self, x: Tensor) -> Logits:
-        """Logits of a batch whose absent channels are NaN.
+        """Compute the logits of a batch.
 
         Args:
-            x: `(B, C, *space)`, the K image channels first. The items may have different codes.
+            x: `(B, C, *space)`, the K image channels first; missing channels are NaN. Items may differ in their codes.
 
         Returns:
             `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
@@ -111,5 +121,5 @@ class ModalityNetwork(MissingModalityNetwork):
         if self.training:
             return CodeInput(code + self.code_noise_sd * torch.randn_like(code))
         if torch.compiler.is_compiling() or not (available == available[0]).all():
-            return CodeInput(code)  # a compiled graph cannot ask what the code is
+            return CodeInput(code)  # a compiled graph cannot depend on the value of the code
         return CodeInput(code[:1], key=tuple(available[0].tolist()))

@@ -1,7 +1,7 @@
-"""Convolution as a gated sum of experts.
+"""A convolution that is a gated sum of experts.
 
-Novosad et al., MICCAI 2024, eq. 3: E(x, m) = sum_n phi(m)_n E_n(x) with phi(m) = softmax(A m + b). Convolution is
-linear, so the kernels and biases are mixed first.
+Source: Novosad et al., MICCAI 2024, eq. 3: E(x, m) = sum_n phi(m)_n E_n(x) with phi(m) = softmax(A m + b). Convolution
+is linear, so the kernels and biases can be mixed first.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from nnunet_moe.architectures.code_conv import CodeConv
 class MoEConv(CodeConv):
     """A mixture of convolutions of the same shape, gated by the modality code.
 
-    The weights have one more leading axis than a convolution's: `weight` `(E, C_out, C_in, *kernel)` and `bias`
+    The weights have an additional first axis for the experts: `weight` is `(E, C_out, C_in, *kernel)` and `bias` is
     `(E, C_out)` or None.
 
     Args:
@@ -24,7 +24,8 @@ class MoEConv(CodeConv):
         num_modalities: K.
 
     Raises:
-        ValueError: no experts, experts of different shape or settings, or a kind of convolution that cannot be mixed.
+        ValueError: there are no experts, they differ in shape or settings, or convolutions of this type cannot be
+            mixed.
     """
 
     def __init__(self, experts: Sequence[_ConvNd], *, num_modalities: int) -> None:
@@ -40,14 +41,22 @@ class MoEConv(CodeConv):
         return self.weight.shape[0]
 
     def gates(self, code: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """phi: `(B, K)` codes to `(B, E)` weights that sum to 1, up to rounding in `dtype` (the layer's by default)."""
+        """Compute phi, the weights of the experts.
+
+        Args:
+            code: `(B, K)`.
+            dtype: precision of the softmax; the layer's by default.
+
+        Returns:
+            `(B, E)`, rows summing to 1 up to rounding.
+        """
         return self.gate(code.to(self.gate.weight.dtype)).softmax(dim=1, dtype=dtype)
 
     def kernels(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mixed kernels and biases.
+        """Compute the mixed kernels and biases; see the base class.
 
-        In evaluation they are summed in double precision, where there is one: rounded back, experts that are all
-        alike give exactly themselves, and a mixed kernel is the same wherever it is made.
+        In evaluation mode they are summed in double precision, except on MPS devices, which do not support it. So
+        identical experts give exactly their own kernel, and a mixed kernel is the same on every device.
         """
         dtype = self.weight.dtype if self.training or self.weight.device.type == "mps" else torch.float64
         gates = self.gates(code, dtype)
@@ -65,5 +74,5 @@ def _require_same_convolutions(experts: Sequence[_ConvNd]) -> _ConvNd:
         raise ValueError("A mixture needs at least one expert.")
     for expert in experts[1:]:
         if str(expert) != str(experts[0]):
-            raise ValueError(f"Experts must be alike: {expert} does not match {experts[0]}.")
+            raise ValueError(f"{expert} does not match {experts[0]}. All experts must have the same settings.")
     return experts[0]

@@ -1,7 +1,8 @@
 """The feed-forward part of a transformer block as a mixture of experts.
 
-Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts", MICCAI 2024,
-eqs. 2 and 3: the output of a token x is sum_e g(x)_e E_e(x), with the gate g(x) = softmax(W x + b) over the experts.
+Source: Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts",
+MICCAI 2024, eqs. 2 and 3. The output for a token x is sum_e g(x)_e E_e(x), with the gate g(x) = softmax(W x + b) over
+the experts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,30 +17,35 @@ Routing = Literal["gate", "image_type", "channel_gate"]
 
 
 class MoEMLP(nn.Module):
-    """E perceptrons of two layers with GELU in between, one for each image type.
+    """A mixture of E experts, one for each image type; an expert is a perceptron of two layers with GELU in between.
 
-    The weights have one more leading axis than a linear layer's: `weight_in` `(E, hidden, C)`, `bias_in`
-    `(E, hidden)`, `weight_out` `(E, C, hidden)` and `bias_out` `(E, C)`.
+    The weights have an additional first axis for the experts: `weight_in` is `(E, hidden, C)`, `bias_in` is
+    `(E, hidden)`, `weight_out` is `(E, C, hidden)` and `bias_out` is `(E, C)`.
+
+    There are three types of routing:
+
+    - `gate`: the paper's gate, which weights the experts for each token.
+    - `image_type`: each item goes to the expert of its image type, without a gate.
+    - `channel_gate`: the gate of the authors' published code. The sum of all experts is multiplied by a softmax over
+      the channels, which is the same for all experts.
 
     Args:
         channels: C.
-        hidden: of each expert.
+        hidden: width of each expert's hidden layer.
         num_experts: E.
-        routing: `gate`, the paper's, by token over the experts; `image_type`, each item to the expert of its image
-            type, without any gate; `channel_gate`, as the authors' published code has it: the sum of all experts,
-            multiplied by a softmax over the channels, which is the same for all of them.
+        routing: `gate`, `image_type` or `channel_gate`.
 
     Raises:
         ValueError: another routing.
     """
 
     image_type: Tensor | None = None
-    """`(B,)` whole numbers, the image types of the items; the network sets it before each forward pass."""
+    """`(B,)` whole numbers from 0 to E - 1, the image types of the items; set before each forward pass."""
 
     def __init__(self, channels: int, hidden: int, *, num_experts: int, routing: Routing) -> None:
         super().__init__()
         if routing not in get_args(Routing):
-            raise ValueError(f"{routing!r} is no routing; there are {', '.join(get_args(Routing))}.")
+            raise ValueError(f"Unknown routing {routing!r}. Allowed are {', '.join(get_args(Routing))}.")
         self.routing: Routing = routing
         self.weight_in = nn.Parameter(torch.empty(num_experts, hidden, channels))
         self.bias_in = nn.Parameter(torch.zeros(num_experts, hidden))
@@ -56,10 +62,16 @@ class MoEMLP(nn.Module):
         return self.weight_in.shape[0]
 
     def gates(self, tokens: Tensor) -> Tensor:
-        """g: tokens `(B, ..., C)` to weights `(B, ..., E)` that sum to 1; `(B, 1, ..., E)` if routed by image type.
+        """Compute g, the weights of the experts.
+
+        Args:
+            tokens: `(B, ..., C)`.
+
+        Returns:
+            `(B, ..., E)`, summing to 1; `(B, 1, ..., E)` if routing is by image type.
 
         Raises:
-            RuntimeError: routing is by image type, and no network has set `image_type`.
+            RuntimeError: routing is by image type, but no network has set `image_type`.
         """
         if self.routing == "image_type":
             of_items = F.one_hot(self._image_types(), self.num_experts).to(tokens.dtype)
@@ -67,7 +79,7 @@ class MoEMLP(nn.Module):
         return self.gate(tokens).softmax(dim=-1).to(tokens.dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, ..., C)` to `(B, ..., C)`."""
+        """Map tokens `(B, ..., C)` to `(B, ..., C)`."""
         if self.routing == "channel_gate":
             experts = self._mixed(tokens, tokens.new_ones(self.num_experts))
             return self.gate(tokens).softmax(dim=-1).to(experts.dtype) * experts
@@ -76,14 +88,14 @@ class MoEMLP(nn.Module):
         return self._mixed(tokens, self.gates(tokens))
 
     def _mixed(self, tokens: Tensor, gates: Tensor) -> Tensor:
-        """All experts of all tokens, summed with weights `(..., E)`."""
+        """Apply all experts to all tokens, and sum them with weights `(..., E)`."""
         hidden = F.gelu(F.linear(tokens, self.weight_in.flatten(0, 1), self.bias_in.flatten()))
         gates = gates.to(hidden.dtype)
         weighted = (hidden.unflatten(-1, (self.num_experts, -1)) * gates[..., None]).flatten(-2)
         return F.linear(weighted, self.weight_out.transpose(0, 1).flatten(1)) + F.linear(gates, self.bias_out.T)
 
     def _routed(self, tokens: Tensor) -> Tensor:
-        """The same where the weights are 0 and 1, without what is multiplied by 0."""
+        """Apply to each item only the expert of its image type; equal to `_mixed` with weights of 0 and 1."""
         image_types, outputs, order = self._image_types(), [], []
         for expert in image_types.unique().tolist():
             items = (image_types == expert).nonzero().flatten()
@@ -95,7 +107,7 @@ class MoEMLP(nn.Module):
     def _image_types(self) -> Tensor:
         if self.image_type is None:
             raise RuntimeError(
-                "Routing by image type needs the image types of the items; it runs inside a SwinUNetwork only."
+                "No network has set the image types of the items. Such routing only works inside a SwinUNetwork."
             )
         return self.image_type
 
@@ -105,10 +117,14 @@ class MoEMLP(nn.Module):
 
 @contextmanager
 def gates_kept(mixtures: Sequence[MoEMLP]) -> Iterator[list[list[Tensor]]]:
-    """While a network runs, keep what the gates of its mixtures give.
+    """Record the weights that the gates of mixtures give while a network runs.
+
+    Args:
+        mixtures: the mixtures to record.
 
     Yields:
-        For each mixture a list with an entry a forward pass: the experts' weights `(E,)`, a mean over items and tokens.
+        For each mixture a list with one entry for each forward pass: the experts' weights `(E,)`, averaged over items
+            and tokens.
     """
     kept: list[list[Tensor]] = [[] for _ in mixtures]
 

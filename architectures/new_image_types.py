@@ -1,8 +1,8 @@
-"""Teach a trained M4oE new image types: its network with an expert more in each block for each new image type.
+"""Extend a trained M4oE to new image types: each block gets one more expert for each new image type.
 
-The paper (Jiang, Shen, MICCAI 2024) adds modalities so; it does not say what a new expert begins with. Here it is a
-copy of the expert of the image type that is most like it, or the mean of all ("sparse upcycling", Komatsuzaki et al.,
-ICLR 2023).
+The paper (Jiang, Shen, MICCAI 2024) adds modalities in this way, but it does not give the initial weights of a new
+expert. Here, a new expert is a copy of the expert of a similar image type, or the mean of all experts ("sparse
+upcycling", Komatsuzaki et al., ICLR 2023).
 """
 
 import math
@@ -28,36 +28,41 @@ def with_new_image_types(
     like: str | None,
     noise: float,
 ) -> dict[str, Tensor]:
-    """The state of a network for more image types, with the weights of one for fewer put in.
+    """Return the state of a network for more image types, with the weights of a network for fewer image types.
 
-    Old image types keep their experts. With `like` and without noise the network computes what the old one does, for
-    images of old types and, as that type, of new ones: of a softmax over the experts the new ones take their share from
-    the one that they copy. Without `like` this holds for old types only, and only where routing is by image type. It
-    does not hold for the channel gate, which multiplies the sum of all experts.
+    Old image types keep their experts. Whether the new network computes the same as the old one depends on the options:
+
+    - With `like` and without noise, it does. This holds for images of old types, and for images of new types treated as
+      the type `like`. A copied expert shares its part of the gate's softmax with its copies.
+    - Without `like`, it does so only for old image types, and only if routing is by image type.
+    - With the channel gate, it never does, because this gate multiplies the sum of all experts.
 
     Args:
         source: the state of a network with experts for `image_types`.
-        image_types: their names, in the order of the experts.
-        network: of the same routing, for `wanted`; it is not changed.
-        wanted: the names of its image types, in the order of the channels; all of `image_types` among them.
-        like: the old image type whose expert new ones copy; None for the mean of all.
-        noise: SD of what is added to new experts, as a fraction of the SD of the copied tensor, drawn from torch's
-            global generator; experts that stay alike would learn alike.
+        image_types: the image types of `source`, in the order of the experts.
+        network: the network for the image types `wanted`, with the same routing; it is not changed.
+        wanted: the image types of `network`, in the order of the channels; they include all `image_types`.
+        like: the old image type whose expert is copied for new ones; None for the mean of all experts.
+        noise: SD of the noise that is added to new experts, as a fraction of the SD of the copied tensor. It is drawn
+            from torch's global generator. Without noise, identical experts would learn the same.
 
     Raises:
         ModelError: the image types or networks do not fit, or no image type is new.
     """
     if missing := sorted(set(image_types) - set(wanted)):
         raise ModelError(
-            f"The checkpoint has experts for {', '.join(missing)}, which the dataset to train on does not name "
-            f"({', '.join(wanted)}). Give its channels the checkpoint's names, {', '.join(image_types)}."
+            f"The checkpoint has experts for {', '.join(missing)}, but the dataset to train on only has the channels "
+            f"{', '.join(wanted)}. In dataset.json, use the names of the checkpoint: {', '.join(image_types)}."
         )
     if list(image_types) == list(wanted):
         raise ModelError(
-            f"The checkpoint has experts for all of {', '.join(wanted)}. Give it to -pretrained_weights as it is."
+            f"The checkpoint already has experts for {', '.join(wanted)}. Use it directly with -pretrained_weights."
         )
     if like is not None and like not in image_types:
-        raise ModelError(f"-like {like}: the checkpoint has experts for {', '.join(image_types)}. Name one of these.")
+        raise ModelError(
+            f"-like {like}: the checkpoint has no expert for this image type. It has experts for "
+            f"{', '.join(image_types)}. Name one of these."
+        )
     nearest = None if like is None else image_types.index(like)
     places = [image_types.index(image_type) if image_type in image_types else None for image_type in wanted]
     mixtures = [name for name, module in network.named_modules() if isinstance(module, MoEMLP)]
@@ -66,7 +71,8 @@ def with_new_image_types(
     own, result = network.state_dict(), {}
     if strangers := sorted(key for key in own.keys() - source.keys() if HEADS not in key):
         raise ModelError(
-            f"The checkpoint lacks {len(strangers)} weights, first {strangers[0]}. Name its trainer by -tr."
+            f"The checkpoint lacks {len(strangers)} weights of this trainer's network; the first is {strangers[0]}. "
+            "Name the checkpoint's trainer with -tr."
         )
     for key, target in own.items():
         given = source.get(key)
@@ -74,7 +80,7 @@ def with_new_image_types(
             result[key] = _extended(given, places, like=nearest, noise=noise)
         elif given is not None and key in of_gate and given.shape[0] == len(image_types) and len(target) == len(wanted):
             result[key] = _extended(given, places, like=nearest, noise=0.0)
-            if key.endswith("bias") and nearest is not None:  # shared by the one that is copied and its copies
+            if key.endswith("bias") and nearest is not None:  # the copied expert and its copies share its weight
                 share = math.log(1 + places.count(None))
                 alike = [number for number, place in enumerate(places) if place in (None, nearest)]
                 result[key][alike] -= share
@@ -82,31 +88,38 @@ def with_new_image_types(
             result[key] = target if given is None or (HEADS in key and given.shape != target.shape) else given
         if result[key].shape != target.shape:
             raise ModelError(
-                f"The networks differ: {key} is {tuple(result[key].shape)} with the checkpoint's weights and should be "
-                f"{tuple(target.shape)}. Name the checkpoint's own trainer by -tr, and by -p and -c plans with its "
-                "patch size and 'width'."
+                f"The networks differ: {key} has shape {tuple(result[key].shape)} with the checkpoint's weights, but "
+                f"it must be {tuple(target.shape)}. Name the checkpoint's own trainer with -tr, and name plans with "
+                "its patch size and 'width' with -p and -c."
             )
     return result
 
 
 def image_types_of(source: UpcyclingSource) -> list[str]:
-    """The image types of a checkpoint's experts, by the names of its dataset's channels.
+    """Return the image types of a checkpoint's experts: the channel names of its dataset.
 
     Raises:
-        ModelError: the checkpoint has no experts, or not one for each channel.
+        ModelError: the checkpoint does not have exactly one expert for each channel.
     """
     numbers = {len(weight) for key, weight in source.weights.items() if key.endswith(".mlp.weight_in")}
     if numbers != {len(source.modalities)}:
         found = " and ".join(map(str, numbers)) or "no"
         raise ModelError(
-            f"The checkpoint, of {source.trainer}, has {found} experts for {len(source.modalities)} image types. "
-            "Name one of nnUNetTrainerM4oE."
+            f"The checkpoint of {source.trainer} has {found} experts for {len(source.modalities)} image types. There "
+            "must be one for each. Name a checkpoint of nnUNetTrainerM4oE."
         )
     return list(source.modalities)
 
 
 def _extended(weights: Tensor, places: Sequence[int | None], *, like: int | None, noise: float) -> Tensor:
-    """Weights `(E, ...)` with those of new experts, which have None among the places, made of the old."""
+    """Return weights `(E, ...)` with those of new experts, made from the old ones.
+
+    Args:
+        weights: those of the old experts.
+        places: for each expert its number among the old ones; None for a new expert.
+        like: number of the old expert to copy; None for the mean of all.
+        noise: as in `with_new_image_types`.
+    """
     copied = weights.mean(dim=0) if like is None else weights[like]
     spread = noise * copied.std(correction=0)
     return torch.stack(

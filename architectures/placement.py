@@ -1,4 +1,4 @@
-"""Where convolutions depend on the modality code in a network that nnU-Net has planned (paper, fig. 1)."""
+"""The places in nnU-Net's planned networks where convolutions depend on the modality code (paper, fig. 1)."""
 
 import copy
 import math
@@ -21,16 +21,22 @@ from nnunet_moe.settings.moesd import ExpertSettings
 def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num_modalities: int) -> list[CodeConv]:
     """Make convolutions of a planned network depend on the modality code, in place.
 
+    The setting `placement` names the convolutions:
+
+    - `stem`: the convolution that sees the image.
+    - `encoder`: the second convolution of each stage of a plain encoder, or of each block of a residual encoder.
+    - `decoder`: the last convolution of each stage.
+
+    The experts' weights are drawn with nnU-Net's own initialization; weights of the replaced convolutions are not used.
+
     Args:
-        network: as nnU-Net plans it (PlainConvUNet, ResidualEncoderUNet).
-        settings: `placement` names any of `stem` (the convolution that sees the image), `encoder` (the second
-            convolution of every stage of a plain encoder, of every block of a residual one) and `decoder` (the last
-            convolution of every stage); `conditioning` says what a convolution becomes, `num_experts` of how many
-            experts, `expert_spread` how far these start apart. Weights are drawn anew, by nnU-Net's own initialisation.
+        network: a network that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet).
+        settings: `placement`, as above; `conditioning`, how the convolutions depend on the code; `num_experts`, the
+            number of experts; `expert_spread`, how different their initial weights are.
         num_modalities: K.
 
     Returns:
-        The new layers, in the order of the network.
+        The new layers; for each place in the order of the network.
 
     Raises:
         ModelError: the network has no such convolution.
@@ -40,9 +46,9 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
         blocks = list(_BLOCKS[place](network))
         if not blocks:
             raise ModelError(
-                f"{type(network).__name__} has no convolution in place {place!r} that can depend on the code. Networks "
-                "that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet) do; change the architecture or the placement "
-                "in the plans."
+                f"{type(network).__name__} has no convolution in the place {place!r} that can depend on the code. "
+                "Networks that nnU-Net plans have it (PlainConvUNet, ResidualEncoderUNet). Change 'architecture' or "
+                "'placement' in the plans."
             )
         for block in blocks:
             layer = _layer_for(block.conv, network, settings, num_modalities)
@@ -52,7 +58,7 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
 
 
 def _stem_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
-    """The first block in the order of modules is the one that sees the image."""
+    """Yield the block that sees the image, which is the first one in the order of modules."""
     for module in network.modules():
         if isinstance(module, ConvDropoutNormReLU):
             yield module
@@ -97,9 +103,9 @@ def _layer_for(conv: _ConvNd, network: nn.Module, settings: ExpertSettings, num_
 
 
 def _draw_together(experts: list[_ConvNd], shared: _ConvNd, spread: float) -> None:
-    """Give the experts' initial weights, in place, a part that all share: w = sqrt(1 - spread^2) shared + spread own.
+    """Mix the experts' initial weights with shared ones, in place: w = sqrt(1 - spread^2) shared + spread own.
 
-    Each expert keeps the distribution of its initialisation, two experts' weights have correlation 1 - spread^2.
+    Each expert keeps the distribution of its initialization. The weights of two experts have correlation 1 - spread^2.
     """
     with torch.no_grad():
         for expert in experts:
@@ -117,7 +123,7 @@ def _initialised_like(conv: _ConvNd, network: nn.Module) -> _ConvNd:
 
 
 def _replace_convolution(block: ConvDropoutNormReLU, layer: CodeConv) -> None:
-    """nnU-Net holds a block's convolution under two names; both must go on meaning the same module."""
+    """Replace a block's convolution under both names that it has in nnU-Net's network."""
     position = [module is block.conv for module in block.all_modules].index(True)
     block.add_module("conv", layer)
     block.all_modules[position] = layer

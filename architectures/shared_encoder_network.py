@@ -1,7 +1,8 @@
-"""One encoder for all modalities, their features joined stage by stage, nnU-Net's decoder behind.
+"""LCKD's network: one encoder for all modalities, whose features are joined at each stage, and nnU-Net's decoder.
 
-Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023,
-on the network that nnU-Net plans. Where paper, published code and this network differ: docs/explanation/lckd.md.
+Source: Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality",
+MICCAI 2023, here with the network that nnU-Net plans. docs/explanation/lckd.md lists the differences between the paper,
+the published code and this network.
 """
 
 from collections.abc import Sequence
@@ -19,34 +20,40 @@ from nnunet_moe.settings.lckd import LCKDSettings
 
 
 class SharedEncoderOutput(NamedTuple):
-    """What a training step needs of a forward pass."""
+    """The result of a forward pass in training."""
 
     logits: Logits
+    """`(B, classes or regions, *space)`, or a list of them under deep supervision."""
     features: Tensor
-    """`(B, K, C, *space)`, each available modality's own bottleneck feature; of absent ones it means nothing."""
+    """`(B, K, C, *space)`, the bottleneck feature of each available modality; without meaning for missing ones."""
     available: Tensor
     """`(B, K)` bool."""
 
 
 class SharedEncoderNetwork(MissingModalityNetwork):
-    """An encoder that sees one modality at a time, with absent channels as NaN in the input.
+    """The network of LCKD: one shared encoder sees one modality at a time; missing channels are NaN in the input.
 
-    At every stage the K feature maps are put side by side in the order of the channels and reduced to the planned width
-    (convolution with kernel 1, norm, nonlinearity). At the bottleneck an absent modality's feature is the mean of those
-    there are. At the other stages it is what a zero image gives, or the mean as well.
+    At each stage, the K feature maps are concatenated in the order of the channels and reduced to the planned width
+    (convolution with kernel 1, norm, nonlinearity). The feature of a missing modality is
+
+    - at the bottleneck the mean of the features of the available modalities;
+    - at the other stages the feature of a zero image, or with `fill_skips` also the mean.
+
+    Source: Wang et al., MICCAI 2023.
 
     Args:
-        network: what nnU-Net built from the plans for one image channel (and those after the images, if any).
-        num_modalities: K, the image channels; further input channels are shown to the encoder beside every modality.
-        settings: `fill_skips` is used.
+        network: the network that nnU-Net built from the plans for one image channel and any channels after the images.
+        num_modalities: K, the number of image channels, 1 to 12. The encoder sees further input channels together with
+            each modality.
+        settings: `fill_skips` is used, and the settings of the base class.
 
     Raises:
-        ModelError: the network is none of those that nnU-Net plans.
+        ModelError: the network is not one that nnU-Net plans.
         ModalityError: K is out of range.
     """
 
     teachers: Tensor
-    """`(K,)` bool, the modalities that were elected last; part of the checkpoint."""
+    """`(K,)` bool, the modalities that teach, from the last election; part of the checkpoint."""
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: LCKDSettings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
@@ -76,17 +83,19 @@ class SharedEncoderNetwork(MissingModalityNetwork):
 
     @staticmethod
     def encoder_channels(num_input_channels: int, num_modalities: int) -> int:
+        """Return the number of the encoder's input channels: one image channel and any channels after the images."""
         return 1 + num_input_channels - num_modalities
 
     def forward(self, x: Tensor, *, with_features: bool = False) -> Any:
-        """Logits of a batch whose absent channels are NaN.
+        """Compute the logits of a batch.
 
         Args:
-            x: `(B, C, *space)`, the K image channels first. The items may have different codes.
-            with_features: give a `SharedEncoderOutput`.
+            x: `(B, C, *space)`, the K image channels first; missing channels are NaN. Items may differ in their codes.
+            with_features: whether to return a `SharedEncoderOutput`.
 
         Returns:
-            `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
+            `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision; or a
+                `SharedEncoderOutput`.
         """
         available = self.available(x)
         with cpu_autocast(x.device):
@@ -95,11 +104,14 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return SharedEncoderOutput(logits, maps[-1], available) if with_features else logits
 
     def of_code(self, x: Tensor, code: Code) -> Logits:
-        """Logits of a batch that has the modalities of a code and nothing else, in the precision of the input.
+        """Compute the logits of a batch that contains only the modalities of a code, in the precision of the input.
 
         Args:
-            x: `(B, C', *space)`, the channels of these modalities, then those beyond the modalities.
+            x: `(B, C', *space)`, the channels of these modalities, then any channels after the modalities.
             code: K bools, at least one true.
+
+        Returns:
+            `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
         """
         present = [modality for modality, is_there in enumerate(code) if is_there]
         zero = torch.zeros_like(x[:, :1])
@@ -114,9 +126,9 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return super().train(mode)
 
     def _feature_maps(self, images: Tensor, available: Tensor) -> list[Tensor]:
-        """The encoder's maps `(B, K, C_stage, *space_stage)` of every modality, of a zero image where it is absent.
+        """Compute the encoder's maps `(B, K, C_stage, *space_stage)` of each modality; missing ones get a zero image's.
 
-        Where the batch has one code, what is absent does not pass through the encoder.
+        If all items have the same code, missing modalities do not pass through the encoder.
         """
         if torch.compiler.is_compiling() or not (available == available[0]).all() or not available.any():
             return self._encoded(images, range(self.num_modalities))
@@ -139,7 +151,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         ]
 
     def _joined(self, maps: Sequence[Tensor], available: Tensor) -> list[Tensor]:
-        """What the decoder takes of the maps of all modalities: filled where that is wanted, and reduced."""
+        """Fill the maps of missing modalities where needed, then join the maps of all modalities for the decoder."""
         bottleneck = len(maps) - 1
         filled = [
             _filled(stage, available) if self.fill_skips or number == bottleneck else stage
@@ -148,15 +160,15 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return [reduce(stage.flatten(1, 2)) for reduce, stage in zip(self.reducers, filled, strict=True)]
 
     def _encoded(self, images: Tensor, modalities: Sequence[int]) -> list[Tensor]:
-        """The encoder's maps `(B, len(modalities), C_stage, *space_stage)`."""
+        """Compute the encoder's maps `(B, len(modalities), C_stage, *space_stage)`."""
         others = images[:, self.num_modalities :]
         rows = torch.cat([torch.cat((images[:, [modality]], others), dim=1) for modality in modalities])
         return [stage.unflatten(0, (len(modalities), -1)).transpose(0, 1) for stage in self.encoder(rows)]
 
     def _of_zero_image(self, images: Tensor) -> list[Tensor]:
-        """The encoder's maps `(B or 1, C_stage, *space_stage)` of an image that is zero.
+        """Compute the encoder's maps `(B or 1, C_stage, *space_stage)` of a zero image.
 
-        One that does not depend on the input is kept until the weights or the patch's shape change.
+        If they do not depend on the input, they are cached until the weights or the patch's shape change.
         """
         if images.shape[1] > self.num_modalities:
             return self.encoder(torch.cat((torch.zeros_like(images[:, :1]), images[:, self.num_modalities :]), dim=1))
@@ -171,7 +183,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
 
 
 def _filled(features: Tensor, available: Tensor) -> Tensor:
-    """`(B, K, C, *space)` with the mean of the available modalities' features in the place of absent ones."""
+    """Replace the features of missing modalities in `(B, K, C, *space)` by the mean of the available ones."""
     is_there = available[(..., *[None] * (features.ndim - 2))]
     count = is_there.sum(dim=1, keepdim=True).clamp_min(1)
     mean = torch.where(is_there, features, 0).sum(dim=1, keepdim=True) / count

@@ -1,4 +1,4 @@
-"""nnU-Net's own networks, with what the commands ask of every network."""
+"""An adapter that gives nnU-Net's own networks the methods that the commands call on every network."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,10 +11,10 @@ from nnunet_moe.modalities.codes import Code
 
 
 class StockNetwork:
-    """An adapter for a network that takes NaN for a value: it is for complete cases only.
+    """An adapter for a network that does not know missing modalities; it accepts only complete cases.
 
     Args:
-        network: it is kept, not copied.
+        network: the network; it is kept, not copied.
     """
 
     knows_missing_modalities: ClassVar[bool] = False
@@ -25,27 +25,27 @@ class StockNetwork:
         self.network = network
 
     def require_segmentation(self) -> None:
-        """All of them are trained to segment."""
+        """Do nothing, because all of nnU-Net's networks are trained to segment."""
 
     def takes(self, code: Code) -> bool:
-        """Whether the code is that of a complete case."""
+        """Return whether the code is that of a complete case."""
         return all(code)
 
     def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
-        """Empty: there are no gates."""
+        """Return an empty table, because there are no gates."""
         return {}
 
     def upcycled(
         self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
     ) -> dict[str, Tensor]:
-        """Refuse.
+        """Refuse to upcycle.
 
         Raises:
-            ModelError: always; there are no experts.
+            ModelError: always, because there are no experts.
         """
         raise nothing_to_upcycle(self.network)
 
 
 def missing_modality_network(network: nn.Module) -> MissingModalityNetwork | StockNetwork:
-    """A network as the commands look at it: one of nnU-Net's own in its adapter."""
+    """Return the network if it belongs to this package, else one of nnU-Net's own networks in its adapter."""
     return network if isinstance(network, MissingModalityNetwork) else StockNetwork(network)

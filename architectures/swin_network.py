@@ -1,4 +1,4 @@
-"""Swin U-Net over images of one type each; the type is known from the channel that is not NaN."""
+"""The network of M4oE: a Swin U-Net that reads an image's type from the one channel that is not NaN."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,14 +19,20 @@ from nnunet_moe.settings.m4oe import M4oESettings
 
 
 class SwinUNetwork(MissingModalityNetwork):
-    """A 2D Swin U-Net whose blocks may be mixtures of experts, as many as there are image types.
+    """The network of M4oE: a 2D Swin U-Net whose blocks may have one expert for each image type.
 
-    A case of an image type has the one channel of that type. All types share the network's single input channel.
+    A case has only the channel of its image type. All image types share the single input channel of the Swin U-Net.
+
+    Source: Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts",
+    MICCAI 2024.
 
     Args:
-        network: what `swin_unet` makes.
-        num_modalities: K, the image types.
-        settings: those of every network.
+        network: the result of `swin_unet`.
+        num_modalities: K, the number of image types, 1 to 12.
+        settings: the settings of the base class are used.
+
+    Raises:
+        ModalityError: K is out of range.
     """
 
     takes_one_image_type: ClassVar[bool] = True
@@ -38,10 +44,10 @@ class SwinUNetwork(MissingModalityNetwork):
         self.mixtures = tuple(module for module in self.modules() if isinstance(module, MoEMLP))
 
     def forward(self, x: Tensor) -> Logits:
-        """Logits of a batch.
+        """Compute the logits of a batch.
 
         Args:
-            x: `(B, K, H, W)`, of each item one channel not NaN. The items may be of different image types.
+            x: `(B, K, H, W)`; each item has exactly one channel that is not NaN. Items may differ in their image types.
 
         Returns:
             `(B, classes or regions, H, W)`.
@@ -51,16 +57,23 @@ class SwinUNetwork(MissingModalityNetwork):
             return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
 
     def of_code(self, x: Tensor, code: tuple[bool, ...]) -> Logits:
-        """Logits `(B, classes or regions, H, W)` of images `(B, 1, H, W)` of the image type that a code of one 1 names.
+        """Compute the logits of images of one image type, in the precision of the input.
 
-        They are computed in the precision of the input.
+        Args:
+            x: `(B, 1, H, W)`.
+            code: K bools, true only for the image type.
+
+        Returns:
+            `(B, classes or regions, H, W)`.
         """
         return self._logits(x, torch.tensor([code], device=x.device).expand(x.shape[0], -1))
 
     def upcycled(
         self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
     ) -> dict[str, Tensor]:
-        """The state of this network with one for fewer image types put in.
+        """Return a state of this network with the weights of a network for fewer image types.
+
+        The arguments are those of the base class.
 
         Raises:
             ModelError: the image types or networks do not fit, or no image type is new.
@@ -71,12 +84,16 @@ class SwinUNetwork(MissingModalityNetwork):
         return with_new_image_types(source.weights, image_types, self, modalities, like=like, noise=noise)
 
     def padded(self, image: Tensor) -> Tensor:
-        """`(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""
+        """Pad images `(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""
         height, width = image.shape[2:]
         return F.pad(image, (0, -width % DIVISOR, 0, -height % DIVISOR))
 
     def use_image_types(self, available: Tensor) -> None:
-        """Tell the mixtures the image types of a batch's items: `(B, K)` bool, one true in each row."""
+        """Set the image types of a batch's items in the mixtures.
+
+        Args:
+            available: `(B, K)` bool, one true in each row.
+        """
         image_type = available.long().argmax(dim=1)
         for mixture in self.mixtures:
             mixture.image_type = image_type
@@ -89,7 +106,14 @@ class SwinUNetwork(MissingModalityNetwork):
 
 
 def swin_unet(num_outputs: int, patch_size: Sequence[int], num_modalities: int, settings: M4oESettings) -> SwinUNet:
-    """The network before it knows of image types: `placement` and `routing` say where experts are, who chooses them."""
+    """Build the Swin U-Net for `SwinUNetwork`.
+
+    Args:
+        num_outputs: number of classes or regions.
+        patch_size: height and width of the planned patch, in pixels.
+        num_modalities: K, the number of image types and of experts in a block.
+        settings: `width`, `placement` (the parts with experts) and `routing` (how experts are chosen) are used.
+    """
 
     def mlp(place: str, channels: int) -> MoEMLP | None:
         if place not in settings.placement:

@@ -1,7 +1,8 @@
-"""Swin U-Net, a U-Net of windowed attention in 2D, with experts in the place of its blocks' perceptrons.
+"""Swin U-Net, a 2D U-Net with windowed attention, where experts can replace the perceptrons of the blocks.
 
-Cao et al., "Swin-Unet: Unet-like pure transformer for medical image segmentation", ECCV workshops 2022, in the small
-form of M4oE (Jiang, Shen, MICCAI 2024): patches of 4, two blocks a stage, windows of 7.
+Source: Cao et al., "Swin-Unet: Unet-like pure transformer for medical image segmentation", ECCV workshops 2022. The
+size is the small one of M4oE (Jiang, Shen, MICCAI 2024): patches of 4 pixels, two blocks in a stage, windows of 7
+tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +15,21 @@ from torch import Tensor, nn
 PATCH, WINDOW, MLP_RATIO, DROP_PATH = 4, 7, 4, 0.2
 DEPTHS, HEADS = (2, 2, 2, 2), (3, 6, 12, 24)
 DIVISOR = PATCH * 2 ** (len(DEPTHS) - 1)
-"""The network takes images whose sides are multiples of this."""
+"""The sides of images must be multiples of this number of pixels."""
 
 MakeMLP = Callable[[int], nn.Module | None]
-"""Channels -> what takes the place of a block's perceptron; None leaves it."""
+"""Channels -> the module that replaces a block's perceptron; None keeps the perceptron."""
 
 
 class SwinUNet(nn.Module):
-    """An encoder and a decoder, as nnU-Net's networks have them.
+    """Swin U-Net with the parts `encoder` and `decoder`, as in nnU-Net's networks.
 
     Args:
-        num_outputs: classes or regions.
-        size: of the images that it is planned for, height and width, multiples of 32.
+        num_outputs: number of classes or regions.
+        size: height and width of the planned images in pixels, multiples of 32.
         width: channels of the first stage, a multiple of its 3 heads.
-        encoder_mlp, decoder_mlp: make the perceptrons of the blocks.
+        encoder_mlp: makes the perceptrons of the encoder's blocks.
+        decoder_mlp: makes the perceptrons of the decoder's blocks.
     """
 
     def __init__(
@@ -42,7 +44,16 @@ class SwinUNet(nn.Module):
 
 
 class SwinEncoder(nn.Module):
-    """Patches of one channel, then stages of blocks, each on maps of half the size and twice the width of the last."""
+    """The encoder: patches of one channel, then stages of blocks.
+
+    From one stage to the next, the maps halve in size and double in width.
+
+    Args:
+        widths: channels of the stages, the finest first.
+        maps: height and width of the stages' maps in tokens, the finest first.
+        rates: rates of drop path, for each block of each stage.
+        make_mlp: makes the perceptrons of the blocks.
+    """
 
     def __init__(
         self,
@@ -64,11 +75,14 @@ class SwinEncoder(nn.Module):
         self.apply(initialize)
 
     def embed(self, image: Tensor) -> Tensor:
-        """`(B, 1, H, W)` to tokens `(B, H / 4, W / 4, C)`."""
+        """Embed images `(B, 1, H, W)` as tokens `(B, H / 4, W / 4, C)`."""
         return self.norm(_in_full(self.patches(image).permute(0, 2, 3, 1), self.norm))
 
     def encode(self, tokens: Tensor) -> list[Tensor]:
-        """`(B, H / s, W / s, C_stage)` that each stage begins with; of the last one what it ends with, normalised."""
+        """Compute the maps `(B, H / s, W / s, C_stage)` for the decoder, the finest first.
+
+        These are the inputs of the stages, except for the last stage, where it is the normalized output.
+        """
         skips = []
         for stage, merging in zip(self.stages, [*self.merging, None], strict=True):
             skips.append(tokens)
@@ -78,11 +92,20 @@ class SwinEncoder(nn.Module):
         return [*skips[:-1], self.last_norm(tokens)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """Embed and encode images `(B, 1, H, W)`."""
         return self.encode(self.embed(image))
 
 
 class SwinDecoder(nn.Module):
-    """Up again, with the encoder's maps beside those from below; the last step is by four, to the image's size."""
+    """The decoder: it joins the expanded tokens of each stage with the encoder's map; the last step expands by four.
+
+    Args:
+        num_outputs: number of classes or regions.
+        widths: channels of the stages, the finest first, without the bottleneck.
+        maps: height and width of the stages' maps in tokens, the finest first.
+        rates: rates of drop path, for each block of each stage.
+        make_mlp: makes the perceptrons of the blocks.
+    """
 
     def __init__(
         self,
@@ -101,12 +124,12 @@ class SwinDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(widths[0])
         self.to_pixels = PatchExpanding(widths[0], widths[0], PATCH)
-        # named as nnU-Net names what it does not take from pretrained weights
+        # nnU-Net does not load layers of this name from pretrained weights
         self.seg_layers = nn.ModuleList([nn.Conv2d(widths[0], num_outputs, 1)])
         self.apply(initialize)
 
     def forward(self, skips: list[Tensor]) -> Tensor:
-        """The encoder's maps, the finest first, to logits `(B, outputs, H, W)`."""
+        """Decode the encoder's maps, the finest first, to logits `(B, outputs, H, W)`."""
         *skips, tokens = skips
         for stage in reversed(range(len(self.stages))):
             tokens = torch.cat((skips[stage], self.expanding[stage](tokens)), dim=-1)
@@ -115,7 +138,13 @@ class SwinDecoder(nn.Module):
 
 
 class PatchExpanding(nn.Module):
-    """The opposite of merging: each token becomes `factor` x `factor` tokens of `out_channels`."""
+    """The opposite of patch merging: each token becomes `factor` x `factor` tokens with `out_channels` channels.
+
+    Args:
+        channels: C.
+        out_channels: C'.
+        factor: f.
+    """
 
     def __init__(self, channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
@@ -124,15 +153,16 @@ class PatchExpanding(nn.Module):
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, H, W, C)` to `(B, H f, W f, C')`."""
+        """Expand tokens `(B, H, W, C)` to `(B, H f, W f, C')`."""
         squares = self.expand(tokens).unflatten(-1, (self.factor, self.factor, -1))
         return self.norm(squares.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3))
 
 
 class SwinBlock(SwinTransformerBlock):
-    """timm's, on maps of any size: it pads after the shift, where the mask is that of a map that was padded before.
+    """timm's block, corrected for maps that are not multiples of the window.
 
-    So windows at the end of an axis would see its beginning.
+    timm pads a map after the shift, but its attention mask is made for a map that is padded before the shift. So
+    windows at the end of an axis see the beginning of the axis. This class pads before the shift.
     """
 
     def _attn(self, x: Tensor) -> Tensor:
@@ -143,14 +173,16 @@ class SwinBlock(SwinTransformerBlock):
 
 
 def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float], make_mlp: MakeMLP) -> nn.Sequential:
-    """A stage's blocks, every second one with shifted windows; a map smaller than a window is one window.
+    """Build the blocks of a stage; every second one has shifted windows.
+
+    A map that is smaller than a window is treated as one window.
 
     Args:
-        width: channels.
-        size: of the map that it is planned for.
-        stage: its number, 0 for that with the largest maps.
-        rates: of drop path, one a block.
-        make_mlp: makes the perceptrons.
+        width: number of channels.
+        size: height and width of the planned map in tokens.
+        stage: number of the stage, 0 for the one with the largest maps.
+        rates: rates of drop path, one for each block.
+        make_mlp: makes the perceptrons of the blocks.
     """
     made = []
     for number, rate in enumerate(rates):
@@ -170,12 +202,12 @@ def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float]
 
 
 def _in_full(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """In the weights' precision, which under autocast a stage's sum of residuals should have."""
+    """Convert tokens to the precision of the weights, which the sum of residuals should keep under autocast."""
     return tokens.to(norm.weight.dtype)
 
 
 def initialize(module: nn.Module) -> None:
-    """Draw a linear layer's weights as transformers do; to be applied to all modules of a network."""
+    """Draw the weights of a linear layer from a truncated normal with SD 0.02; for `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

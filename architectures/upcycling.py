@@ -1,7 +1,8 @@
-"""Experts from a network without them.
+"""Upcycling: make experts from the weights of a trained network without experts.
 
 Each expert is a copy of the trained convolution plus small noise ("sparse upcycling", Komatsuzaki et al., ICLR 2023).
-Experts that are alike give the ordinary network whatever the gates say; the noise lets them part.
+With identical experts, the network computes the same as the ordinary one for any gate weights. The noise lets the
+experts become different.
 """
 
 from collections.abc import Sequence
@@ -15,58 +16,61 @@ from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
 
 HEADS = ".seg_layers."
-"""Part of the names of the segmentation heads, which nnU-Net's `-pretrained_weights` starts anew."""
-OTHER_PLANS = "Name the plans and configuration that the checkpoint was trained on by -d, -p and -c."
+"""Part of the names of the segmentation heads, which nnU-Net does not load with `-pretrained_weights`."""
+OTHER_PLANS = "With -d, -p and -c, name the plans and configuration that the checkpoint was trained on."
 
 
 @dataclass(frozen=True)
 class UpcyclingSource:
-    """The checkpoint that a training with experts starts from."""
+    """The checkpoint from which a training with experts starts."""
 
     weights: dict[str, Tensor]
-    """The network's state."""
+    """The state of the network."""
     trainer: str
-    """The class's name."""
+    """The name of the trainer's class."""
     modalities: Sequence[str]
-    """Of its dataset, in channel order."""
+    """The names of its dataset's channels, in channel order."""
 
 
 def nothing_to_upcycle(network: nn.Module) -> ModelError:
-    """The error that a network has no experts which a checkpoint could lack."""
+    """Return the error for a network without experts, which needs no upcycling."""
     return ModelError(
-        f"{type(network).__name__} has nothing that experts can take the place of. Name a trainer that has by -tr: for "
-        "an ordinary nnU-Net's checkpoint nnUNetTrainerMoESD say, for M4oE's its own."
+        f"{type(network).__name__} has no experts, so there is nothing to upcycle. Name a trainer with experts with "
+        "-tr: for a checkpoint of an ordinary nnU-Net for example nnUNetTrainerMoESD, for one of M4oE its own trainer."
     )
 
 
 def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) -> dict[str, Tensor]:
-    """The state of a network, with the weights of an ordinary one put in.
+    """Return the state of a network with experts, with the weights of an ordinary network.
 
-    What the ordinary network does not have, gates and the like, stays as it is; so do segmentation heads for other
-    labels.
+    Weights that the ordinary network does not have, such as gates, keep their values. So do segmentation heads if the
+    labels differ.
 
     Args:
-        source: an ordinary network.
-        network: it is not changed.
-        noise: SD of what is added to each copy, as a fraction of the SD of the tensor's weights, drawn from torch's
-            global generator.
+        source: the weights of an ordinary network.
+        network: the network with experts; it is not changed.
+        noise: SD of the noise that is added to each copy, as a fraction of the SD of the copied tensor. It is drawn
+            from torch's global generator.
+
+    Returns:
+        Name -> weights, for `load_state_dict`.
 
     Raises:
         ModelError: the networks do not fit, or there is nothing to upcycle.
     """
     if any(".gate." in key or ".scaling." in key for key in source.weights):
         raise ModelError(
-            f"The checkpoint is of {source.trainer}, which has experts or a stem of its own already. Give it to "
-            "-pretrained_weights of the same trainer, or upcycle an ordinary nnU-Net."
+            f"The checkpoint of {source.trainer} already has experts or a code-dependent stem. Only checkpoints of an "
+            "ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and the same trainer."
         )
     own, given_weights = network.state_dict(), source.weights
-    # nnU-Net holds the encoder, and each convolution, under several names; all of them are in the state
+    # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them
     layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)]
     experts = {f"{name}{part}" for name, m in layers if isinstance(m, MoEConv) for part in ("weight", "bias")}
     new = {key for key in own.keys() - given_weights.keys() if any(key.startswith(name) for name, _ in layers)}
     if strangers := sorted((own.keys() - given_weights.keys() - new) | (given_weights.keys() - own.keys())):
-        found = f"{len(strangers)} weights are in one of them only, first {strangers[0]}"
-        raise ModelError(f"The networks differ: {found}. {OTHER_PLANS}")
+        found = f"{len(strangers)} weights are in one of the networks only; the first is {strangers[0]}"
+        raise ModelError(f"Checkpoint and trainer have different networks: {found}. {OTHER_PLANS}")
     copies: dict[int, Tensor] = {}
     result = {}
     for key, target in own.items():
@@ -78,15 +82,16 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
         expected = target.shape[1:] if is_copied else target.shape
         if given.shape != expected:
             raise ModelError(
-                f"The networks differ: {key} is {tuple(given.shape)} in the checkpoint and should be "
-                f"{tuple(expected)}. {OTHER_PLANS}"
+                f"Checkpoint and trainer have different networks: {key} has shape {tuple(given.shape)} in the "
+                f"checkpoint, but it must be {tuple(expected)}. {OTHER_PLANS}"
             )
-        if is_copied and target.data_ptr() not in copies:  # one draw for a tensor of several names
+        if is_copied and target.data_ptr() not in copies:  # draw only once for a tensor with several names
             spread = noise * given.std(correction=0)
             copies[target.data_ptr()] = given + spread * torch.randn_like(target)
         result[key] = copies[target.data_ptr()] if is_copied else given
     if not new:
         raise ModelError(
-            "There is nothing to upcycle: the checkpoint fits this trainer as it is. Give it to -pretrained_weights."
+            "There is nothing to upcycle, because the checkpoint fits this trainer as it is. Use it directly with "
+            "-pretrained_weights."
         )
     return result

@@ -499,7 +499,7 @@ def test_it_is_exported_as_onnx_and_not_as_an_ordinary_network(elected, tmp_path
 
 def test_an_ordinary_checkpoint_is_no_start_for_it(elected, tmp_path):
     checkpoint, out = f"{elected.output_folder}/checkpoint_final.pth", tmp_path / "up.pth"
-    with pytest.raises(SystemExit, match=facts("nnUNetTrainerLCKD", "nothing that experts")):
+    with pytest.raises(SystemExit, match=facts("nnUNetTrainerLCKD", "no experts")):
         main(["upcycle", "-i", checkpoint, "-o", str(out), "-tr", "nnUNetTrainerLCKD"])
     assert not out.exists()
 

@@ -176,7 +176,7 @@ def unchanged(checkpoint):
 @pytest.mark.parametrize(
     ("change", "trainer", "said"),
     [
-        (other_network, MOESD, ("1 weights", "one of them only", "encoder.stages.9.weight")),
+        (other_network, MOESD, ("1 weights", "one of the networks only", "encoder.stages.9.weight")),
         (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
         (other_width, "nnUNetTrainerSD", ("(9, 6, 3, 3, 3) in the checkpoint", "(8, 6, 3, 3, 3)")),
         (no_configuration, MOESD, ("'3d_gone'", "2d, 3d_fullres")),
@@ -185,7 +185,7 @@ def unchanged(checkpoint):
         (no_plans, MOESD, ("no nnU-Net checkpoint", "TypeError")),
         (weights_of_nothing, MOESD, ("no nnU-Net checkpoint", "AttributeError")),
         (not_a_number, MOESD, ("weights", "NaN")),
-        (unchanged, "nnUNetTrainer", ("nnUNetTrainer", "nothing that experts")),
+        (unchanged, "nnUNetTrainer", ("nnUNetTrainer", "no experts")),
         (unchanged, "nnUNetTrainerMoeSD", ("'nnUNetTrainerMoeSD'",)),
     ],
 )
