@@ -95,7 +95,7 @@ class Folder:
             "OMP_NUM_THREADS": "1",
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "0",
-        }  # one thread makes runs repeatable
+        }  # one thread and process make runs repeatable
         self._environment = {
             **os.environ,
             **threads,

@@ -715,7 +715,7 @@ def test_the_texts_tell_which_cases_a_model_takes(
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     app = package(tmp_path / "app", "grand-challenge", "--disable_tta", model=untrained(trainer, configuration))
     readme = (app / "README.md").read_text()
-    assert f"It takes {takes}." in readme and f", for {takes}:" in capfd.readouterr().out
+    assert f"container takes {takes}." in readme and f", for {takes}:" in capfd.readouterr().out
     assert ("an interface for each combination" in readme) == (" all of " not in takes)
     assert [*InputMapping.read(app / "mapping.json").inputs.values()] == inputs
     where = ["--input", str(app / "sample" / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
