@@ -1,1 +1,1 @@
-"""`nnunet_moe import`: folders in other layouts become raw datasets of nnU-Net, absent files staying absent."""
+"""`nnunet_moe import`: convert a folder with another layout into a raw dataset; missing files stay missing."""

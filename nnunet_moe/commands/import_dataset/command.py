@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe import`; its options are in `request`."""
+"""Run `nnunet_moe import`. Its options are in `request`."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
-_FILLED = {True: "Treated as absent", False: "Suspect, but placed (see --filled_as_absent)"}
+_FILLED = {True: "Treated as missing", False: "Suspect, but placed (see --filled_as_absent)"}
 
 
 EXAMPLE = (
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Import, and list what looks wrong."""
+    """Import, and list files that look wrong."""
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.import_dataset.dataset import import_dataset
@@ -33,6 +33,6 @@ def run(namespace: argparse.Namespace) -> None:
     print(availability_tables(imported.training))
     for problems, what in ((imported.filled, _FILLED[request.filled_as_absent]), (imported.not_placed, "Not placed")):
         if problems:
-            print(f"{what}, {len(problems)} files; all of them in {imported.report}:")
+            print(f"{what}: {len(problems)} files, all listed in {imported.report}")
             print("\n".join(f"  {problem.file}: {problem.reason}" for problem in problems[:10]))
-    print(f"Go on with: nnunet_moe plan_and_preprocess -d {request.dataset} --verify_dataset_integrity")
+    print(f"Next: nnunet_moe plan_and_preprocess -d {request.dataset} --verify_dataset_integrity")

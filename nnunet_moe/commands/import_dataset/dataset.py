@@ -1,4 +1,4 @@
-"""Write a raw dataset of nnU-Net from a folder in another layout."""
+"""Write a raw dataset for nnU-Net from a folder with another layout."""
 
 import csv
 import json
@@ -26,13 +26,13 @@ REPORT = "import_report.csv"
 
 @dataclass
 class Imported:
-    """What came of it."""
+    """The result of an import."""
 
     folder: Path
     training: Availability
     test: Availability | None
     filled: list[Problem] = field(default_factory=list)
-    """Files that look as if they stood for an absent modality."""
+    """Files that seem to be placeholders for a missing modality."""
     not_placed: list[Problem] = field(default_factory=list)
 
     @property
@@ -41,11 +41,11 @@ class Imported:
 
 
 def import_dataset(request: Request) -> Imported:
-    """Write `nnUNet_raw/DATASET`, whole or not at all.
+    """Write `nnUNet_raw/DATASET`, completely or not at all.
 
     Raises:
-        SettingsError: options that do not fit; the dataset is there already.
-        ModalityError: no case with a segmentation was found; labels that nnU-Net does not take.
+        SettingsError: options do not fit together, or the dataset already exists.
+        ModalityError: no case has a segmentation, or nnU-Net does not accept the labels.
         ModelError: `nnUNet_raw` is not set.
     """
     folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
@@ -54,8 +54,8 @@ def import_dataset(request: Request) -> Imported:
     cases, problems = find_cases(request.source.resolve(), patterns, ending)
     if not cases:
         raise ModalityError(
-            f"No file below {request.source} that ends in {ending} is an image that could be placed."
-            + _examples(problems)
+            f"No file below {request.source} with the ending {ending} could be placed as an image. Correct the "
+            f"patterns or -ending.{_examples(problems)}"
         )
     read, unreadable = _read(request, cases, ending)
     problems += unreadable
@@ -73,12 +73,13 @@ def import_dataset(request: Request) -> Imported:
     test = {name: case for name, case in cases.items() if case.label is None}
     if not request.unlabelled_to_test:
         for name, case in test.items():
-            reason = f"{name} has no segmentation. Put such cases into imagesTs by --unlabelled_to_test."
+            reason = f"{name} has no segmentation. Put such cases into imagesTs with --unlabelled_to_test."
             problems += [Problem(file, reason) for file in case.images.values()]
         test = {}
     if not training:
         raise ModalityError(
-            f"No case below {request.source} has a segmentation that could be placed.{_examples(problems)}"
+            f"No case below {request.source} has a segmentation that could be placed. Correct the pattern of -l."
+            f"{_examples(problems)}"
         )
     labels = _labels(request, {name: read[name].labels for name in training})
     imported = Imported(
@@ -106,7 +107,7 @@ def _place(
     training: Mapping[str, FoundCase],
     test: Mapping[str, FoundCase],
 ) -> None:
-    """Copy or link the files under the names that nnU-Net wants."""
+    """Copy or link the files with the names that nnU-Net expects."""
     names, place = tuple(request.modalities), _link if request.link else shutil.copyfile
     for part, cases in (("Tr", training), ("Ts", test)):
         for name, case in cases.items():
@@ -126,18 +127,20 @@ def _patterns(request: Request) -> dict[str, Pattern]:
     for name, pattern in patterns.items():
         if set(pattern.fields) != set(first.fields):
             raise SettingsError(
-                f"The pattern of {name} tells a case by {', '.join(pattern.fields)}, the first one by "
-                f"{', '.join(first.fields)}. Use the same names in braces in all."
+                f"The pattern of {name} identifies a case by {', '.join(pattern.fields)}, but the first pattern by "
+                f"{', '.join(first.fields)}. Use the same names in braces in all patterns."
             )
     return patterns
 
 
 def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
-    """The ending that is asked for, or the one of all files that match a pattern."""
+    """Return the requested file ending, or the ending that all files that match a pattern share."""
     known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
     if request.file_ending is not None:
         if request.file_ending not in known:
-            raise SettingsError(f"-ending {request.file_ending}: nnU-Net reads {', '.join(known)}.")
+            raise SettingsError(
+                f"-ending {request.file_ending} is not supported. nnU-Net reads {', '.join(known)}. Choose one of them."
+            )
         return request.file_ending
     found = set()
     for path in request.source.rglob("*"):
@@ -147,14 +150,15 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
             found.add(endings[-1])
     if len(found) != 1:
         raise SettingsError(
-            f"Files below {request.source} that match the patterns end in {', '.join(sorted(found)) or 'nothing'} that "
-            f"nnU-Net reads ({', '.join(known)}); a dataset has one ending. Choose by -ending, or mend the patterns."
+            f"The files below {request.source} that match the patterns have these endings: "
+            f"{', '.join(sorted(found)) or 'none'}. A dataset must have one ending that nnU-Net reads "
+            f"({', '.join(known)}). Choose it with -ending, or correct the patterns."
         )
     return found.pop()
 
 
 def _read(request: Request, cases: Mapping[str, FoundCase], ending: str) -> tuple[dict[str, ReadCase], list[Problem]]:
-    """Read all cases; those that cannot be used are not placed."""
+    """Read all cases, and report the files of those that cannot be used."""
     names = tuple(request.modalities)
     example = next(iter(next(iter(cases.values())).images.values()))
     reader: Any = determine_reader_writer_from_file_ending(ending, str(example), True, verbose=False)
@@ -183,24 +187,25 @@ def _read(request: Request, cases: Mapping[str, FoundCase], ending: str) -> tupl
 
 
 def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, int]:
-    """Name -> value of the labels that there are, or that are asked for."""
+    """Return name -> value of the requested labels, or of the labels in the segmentations."""
     values = set().union(*found.values()) - {0}
     wanted = range(1, max(values, default=0) + 1) if request.labels is None else request.labels.values()
     if odd := values - set(wanted):
         cases = [name for name, labels in found.items() if labels & odd]
         raise ModalityError(
-            f"{len(cases)} segmentations ({cases[0]}, ...) hold {', '.join(map(str, sorted(odd)))}; -labels are "
-            f"{dict(request.labels or {})}. Correct one of both."
+            f"{len(cases)} segmentations ({cases[0]}, ...) hold {', '.join(map(str, sorted(odd)))}, but -labels are "
+            f"{dict(request.labels or {})}. Correct the segmentations or -labels."
         )
     if request.labels is not None:
         return dict(request.labels)
     if missing := sorted(set(wanted) - values):
         raise ModalityError(
-            f"The segmentations hold {', '.join(map(str, sorted(values)))} but not {', '.join(map(str, missing))}; "
-            "nnU-Net wants 1, 2, 3 and so on. Change them, or name all by -labels if no case happens to hold these."
+            f"The segmentations hold {', '.join(map(str, sorted(values)))}, but not {', '.join(map(str, missing))}. "
+            "nnU-Net needs 1, 2, 3 and so on, without gaps. Change the labels. If some labels just do not "
+            "occur in these cases, name all of them with -labels."
         )
     if not values:
-        raise ModalityError("The segmentations hold nothing but 0. Name the labels by -labels if that is right.")
+        raise ModalityError("The segmentations hold only 0. If that is correct, name the labels with -labels.")
     return {f"label_{value}": value for value in sorted(values)}
 
 
@@ -227,6 +232,6 @@ def _write_report(file: Path, imported: Imported, *, treated_as_absent: bool) ->
 
 
 def _examples(problems: Sequence[Problem]) -> str:
-    """The first of each reason, and last what no pattern matches."""
+    """Return one example for each reason; files that match no pattern come last."""
     by_reason = {problem.reason: f"\n  {problem.file}: {problem.reason}" for problem in reversed(problems)}
     return "".join(sorted(reversed(by_reason.values()), key=lambda text: NO_PATTERN in text)[:5])

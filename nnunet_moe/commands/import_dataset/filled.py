@@ -1,4 +1,4 @@
-"""Files that look as if somebody had put them where a modality is absent."""
+"""Find files that seem to be placeholders for a missing modality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ ZEROS = "zero everywhere"
 
 @dataclass(frozen=True)
 class ReadCase:
-    """What a case's voxels tell."""
+    """Results of reading all voxels of a case."""
 
     filled: dict[int, str]
-    """Channel -> why its file seems to be none of its own."""
+    """Channel -> why its file seems to be a placeholder."""
     labels: frozenset[int]
-    """What the segmentation holds."""
+    """The values in the segmentation."""
 
 
 def read_whole(
     images: dict[int, str], label: str | None, reader_class: Any, modalities: Sequence[str], originals: Sequence[int]
 ) -> ReadCase:
-    """Read all files of a case, and find those that hold one value, or the voxels of another.
+    """Read all files of a case, and find files with a single value or with the voxels of another file.
 
     Args:
         images: channel -> file.
-        label: the segmentation, if there is one.
+        label: the segmentation, or None.
         reader_class: one of nnU-Net's image readers.
         modalities: names in channel order.
-        originals: all channels; of some that are equal the first in this order is taken for the original.
+        originals: all channels. If several are equal, the first one in this order counts as the original.
 
     Raises:
-        ModalityError: files that cannot be used, nothing but one value in all images, or labels that are not whole.
+        ModalityError: a file cannot be used, every image holds a single value, or labels are not whole numbers.
     """
     reader = reader_class()
     read = read_channels(reader, images, num_channels=len(modalities))
@@ -48,7 +48,9 @@ def read_whole(
         elif (value := image[channel].flat[0]) == image[channel].max() == image[channel].min():
             filled[channel] = f"{value:g} everywhere"
     if filled.keys() == images.keys():
-        raise ModalityError(f"{', '.join(images.values())} hold one value each. There is no image in this case.")
+        raise ModalityError(
+            f"{', '.join(images.values())} hold a single value each, so the case has no image. Replace or remove them."
+        )
     seen: list[int] = []
     for channel in (channel for channel in originals if channel in images and channel not in filled):
         original = next((other for other in seen if np.array_equal(image[other], image[channel])), None)
@@ -66,5 +68,8 @@ def _labels(label: str | None, reader: Any, image: np.ndarray, image_file: str, 
     require_same_geometry(image_file, label, (image.shape[1:], properties), (segmentation.shape, label_properties))
     values = np.unique(segmentation)
     if (values != values.astype(int)).any() or values.min() < 0:
-        raise ModalityError(f"{label} holds {', '.join(f'{value:g}' for value in values)}; labels are whole, from 0.")
+        raise ModalityError(
+            f"{label} holds {', '.join(f'{value:g}' for value in values)}. Labels must be whole numbers from 0. "
+            "Correct the segmentation."
+        )
     return frozenset(values.astype(int).tolist())

@@ -1,4 +1,4 @@
-"""Patterns of file names, from which cases and modalities are told."""
+"""Patterns of file names, which identify cases and modalities."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,34 +8,37 @@ from pathlib import Path
 from nnunet_moe.errors import SettingsError
 
 LABEL = "segmentation"
-"""Stands among the modalities' names for the pattern of the segmentations."""
+"""The key of the segmentations' pattern among the names of the modalities."""
 NO_PATTERN = "No pattern matches."
-NO_IMAGE = " has a segmentation, as its pattern tells the case, but no image."
+NO_IMAGE = " has a segmentation, but no image. Check the patterns."
 
 
 class Pattern:
     """A pattern of paths below a folder.
 
-    `{case}` stands for a part of a name, as short as may be, and for the same one wherever it is repeated; other names
-    in braces for further parts (`{patient}/{visit}/flair.nii.gz`). `*` is anything within a name, `?` one
-    character, `**/` any folders. A pattern without `/` is of the file's name, in whatever folder.
+    - `{case}` matches a part of a name, as short as possible. If it is repeated, it matches the same text each time.
+    - Other names in braces match further parts: `{patient}/{visit}/flair.nii.gz`.
+    - `*` matches anything within a name, `?` one character, and `**/` any folders.
+    - A pattern without `/` matches the file name, in any folder.
 
     Args:
         text: the pattern.
 
     Raises:
-        SettingsError: there is no `{case}` or the like in it.
+        SettingsError: the pattern has no name in braces.
     """
 
     def __init__(self, text: str) -> None:
         self.fields: list[str] = []
         expression = "".join(map(self._part, re.findall(r"\{\w+\}|\*\*/|\*|\?|[^*?{]+|\{", text)))
         if not self.fields:
-            raise SettingsError(f"The pattern {text!r} tells no case. Put {{case}} where its name stands.")
+            raise SettingsError(
+                f"The pattern {text!r} has no name in braces. Put {{case}} in the place of the case's name."
+            )
         self._expression = re.compile(expression if "/" in text else f"(?:.*/)?{expression}", re.DOTALL)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """What the fields stand for in a path with `/` between folders; None if it does not match."""
+        """Return the values of the names in braces for a path with `/` between folders, or None without a match."""
         match = self._expression.fullmatch(path)
         return None if match is None else match.groupdict()
 
@@ -59,7 +62,7 @@ class FoundCase:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that was not placed, or not as one might expect."""
+    """A file that was not placed, or that looks suspect."""
 
     file: Path
     reason: str
@@ -68,15 +71,16 @@ class Problem:
 def find_cases(
     folder: Path, patterns: Mapping[str, Pattern], file_ending: str
 ) -> tuple[dict[str, FoundCase], list[Problem]]:
-    """Tell the cases of a folder by patterns.
+    """Find the cases of a folder by patterns.
 
     Args:
-        folder: searched with all folders below it.
-        patterns: modality -> pattern, and `LABEL` -> pattern of segmentations.
-        file_ending: files of other endings are not looked at.
+        folder: the folder; all folders below it are searched, too.
+        patterns: modality -> pattern, and `LABEL` -> pattern of the segmentations.
+        file_ending: files with other endings are ignored.
 
     Returns:
-        Case -> files, and the files that could not be placed; a case of which one could not is left out as a whole.
+        Case -> files, and the files that could not be placed. If any file of a case is ambiguous, the whole case is
+        skipped.
     """
     first = next(iter(patterns.values())).fields
     cases: dict[str, FoundCase] = {}
@@ -92,17 +96,19 @@ def find_cases(
             continue
         names = {"_".join(match[part] for part in first) for match in matches.values()}
         if len(matches) > 1:
-            spoilt |= dict.fromkeys(names, "of which a file matches several patterns")
-            problems.append(Problem(path, f"The patterns of {' and '.join(matches)} match. Make them tell it apart."))
+            spoilt |= dict.fromkeys(names, "which has a file that matches several patterns")
+            problems.append(
+                Problem(path, f"The patterns of {' and '.join(matches)} match. Make the patterns more specific.")
+            )
             continue
         (name,), ((modality, match),) = names, matches.items()
         if fields_of.setdefault(name, match) != match:
-            spoilt.setdefault(name, "which several cases would be called")
+            spoilt.setdefault(name, "a name that several cases would get")
         case = cases.setdefault(name, FoundCase())
         before = case.label if modality == LABEL else case.images.get(modality)
         if before is not None:
-            spoilt.setdefault(name, "of which there are two files for one modality")
-            reason = f"{before} is {modality} of {name}, too. Make the pattern tell which is meant."
+            spoilt.setdefault(name, "which has two files for one modality")
+            reason = f"{before} is {modality} of {name}, too. Make the pattern match only one of them."
             problems.append(Problem(path, reason))
         elif modality == LABEL:
             case.label = path

@@ -12,27 +12,27 @@ from nnunet_moe.runtime.options import NamedValues, option
 
 
 def _named(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`."""
+    """Parse `NAME=VALUE`."""
     name, separator, value = text.partition("=")
     if not (name.strip() and separator and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=...")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
 
 
 def _label(text: str) -> tuple[str, int]:
-    """`NAME=NUMBER`."""
+    """Parse `NAME=NUMBER`."""
     name, value = _named(text)
     if not value.isdecimal():
-        raise SettingsError(f"-labels {text}: a label is a whole number from 1.")
+        raise SettingsError(f"-labels {text}: a label must be a whole number from 1. Change it.")
     return name, int(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `nnunet_moe import` was asked for.
+    """The options of `nnunet_moe import`.
 
     Raises:
-        SettingsError: options that do not fit.
+        SettingsError: an option has a value that is not allowed.
     """
 
     source: Path = option("-i", type=Path, group="input and output", help="search this folder and all folders below it")
@@ -65,7 +65,7 @@ class Request:
         group="modalities and labels",
         help="name the labels, e.g. necrosis=1 edema=2 (default: label_1, label_2, ...)",
     )
-    """Name -> value, without the background; None: `label_1` and so on, as many as there are."""
+    """Name -> value, without the background. None: `label_1` and so on for all values in the segmentations."""
     file_ending: str | None = option(
         "-ending",
         default=None,
@@ -95,7 +95,7 @@ class Request:
         group="modalities and labels",
         help="keep the first of these modalities if files of a case are equal (default: channel order)",
     )
-    """Modalities that are taken for the original where several files of a case are equal, first choice first."""
+    """Modalities that count as the original if several files of a case are equal, first choice first."""
     num_processes: int = option(
         "-np", type=int, default=8, group="compute", help="read cases in this many processes (default: %(default)s)"
     )
@@ -105,14 +105,24 @@ class Request:
         from nnunet_moe.modalities.codes import MAX_MODALITIES
 
         if not re.fullmatch(r"Dataset\d{3,}_\w+", self.dataset):
-            raise SettingsError(f"-d {self.dataset}: nnU-Net's datasets are named like Dataset502_Lesions.")
+            raise SettingsError(
+                f"-d {self.dataset} is not a name that nnU-Net accepts. Datasets are named like Dataset502_Lesions."
+            )
         if not 1 <= len(self.modalities) <= MAX_MODALITIES:
-            raise SettingsError(f"{len(self.modalities)} modalities by -m; from 1 to {MAX_MODALITIES} are supported.")
+            raise SettingsError(
+                f"-m gives {len(self.modalities)} modalities. Supported are 1 to {MAX_MODALITIES}. Change -m."
+            )
         if LABEL in self.modalities:
-            raise SettingsError(f"-m {LABEL}=...: call a modality otherwise; segmentations are found by -l.")
+            raise SettingsError(
+                f"-m {LABEL}=...: this name is reserved for segmentations, which -l finds. Rename the modality."
+            )
         if unknown := [name for name in self.originals if name not in self.modalities]:
-            raise SettingsError(f"-original {' '.join(unknown)}: the modalities are {', '.join(self.modalities)}.")
+            raise SettingsError(
+                f"-original {' '.join(unknown)}: unknown modality. Choose from {', '.join(self.modalities)}."
+            )
         if self.labels is not None and sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
-            raise SettingsError(f"-labels are {dict(self.labels)}; nnU-Net wants 1, 2, 3 and so on, without gaps.")
+            raise SettingsError(
+                f"-labels are {dict(self.labels)}. nnU-Net needs 1, 2, 3 and so on, without gaps. Change the values."
+            )
         if not self.source.is_dir():
-            raise SettingsError(f"-i {self.source} is no folder.")
+            raise SettingsError(f"-i {self.source} is no folder. Check the path.")
