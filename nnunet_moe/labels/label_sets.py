@@ -2,7 +2,7 @@
 
 Where cases of one modality were annotated with other labels than those of another, a label that nobody looked for is
 not background. Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of
-experts", MICCAI 2024 (dynamic selection); decisions: docs/usage.md.
+experts", MICCAI 2024 (dynamic selection); decisions: docs/how_to/label_sets.md.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """nnU-Net's loss where cases were annotated with different labels.
 
 Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts", MICCAI 2024
-(dynamic selection); decisions: docs/usage.md.
+(dynamic selection); decisions: docs/how_to/label_sets.md.
 """
 
 from collections.abc import Callable
