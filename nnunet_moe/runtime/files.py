@@ -24,12 +24,12 @@ def dataset_name(name_or_id: str) -> str:
     """Return the full name of a dataset.
 
     Raises:
-        ModelError: nnU-Net's folders hold no such dataset.
+        ModelError: nnU-Net cannot identify the dataset.
     """
     try:
         return str(maybe_convert_to_dataset_name(name_or_id))  # nnU-Net returns a NumPy string
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"-d {name_or_id}: nnU-Net finds no such dataset. {error}") from error
+        raise ModelError(f"-d {name_or_id}: nnU-Net cannot identify the dataset. {error}") from error
 
 
 def nnunet_folder(variable: Any) -> Path:

@@ -1,1 +1,1 @@
-"""Training cases that lack files: which there are, what nnU-Net plans from them, and how they are preprocessed."""
+"""`nnunet_moe plan_and_preprocess`: nnU-Net's command for training cases with missing files."""

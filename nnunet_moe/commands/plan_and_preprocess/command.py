@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe plan_and_preprocess`; its options are in `request`."""
+"""Run `nnunet_moe plan_and_preprocess`. Its options are in `request`."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""nnU-Net's dataset fingerprint from cases that may lack files."""
+"""Compute nnU-Net's dataset fingerprint from cases that may have missing files."""
 
 import json
 from collections.abc import Sequence
@@ -30,42 +30,42 @@ UNSEEN = {
     "percentile_99_5": 0.0,
     "percentile_00_5": 0.0,
 }
-"""Of a channel that has no foreground voxel in any case: what a normalisation by it makes of any image is zero."""
+"""Properties of a channel without a foreground voxel in any case. Normalization with them gives zeros."""
 
 
 @dataclass(frozen=True)
 class AnalysedCase:
-    """What the fingerprint needs of a case."""
+    """The properties of a case that the fingerprint needs."""
 
     shape_after_crop: tuple[int, ...]
     spacing: Sequence[float]
     available: Code
     intensities: dict[int, np.ndarray]
-    """Channel -> a sample of its foreground voxels, for the channels that the case has."""
+    """Channel -> a sample of its foreground voxels, for the available channels."""
     relative_size_after_crop: float
 
 
 class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
-    """nnU-Net's extractor for cases that may lack files.
+    """nnU-Net's extractor for cases that may have missing files.
 
-    A case is cropped to where any of its images is not zero; the intensities of a channel are those of the cases that
-    have it. For complete cases the fingerprint is nnU-Net's. What the cases have is written beside it,
-    `availability.csv`.
+    It crops a case to the region in which any of its images is not zero. The intensities of a channel come only from
+    the cases that have it. For complete cases, the fingerprint equals nnU-Net's. The extractor also writes
+    `availability.csv`, the table of available modalities, to the same folder.
     """
 
     availability: Availability
     """Set by `run`."""
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
-        """Write `dataset_fingerprint.json`, or read it if it is there with its table and is not to be overwritten.
+        """Write `dataset_fingerprint.json`, or read it if it exists with its table and must not be overwritten.
 
         Raises:
-            ModalityError: cases that cannot be used, or a fingerprint of other files than there are.
+            ModalityError: a case cannot be used, or the files changed since the fingerprint was computed.
         """
         folder = nnunet_folder(nnUNet_preprocessed) / self.dataset_name
         fingerprint_file, table_file = folder / "dataset_fingerprint.json", folder / "availability.csv"
         dataset = read_raw_dataset(self.dataset_name)
-        # one without a table is nnU-Net's own, whose statistics take zeros for an image
+        # without a table, nnU-Net wrote the fingerprint, and zero-filled channels may have entered it
         if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
             return json.loads(fingerprint_file.read_text())
@@ -86,7 +86,9 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         self.availability = dataset.availability(codes)
         fingerprint = fingerprint_of(cases, len(dataset.modalities))
         folder.mkdir(parents=True, exist_ok=True)
-        table_file.unlink(missing_ok=True)  # a fingerprint without it is never mistaken for one of these files
+        table_file.unlink(
+            missing_ok=True
+        )  # without its table, the fingerprint is never mistaken for one of these files
         with atomic_write(fingerprint_file) as unfinished:
             save_json(fingerprint, str(unfinished))
         with atomic_write(table_file) as unfinished:
@@ -97,10 +99,10 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
 def analyse_case(
     images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any], num_samples: int
 ) -> AnalysedCase:
-    """Read and crop a case as nnU-Net does, with zeros in absent channels.
+    """Read and crop a case as nnU-Net does, with zeros in missing channels.
 
     Raises:
-        ModalityError: files that cannot be used, or a segmentation of another shape than the images.
+        ModalityError: a file cannot be used, or the shapes of segmentation and images differ.
     """
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
@@ -108,7 +110,8 @@ def analyse_case(
     segmentation, _ = read_segmentation(label, reader)
     if segmentation.shape != image.shape[1:]:
         raise ModalityError(
-            f"{label} has the shape {segmentation.shape}, {min(images)} {image.shape[1:]}. Put both on one grid."
+            f"{label} has the shape {segmentation.shape}, {min(images)} {image.shape[1:]}. Both must lie on the same "
+            "grid. Resample one of them."
         )
     present = np.flatnonzero([not np.isnan(channel).any() for channel in image])
     cropped, segmentation, _ = crop_to_nonzero(np.nan_to_num(image, copy=False), segmentation[None])
@@ -126,7 +129,7 @@ def analyse_case(
 
 
 def fingerprint_of(cases: Sequence[AnalysedCase], num_modalities: int) -> dict[str, Any]:
-    """What nnU-Net's planner wants to know of a dataset."""
+    """Return the properties of a dataset that nnU-Net's planner needs."""
     return {
         "spacings": [case.spacing for case in cases],
         "shapes_after_crop": [case.shape_after_crop for case in cases],
@@ -139,10 +142,10 @@ def fingerprint_of(cases: Sequence[AnalysedCase], num_modalities: int) -> dict[s
 
 
 def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
-    """What nnU-Net keeps of a channel's foreground intensities.
+    """Return the statistics of a channel's foreground intensities that nnU-Net uses.
 
     Args:
-        samples: of each case that has the channel, `(voxels,)`; empty if the case has no foreground.
+        samples: one array `(voxels,)` for each case that has the channel; empty if the case has no foreground.
     """
     intensities = np.concatenate(samples) if samples else np.empty(0)
     if not intensities.size:
@@ -160,25 +163,27 @@ def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
-    """A warning for each modality that cases have, but none of them with a labelled voxel."""
+    """Return a warning for each modality that cases have, but only cases without a labelled voxel."""
     properties = fingerprint["foreground_intensity_properties_per_channel"]
     by_channel = {int(channel): values for channel, values in properties.items()}
     return [
-        f"No case that has {name} has a labelled voxel. A normalisation by the dataset's intensities (CT) will make "
-        f"zeros of {name}; others do not mind."
+        f"No case that has {name} has a labelled voxel. Normalization by the dataset's intensities (CT) will turn "
+        f"{name} into zeros. Other normalizations are not affected."
         for channel, name in enumerate(availability.modalities)
         if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())
     ]
 
 
 def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:
-    """What a fingerprint that is there already was made from, if that is what there is now."""
+    """Read the availability from which a fingerprint was computed, and check that the files are still the same."""
     try:
         made_from = Availability.from_csv(table_file.read_text(), files.modalities)
     except (ModalityError, OSError, UnicodeDecodeError) as error:
-        raise ModalityError(f"{table_file} cannot be used: {error} Make both anew with --clean.") from error
+        raise ModalityError(
+            f"{table_file} cannot be used: {error} Recompute it and the fingerprint with --clean."
+        ) from error
     if made_from.files != files.files:
         raise ModalityError(
-            f"{fingerprint_file} was made from other files than there are now. Make it anew with --clean."
+            f"{fingerprint_file} was computed from other files than the dataset has now. Recompute it with --clean."
         )
     return made_from

@@ -1,4 +1,4 @@
-"""`nnunet_moe plan_and_preprocess`: nnU-Net's command for datasets whose training cases may lack files."""
+"""Plan and preprocess datasets whose training cases may have missing files, as nnU-Net's command does."""
 
 import shutil
 from pathlib import Path
@@ -29,30 +29,32 @@ from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
 NUM_THREADS = "nnUNet_n_proc_DA"
-"""Of processes that augment, where trainings may have none; nnU-Net's planners take it for a number of threads."""
+"""The number of processes that augment. Trainings accept 0, but nnU-Net's planners use it as a thread count."""
 
 
 def plan_and_preprocess(request: Request) -> dict[str, Availability]:
-    """Fingerprint, plans and preprocessed cases, where nnU-Net's command puts them; for complete datasets the same.
+    """Write fingerprint, plans and preprocessed cases to the same folders as nnU-Net's command.
+
+    For complete datasets, the files equal nnU-Net's.
 
     Returns:
-        Dataset -> what its training cases have.
+        Dataset -> the available modalities of its training cases.
 
     Raises:
-        ModalityError: cases that cannot be used; all of them are named.
-        ModelError: no such dataset, or nnU-Net's folders are not set.
-        SettingsError: no such planner, or a configuration that cannot be preprocessed by itself.
+        ModalityError: cases cannot be used; the message names all of them.
+        ModelError: a dataset does not exist, or nnU-Net's folders are not set.
+        SettingsError: the planner does not exist, or a configuration uses the data of another one.
     """
     names = list(dict.fromkeys(_unambiguous(dataset_name(name)) for name in request.datasets))
     _require_planner(request.planner)
     found = {name: _fingerprint(name, request) for name in names}
     print("Experiment planning...")
-    datasets: Any = names  # names will do as well as ids, and None for a number, whatever nnU-Net's annotations say
+    datasets: Any = names  # nnU-Net also accepts names for ids and None for a number, against its annotations
     memory: Any = request.gpu_memory_target
     options = (request.planner, memory, DefaultPreprocessor.__name__, request.target_spacing, request.plans_name)
     with variable(NUM_THREADS, str(max(1, get_allowed_n_proc_DA()))):
         identifier = plan_experiments(datasets, *options)
-    assert identifier is not None  # of the last dataset; there is one
+    assert identifier is not None  # belongs to the last dataset, and there is at least one
     if request.preprocess:
         configurations = {name: _configurations(name, identifier, request) for name in names}
         for name in names:
@@ -61,9 +63,9 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
 
 
 def _unambiguous(name: str) -> str:
-    """A dataset's name, if nnU-Net finds no other one by its number."""
+    """Return the name of a dataset, and make sure that no other dataset has its number."""
     if (found := dataset_name(str(_number(name)))) != name:
-        raise ModelError(f"-d {name}: by its number nnU-Net finds {found}. Give every dataset a number of its own.")
+        raise ModelError(f"-d {name}: {found} has the same number. Give every dataset its own number.")
     return name
 
 
@@ -76,17 +78,17 @@ def _require_planner(name: str) -> None:
     planner = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
     if not (isinstance(planner, type) and issubclass(planner, ExperimentPlanner)):
         raise SettingsError(
-            f"nnU-Net has no planner {name!r}. Name one by -pl: ExperimentPlanner, nnUNetPlannerResEncM, "
+            f"nnU-Net has no planner {name!r}. Choose one with -pl: ExperimentPlanner, nnUNetPlannerResEncM, "
             "nnUNetPlannerResEncL, ..."
         )
 
 
 def _fingerprint(name: str, request: Request) -> Availability:
-    """Make or read the fingerprint, and tell what the cases have."""
+    """Compute or read the fingerprint, and print which modalities the cases have."""
     print(f"{name}: fingerprint extraction...")
     dataset = read_raw_dataset(name)
     if unused := dataset.unused():
-        print(f"Not used, for want of an image or for another ending: {', '.join(unused)}")
+        print(f"Not used, because the case has no image or the file has another ending: {', '.join(unused)}")
     if request.verify:
         verify_integrity(dataset, request.fingerprint_processes, show_progress=request.show_progress)
     extractor = IncompleteDatasetFingerprintExtractor(name, request.fingerprint_processes, verbose=request.verbose)
@@ -99,12 +101,14 @@ def _fingerprint(name: str, request: Request) -> Availability:
     for warning in warnings:
         print(f"WARNING: {warning}")
     if not all(map(all, availability.codes.values())):
-        print("There are incomplete cases: only trainers of this package can train on them, nnU-Net's own get NaN.")
+        print(
+            "Some cases are incomplete: only trainers of this package can train on them. nnU-Net's own would get NaN."
+        )
     return availability
 
 
 def _configurations(name: str, plans_identifier: str, request: Request) -> dict[str, tuple[ConfigurationManager, int]]:
-    """The configurations that the plans have, and how many processes preprocess each; found to be possible."""
+    """Return the requested configurations that the plans have, with the number of processes for each."""
     plans = PlansManager(str(nnunet_folder(nnUNet_preprocessed) / name / f"{plans_identifier}.json"))
     configurations = {}
     for configuration_name, num_processes in zip(request.configurations, request.processes(), strict=True):
@@ -115,13 +119,13 @@ def _configurations(name: str, plans_identifier: str, request: Request) -> dict[
         if read_settings(Settings, configuration.configuration).modality_code is not None:
             raise SettingsError(
                 f"Configuration {configuration_name} is for dedicated models ('modality_code'). They train on the "
-                "data of the configuration that it inherits from: preprocess that one."
+                "data of the configuration from which it inherits. Preprocess that configuration."
             )
         use_missing_modality_preprocessor(configuration)
         configurations[configuration_name] = configuration, num_processes
     if not configurations:
         raise SettingsError(
-            f"There is nothing to preprocess for -c {' '.join(request.configurations)}: {plans_identifier} has "
+            f"-c {' '.join(request.configurations)}: {plans_identifier} has no such configuration. Choose from "
             f"{', '.join(plans.available_configurations)}."
         )
     return configurations
@@ -130,15 +134,15 @@ def _configurations(name: str, plans_identifier: str, request: Request) -> dict[
 def _preprocess(
     name: str, plans_identifier: str, configurations: dict[str, tuple[ConfigurationManager, int]], request: Request
 ) -> None:
-    """Preprocess a dataset's configurations, and copy its segmentations beside them."""
+    """Preprocess the configurations of a dataset, and copy its segmentations next to them."""
     for configuration_name, (configuration, num_processes) in configurations.items():
         print(f"{name}: preprocessing for {configuration_name}...")
         preprocessor = configuration.preprocessor_class(verbose=request.verbose)
         preprocessor.show_progress_bar = request.show_progress
         try:
             preprocessor.run(name, configuration_name, plans_identifier, num_processes)
-        except BaseException:  # a training would take the cases done so far for all
+        except BaseException:  # a training would mistake the finished cases for all cases
             folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    preprocess_dataset(_number(name), plans_identifier, [], [])  # the segmentations alone
+    preprocess_dataset(_number(name), plans_identifier, [], [])  # copies only the segmentations

@@ -1,4 +1,4 @@
-"""A raw dataset in nnU-Net's layout, any of whose cases may lack any of its files."""
+"""A raw dataset in nnU-Net's layout, in which any file of any case may be missing."""
 
 import json
 import os
@@ -27,12 +27,12 @@ from nnunet_moe.runtime.processes import map_cases
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What `nnUNet_raw` holds of a dataset."""
+    """The files of a dataset in `nnUNet_raw`."""
 
     folder: Path
     dataset_json: dict[str, Any]
     cases: dict[str, dict[str, Any]]
-    """Training case -> `images`, those files that there are, and `label`, as nnU-Net lists them."""
+    """Training case -> `images`, the available files, and `label`, as nnU-Net lists them."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -40,31 +40,32 @@ class RawDataset:
 
     @cached_property
     def reader_class(self) -> Any:
-        """The reader that nnU-Net's planner takes, too.
+        """Return the reader that nnU-Net's planner uses, too.
 
         Raises:
-            ModalityError: no reader of nnU-Net's reads the first image, which the planner will want as well.
+            ModalityError: none of nnU-Net's readers can read the first image, which the planner needs as well.
         """
         example = next(iter(self.cases.values()))["images"][0]
         try:
             return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         except RuntimeError as error:
             raise ModalityError(
-                f"{example} cannot be read: {error}. Copy or convert it again, or remove it: a modality may be missing."
+                f"{example} cannot be read: {error}. Copy or convert it again, or remove it, because "
+                "a modality may be missing."
             ) from error
 
     def code_of_files(self, images: Sequence[str]) -> Code:
-        """The code that the names of a case's files tell."""
+        """Return the code of a case from its file names."""
         channels = files_by_channel(images, self.dataset_json)
         return tuple(channel in channels for channel in range(len(self.modalities)))
 
     def availability(self, codes: Mapping[str, Code] | None = None) -> Availability:
-        """Of the training cases; their codes tell which files are not zero everywhere, if that is known."""
+        """Return the availability in the training cases; `codes`, if known, exclude files that are zero everywhere."""
         files = {name: self.code_of_files(case["images"]) for name, case in self.cases.items()}
         return Availability(files, self.modalities, codes)
 
     def unused(self) -> list[str]:
-        """Files in `imagesTr` of other endings, and segmentations in `labelsTr` without any image."""
+        """List files in `imagesTr` with other endings, and segmentations in `labelsTr` without any image."""
         ending = self.dataset_json["file_ending"]
         images = (path for path in (self.folder / "imagesTr").glob("[!.]*") if not path.name.endswith(ending))
         used = {os.path.realpath(case["label"]) for case in self.cases.values()}
@@ -72,7 +73,7 @@ class RawDataset:
         return sorted(map(str, [*images, *(path for path in labels if os.path.realpath(path) not in used)]))
 
     def test_availability(self) -> tuple[Availability | None, list[str]]:
-        """Of the test cases in `imagesTs` by their files' names, None if there are none; and what is wrong there."""
+        """Return the availability in the test cases by file names, or None without test cases; and the problems."""
         folder = self.folder / "imagesTs"
         cases, strays = list_cases(folder, self.dataset_json["file_ending"]) if folder.is_dir() else ({}, [])
         problems = [f"{file} names no channel." for file in strays]
@@ -89,16 +90,18 @@ def read_raw_dataset(name: str) -> RawDataset:
     """List the training cases of a dataset.
 
     Args:
-        name: its full name.
+        name: full name of the dataset.
 
     Raises:
-        ModalityError: no dataset.json, no cases, or files that belong to no case or to no channel; label sets of what
-            there is not.
+        ModalityError: there is no dataset.json or no case, a file belongs to no case or channel, or label sets name
+            an unknown case.
     """
     folder = nnunet_folder(nnUNet_raw) / name
     file = folder / "dataset.json"
     if not file.exists():
-        raise ModalityError(f"{file} is not there. A raw dataset has imagesTr, labelsTr and dataset.json.")
+        raise ModalityError(
+            f"{file} does not exist. A raw dataset needs imagesTr, labelsTr and dataset.json. Add the missing ones."
+        )
     try:
         dataset_json = json.loads(file.read_text())
         names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
@@ -114,24 +117,27 @@ def read_raw_dataset(name: str) -> RawDataset:
         images, strays = list_cases(folder / "imagesTr", dataset_json["file_ending"])
         if strays:
             raise ModalityError(
-                f"{_some(strays)}: images are named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the channel. "
-                "Rename or remove these files."
+                f"{_some(strays)}: images must be named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the "
+                "channel. Rename or remove these files."
             )
         if not images:
-            raise ModalityError(f"{folder / 'imagesTr'} holds no images CASE_XXXX{dataset_json['file_ending']}.")
+            raise ModalityError(
+                f"{folder / 'imagesTr'} has no images CASE_XXXX{dataset_json['file_ending']}. Add or rename them."
+            )
         seen = {file for files in images.values() for file in files}
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
     if unlisted := sorted(seen - {file for files in cases.values() for file in files["images"]}):
         problems.append(
-            f"{_some(unlisted)}: nnU-Net's training takes names in {dataset_json['file_ending']}, spelt so, alone."
+            f"{_some(unlisted)}: nnU-Net's training reads only names with exactly the ending "
+            f"{dataset_json['file_ending']}. Rename these files."
         )
     if not cases:
-        raise ModalityError(f"{file} lists no case under 'dataset'.")
+        raise ModalityError(f"{file} lists no case under 'dataset'. List the cases, or remove this key.")
     if label_sets is not None and (unknown := sorted(label_sets.by_case.keys() - cases.keys())):
-        problems.append(f"{BY_CASE!r} in dataset.json names {_some(unknown)}, which is no training case.")
+        problems.append(f"{BY_CASE!r} in dataset.json lists {_some(unknown)}, but no training case has this name.")
     for case, files in cases.items():
-        there = [*files["images"], files["label"]]
-        problems += [f"{case}: {path} does not exist." for path in there if not Path(path).exists()]
+        expected = [*files["images"], files["label"]]
+        problems += [f"{case}: {path} does not exist." for path in expected if not Path(path).exists()]
         try:
             channels = list(files_by_channel(files["images"], dataset_json))
         except ModalityError as error:
@@ -139,32 +145,32 @@ def read_raw_dataset(name: str) -> RawDataset:
         else:
             if channels != sorted(channels):
                 problems.append(
-                    f"{case}: 'dataset' in dataset.json lists the channels {channels}. Files are told apart by the "
-                    "_XXXX in their names: list them in that order."
+                    f"{case}: 'dataset' in dataset.json lists the channels in the order {channels}. List the files "
+                    "in the order of _XXXX in their names."
                 )
     require_none(problems, f"{folder}, with the modalities {', '.join(names)}")
     return RawDataset(folder, dataset_json, cases)
 
 
 def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: bool = True) -> None:
-    """What nnU-Net's `--verify_dataset_integrity` checks, where any case may lack any of its files.
+    """Check what nnU-Net's `--verify_dataset_integrity` checks, in cases that may have missing files.
 
-    Images and segmentation must lie on one grid; where their origins or directions differ, nnU-Net warns alone.
+    Images and segmentation must lie on the same grid. nnU-Net only warns if their origins or directions differ.
 
     Raises:
-        ModalityError: all problems that were found.
+        ModalityError: there are problems; the message lists all of them.
     """
     problems = []
     if dataset.dataset_json["numTraining"] != len(dataset.cases):
         problems.append(
-            f"dataset.json says {dataset.dataset_json['numTraining']} training cases (numTraining), there are "
-            f"{len(dataset.cases)}."
+            f"dataset.json says {dataset.dataset_json['numTraining']} training cases (numTraining), but there "
+            f"are {len(dataset.cases)}."
         )
     labels = LabelManager(dataset.dataset_json["labels"], dataset.dataset_json.get("regions_class_order"))
     ignore = [] if labels.ignore_label is None else [labels.ignore_label]
     allowed = sorted(int(label) for label in [*labels.all_labels, *ignore])
     if allowed != list(range(len(allowed))):
-        problems.append(f"The labels in dataset.json are {allowed}; nnU-Net wants 0, 1, 2 and so on.")
+        problems.append(f"The labels in dataset.json are {allowed}. nnU-Net needs 0, 1, 2 and so on.")
     tasks = [
         (case["images"], case["label"], dataset.reader_class, dataset.dataset_json, frozenset(allowed))
         for case in dataset.cases.values()
@@ -177,10 +183,10 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
 def verify_case(
     images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any], allowed: frozenset[int]
 ) -> None:
-    """Read a case whole, and compare its segmentation with its images and the labels.
+    """Read all files of a case, and compare its segmentation with its images and with the labels.
 
     Raises:
-        ModalityError: files that cannot be used, on different grids, or with labels that dataset.json does not name.
+        ModalityError: a file cannot be used, the grids differ, or dataset.json does not have one of the labels.
     """
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
@@ -189,20 +195,20 @@ def verify_case(
     require_same_geometry(min(images), label, (image.shape[1:], properties), (segmentation.shape, label_properties))
     if unexpected := [value for value in np.unique(segmentation).tolist() if value not in allowed]:
         raise ModalityError(
-            f"{label} holds {', '.join(f'{value:g}' for value in unexpected)}; the labels in dataset.json are "
-            f"{', '.join(map(str, sorted(allowed)))}. Correct one of both."
+            f"{label} holds {', '.join(f'{value:g}' for value in unexpected)}, but the labels in dataset.json "
+            f"are {', '.join(map(str, sorted(allowed)))}. Correct one of the files."
         )
 
 
 def require_none(problems: Sequence[str], where: str) -> None:
-    """Raise all problems at once.
+    """Raise one error for all problems.
 
     Raises:
-        ModalityError: there is one.
+        ModalityError: there is at least one problem.
     """
     if problems:
         listed = "\n  ".join(problems)
-        raise ModalityError(f"{where}: repair these first, or take the cases out.\n  {listed}")
+        raise ModalityError(f"{where}: fix these problems, or remove the cases.\n  {listed}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The options of `nnunet_moe plan_and_preprocess`; names and defaults as in nnU-Net's command."""
+"""The options of `nnunet_moe plan_and_preprocess`, with the names and defaults of nnU-Net's command."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import option
 
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
-"""nnU-Net's own; 4 for any other configuration."""
+"""nnU-Net's defaults; any other configuration gets 4."""
 
 
 EXTRACTOR, PREPROCESSOR = "DatasetFingerprintExtractor", "DefaultPreprocessor"
@@ -14,10 +14,10 @@ EXTRACTOR, PREPROCESSOR = "DatasetFingerprintExtractor", "DefaultPreprocessor"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `nnunet_moe plan_and_preprocess` was asked for.
+    """The options of `nnunet_moe plan_and_preprocess`.
 
     Raises:
-        SettingsError: an option out of range, or another extractor or preprocessor than nnU-Net's default.
+        SettingsError: an option is out of range, or the extractor or preprocessor is not nnU-Net's default.
     """
 
     datasets: tuple[str, ...] = option(
@@ -64,7 +64,7 @@ class Request:
         help="preprocess in this many processes, one number or one per configuration (default: 8 for 2d and "
         "3d_lowres, 4 for others)",
     )
-    """One for all configurations, or one a configuration."""
+    """One number for all configurations, or one per configuration."""
     fingerprint_processes: int = option(
         "-npfp",
         type=int,
@@ -104,25 +104,27 @@ class Request:
         ):
             if name != default:
                 raise SettingsError(
-                    f"{flag} {name}: this package's own {what} takes the place of nnU-Net's {default}, and cannot "
-                    f"follow another one. Leave {flag} out."
+                    f"{flag} {name} is not supported. This package replaces nnU-Net's {default}, but no other {what}. "
+                    f"Remove {flag}."
                 )
         numbers = (self.fingerprint_processes, *(self.num_processes or ()))
         if min(numbers) < 1:
-            raise SettingsError(f"-npfp and -np are {', '.join(map(str, numbers))}; numbers of processes start at 1.")
+            raise SettingsError(
+                f"-npfp and -np are {', '.join(map(str, numbers))}. Numbers of processes start at 1. Change them."
+            )
         if self.num_processes is not None and len(self.num_processes) not in (1, len(self.configurations)):
             raise SettingsError(
-                f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one, "
-                "or one a configuration."
+                f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one "
+                "number, or one per configuration."
             )
         if self.target_spacing is not None and (len(self.target_spacing) != 3 or min(self.target_spacing) <= 0):
             text = " ".join(map(str, self.target_spacing))
-            raise SettingsError(f"-overwrite_target_spacing is {text}; it is three numbers above 0, in mm.")
+            raise SettingsError(f"-overwrite_target_spacing is {text}. Give three numbers above 0, in mm.")
         if self.gpu_memory_target is not None and not self.gpu_memory_target > 0:
-            raise SettingsError(f"-gpu_memory_target is {self.gpu_memory_target}; it is in GB, above 0.")
+            raise SettingsError(f"-gpu_memory_target is {self.gpu_memory_target}. Give a number above 0, in GB.")
 
     def processes(self) -> list[int]:
-        """How many processes preprocess each configuration."""
+        """Return the number of processes that preprocess each configuration."""
         if self.num_processes is None:
             return [DEFAULT_PROCESSES.get(name, 4) for name in self.configurations]
         if len(self.num_processes) == 1:
