@@ -1,33 +1,33 @@
-"""The errors a user can cause; the command line catches the base class and prints the message alone."""
+"""The errors that a user can cause; the command line catches the base class and prints only the message."""
 
 
 class NnunetMoeError(Exception):
-    """Base of all errors that are about the user's input, never about a fault of this package."""
+    """The base class of all errors about the user's input; faults of this package raise other exceptions."""
 
 
 class ModalityError(NnunetMoeError):
-    """Images, channels or modality codes that cannot be used."""
+    """Images, channels, label sets or modality codes cannot be used."""
 
 
 class SettingsError(NnunetMoeError):
-    """A setting in the plans, or an option of a command, that is unknown or out of range."""
+    """A setting in the plans, or an option of a command, is unknown or out of range."""
 
 
 class ModelError(NnunetMoeError):
-    """A trained model that cannot do what is asked of it."""
+    """A model cannot be used for the requested task."""
 
 
 class FileError(NnunetMoeError):
-    """A file or folder of the user that cannot be read or written, or a disk that is full."""
+    """A file or folder of the user cannot be read or written, or the disk is full."""
 
 
 class CommandError(NnunetMoeError):
-    """A folder that cannot be used, or a command of nnU-Net that failed."""
+    """A folder cannot be used, or a command of nnU-Net failed."""
 
 
 class StudyError(NnunetMoeError):
-    """A study whose jobs cannot be run."""
+    """The jobs of a study cannot be run."""
 
 
 class JobsFailedError(StudyError):
-    """Jobs of a study failed; others are done."""
+    """Some jobs of a study failed; the other jobs are finished."""

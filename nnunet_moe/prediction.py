@@ -1,4 +1,4 @@
-"""Prediction from Python with modalities missing."""
+"""Prediction with missing modalities from Python."""
 
 from typing import Any
 
@@ -16,10 +16,14 @@ from nnunet_moe.runtime.environment import trainers_known
 
 
 class MissingModalityPredictor(nnUNetPredictor):
-    """nnU-Net's predictor for models of this package; needs no `nnUNet_extTrainer`.
+    """nnU-Net's predictor for models of this package; the variable `nnUNet_extTrainer` is not needed.
 
-    All methods are nnU-Net's. Those that take files accept cases with files missing; those that take arrays accept
-    `(K, *space)` with NaN in every voxel of an absent channel.
+    Constructor and methods are nnU-Net's, with these extensions:
+
+    - Methods that take files accept cases with missing files.
+    - Methods that take arrays accept `(K, *space)` with NaN in every voxel of a missing channel.
+
+    Cases that cannot be used raise a `ModalityError`; see `MissingModalityPreprocessor`.
     """
 
     def initialize_from_trained_model_folder(
@@ -28,11 +32,17 @@ class MissingModalityPredictor(nnUNetPredictor):
         use_folds: Any,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """As nnU-Net's; `use_folds` is a tuple of ints or `all`, or None for all folds that there are.
+        """Load a trained model.
+
+        Args:
+            model_training_output_dir: the model's folder, `DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION`, with
+                plans.json, dataset.json and the folders of the folds.
+            use_folds: a tuple of fold numbers or of `all`; None for all folds in the folder.
+            checkpoint_name: the checkpoint's file name in the folder of each fold.
 
         Raises:
-            ModelError: the model cannot take missing modalities; it was trained by another trainer, or is a
-                pre-training.
+            ModelError: the model does not accept missing modalities, because another trainer made it or because it is
+                only a pre-training.
         """
         with trainers_known():
             super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
@@ -48,10 +58,10 @@ class MissingModalityPredictor(nnUNetPredictor):
         trainer_name: str,
         inference_allowed_mirroring_axes: tuple[int, ...] | None,
     ) -> None:
-        """As nnU-Net's.
+        """Use a network that is already in memory; the arguments are nnU-Net's.
 
         Raises:
-            ModelError: the network cannot take missing modalities.
+            ModelError: the network does not accept missing modalities, or it is only a pre-training.
         """
         super().manual_initialization(
             network,
@@ -71,14 +81,15 @@ class MissingModalityPredictor(nnUNetPredictor):
         if not network.knows_missing_modalities:
             raise ModelError(
                 f"The model of {self.trainer_name} ({type(unwrap(self.network)).__name__}) needs all its modalities. "
-                "Train with one of this package's trainers, or predict complete cases with nnUNetPredictor."
+                "Only models of this package's trainers accept missing ones. Train with one of these, or predict "
+                "complete cases with nnUNetPredictor."
             )
         network.require_segmentation()
         return network
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, out of DistributedDataParallel and torch.compile."""
+    """Return the network without the wrappers of DistributedDataParallel and torch.compile."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -1,7 +1,7 @@
-"""nnU-Net's preprocessing for cases whose files are not all there.
+"""nnU-Net's preprocessing for cases with missing files.
 
-Each file goes into the channel that its name says; nnU-Net preprocesses with zeros in the absent channels; then NaN
-is written into them.
+Each file is read into the channel in its name. nnU-Net preprocesses the case with zeros in the missing channels. Then
+the missing channels are set to NaN.
 """
 
 import json
@@ -21,10 +21,13 @@ from nnunet_moe.settings.plans import read_settings
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
-    """nnU-Net's `DefaultPreprocessor`, with absent channels as NaN in what goes in and what comes out."""
+    """nnU-Net's `DefaultPreprocessor` for cases with missing modalities.
+
+    Missing channels are NaN in the arrays that it takes and returns.
+    """
 
     one_image_type: ClassVar[bool] = False
-    """Whether a case with more than one channel is an error."""
+    """Whether cases with more than one available channel are refused."""
 
     def run_case(
         self,
@@ -37,15 +40,19 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """Preprocess one case from its files.
 
         Args:
-            image_files: the files that exist, in any order, named `CASE_XXXX` and the dataset's file ending, where
-                XXXX is the channel. A file that is zero everywhere counts as absent.
+            image_files: the existing files in any order, named `CASE_XXXX` with the dataset's file ending, where XXXX
+                is the channel. A file that is zero everywhere counts as missing.
+            seg_file: the file of the segmentation, or None.
+            plans_manager: nnU-Net's, of the plans.
+            configuration_manager: nnU-Net's, of the configuration.
+            dataset_json: the content of dataset.json, or its path.
 
         Returns:
-            Image `(K, *space)` with NaN in absent channels, segmentation `(1, *space)`, properties.
+            Image `(K, *space)` with NaN in missing channels, segmentation `(1, *space)`, and nnU-Net's properties.
 
         Raises:
-            ModalityError: a file name without a channel of this dataset, a channel given twice, files of different
-                geometry, a voxel that is not finite, or no channel left.
+            ModalityError: a file name has no channel of this dataset, or two files have the same channel. Or files
+                differ in geometry, a voxel is not finite, no channel is available, or the model needs other modalities.
         """
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
@@ -64,13 +71,16 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """Reduce a case to the modalities that the model uses.
 
         Args:
-            first_file: stands for the case in errors and notes.
+            images: the images of the case.
+            first_file: the file that stands for the case in errors and notes.
+            configuration_manager: nnU-Net's; its settings contain the code of a dedicated model.
+            dataset_json: the content of dataset.json.
 
         Returns:
             Image `(K, *space)` with NaN in missing and unused channels, and notes on unused modalities.
 
         Raises:
-            ModalityError: the model does not take these modalities.
+            ModalityError: the model needs other modalities.
         """
         names, available = channel_names(dataset_json), np.array(images.available)
         self._require_one_image_type(available, names, f"{first_file}: ")
@@ -89,25 +99,33 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """Preprocess one case from an array.
 
         Args:
-            data: `(K, *space)`, NaN in every voxel of an absent channel. A channel of zeros counts as absent.
+            data: `(K, *space)`, NaN in every voxel of a missing channel. A channel of zeros counts as missing.
+            seg: `(1, *space)`, or None.
+            properties: nnU-Net's properties of the case, such as the spacing in mm.
+            plans_manager: nnU-Net's, of the plans.
+            configuration_manager: nnU-Net's, of the configuration.
+            dataset_json: the content of dataset.json, or its path.
+
+        Returns:
+            As `run_case`.
 
         Raises:
-            ModalityError: not K channels, a channel that is NaN or infinite in places, no channel left, or one absent
-                that a dedicated model needs.
+            ModalityError: there are not K channels, a channel has some voxels that are NaN or infinite, no channel is
+                available, or the model needs other modalities.
         """
         dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
         if len(data) != len(names):
             raise ModalityError(
-                f"The array has {len(data)} channels, the dataset {len(names)} ({', '.join(names)}). Give all "
-                "channels, with NaN in every voxel of one that is absent."
+                f"The array has {len(data)} channels, but the dataset has {len(names)} ({', '.join(names)}). Pass all "
+                "channels, with NaN in every voxel of missing ones."
             )
         available = np.array([is_available(channel, name) for channel, name in zip(data, names, strict=True)])
         _log(note for channel, name in zip(data, names, strict=True) for note in zero_notes(channel, name))
         if not available.any():
             raise ModalityError(
-                f"No usable channel: at least one of {', '.join(names)} must be there and not all zero. "
-                "Fill one in, or take the case out."
+                "The array has no usable channel, because all are missing or zero everywhere. At least one of "
+                f"{', '.join(names)} is needed. Add one, or remove the case."
             )
         self._require_one_image_type(available, names)
         available, notes = _dedicated(available, configuration_manager, names)
@@ -122,54 +140,57 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
     def _require_one_image_type(self, available: np.ndarray, names: Sequence[str], case: str = "") -> None:
         if self.one_image_type and available.sum() > 1:
             raise ModalityError(
-                f"{case}the case has {code_text(available.tolist(), names)}, but the model takes cases of one image "
-                "type. Give each image as a case of its own."
+                f"{case}the case has {code_text(available.tolist(), names)}, but the model takes only cases of one "
+                "image type. Make each image a separate case."
             )
 
 
 class OneImageTypePreprocessor(MissingModalityPreprocessor):
-    """The same for models that take cases of one image type: one channel each."""
+    """The preprocessor for models that take only cases of one image type, with one channel each."""
 
     one_image_type = True
 
 
 class MissingModalityConfigurationManager(ConfigurationManager):
-    """A configuration whose preprocessor is ours: nnU-Net looks for preprocessors in itself alone."""
+    """A configuration manager that returns our preprocessor, because nnU-Net finds only its own by name."""
 
     @property
     def preprocessor_class(  # pyright: ignore[reportIncompatibleMethodOverride] - cached in nnU-Net
         self,
     ) -> type[MissingModalityPreprocessor]:
+        """The preprocessor's class."""
         return MissingModalityPreprocessor
 
 
 class OneImageTypeConfigurationManager(ConfigurationManager):
-    """The same for models that take cases of one image type."""
+    """The configuration manager for models that take only cases of one image type."""
 
     @property
     def preprocessor_class(  # pyright: ignore[reportIncompatibleMethodOverride] - cached in nnU-Net
         self,
     ) -> type[OneImageTypePreprocessor]:
+        """The preprocessor's class."""
         return OneImageTypePreprocessor
 
 
 def use_missing_modality_preprocessor(
     configuration_manager: ConfigurationManager, *, one_image_type: bool = False
 ) -> None:
-    """Turn one configuration manager, in place, into one that names our preprocessor.
+    """Make a configuration manager return our preprocessor, by changing its class in place.
 
-    `nnUNetv2_predict` hands this instance to its preprocessing workers, which unpickle it by its class's name.
+    `nnUNetv2_predict` passes this instance to its preprocessing workers, which unpickle it by the name of its class.
 
     Args:
-        one_image_type: whether cases with more than one channel are to be refused.
+        configuration_manager: nnU-Net's; it is changed.
+        one_image_type: whether to refuse cases with more than one available channel.
 
     Raises:
-        ModelError: the plans ask for a preprocessor other than nnU-Net's default.
+        ModelError: the plans name a preprocessor other than nnU-Net's default.
     """
     if configuration_manager.preprocessor_name != DefaultPreprocessor.__name__:
         raise ModelError(
-            f"The plans ask for the preprocessor {configuration_manager.preprocessor_name!r}; missing modalities are "
-            f"supported with {DefaultPreprocessor.__name__!r} alone. Change 'preprocessor_name' in the plans."
+            f"The plans name the preprocessor {configuration_manager.preprocessor_name!r}. Missing modalities are only "
+            f"supported with {DefaultPreprocessor.__name__!r}. Change 'preprocessor_name' in the plans."
         )
     configuration_manager.__class__ = (
         OneImageTypeConfigurationManager if one_image_type else MissingModalityConfigurationManager
@@ -177,28 +198,28 @@ def use_missing_modality_preprocessor(
 
 
 def _loaded(dataset_json: dict | str) -> dict:
-    """nnU-Net's preprocessor takes the dataset.json itself or its path."""
+    """Return the content of dataset.json, which nnU-Net's preprocessor gets as content or as path."""
     return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
 
 
 def _dedicated(
     available: np.ndarray, configuration_manager: ConfigurationManager, names: Sequence[str], case: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The modalities that a dedicated model uses, and a note on the others; for any other model all available ones."""
+    """Return the modalities that the model uses, and a note on available modalities that a dedicated model ignores."""
     code = read_settings(Settings, configuration_manager.configuration).modality_code
     if code is None:
         return available, ()
     needed = np.array(code, dtype=bool)
     if lacking := code_text((needed & ~available).tolist(), names):
         raise ModalityError(
-            f"{case}the model is dedicated to {code_text(needed.tolist(), names)}, and {lacking} is absent. Predict "
-            "such cases with a model that takes any subset, or with one dedicated to what there is."
+            f"{case}the model is dedicated to {code_text(needed.tolist(), names)}, but {lacking} is missing. Predict "
+            "this case with a model for all subsets, or with one dedicated to the available modalities."
         )
     unused = code_text((available & ~needed).tolist(), names)
     return needed, (f"{case}not used by this dedicated model: {unused}",) if unused else ()
 
 
 def _log(lines: Iterable[str]) -> None:
-    """Print what concerns a case: nnU-Net's workers log so, and nowhere else do users of its commands look."""
+    """Print lines about a case, because nnU-Net's workers print, and users of its commands only see this output."""
     for line in lines:
         print(line, flush=True)  # noqa: T201

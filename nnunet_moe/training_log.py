@@ -1,7 +1,8 @@
-"""What a training tells of itself each epoch: written by the trainers, read for learning curves.
+"""The results of each training epoch: the trainers write them, and reports read them for learning curves.
 
-They write lines for people into nnU-Net's log, and beside it a line of data an epoch, from which curves are read. Of
-epochs that a version before these data trained, the log is read.
+Trainers write readable lines into nnU-Net's log. They also write one line for each epoch into a JSON Lines file, from
+which learning curves are read. Epochs of older versions of this package, which did not write this file, are read from
+the log.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 FILE_NAME = "learning_curves.jsonl"
-"""In the folder of a fold; one JSON object a line and epoch, null where a number is not finite."""
+"""The file in the folder of a fold; each line is the JSON object of one epoch, with null for numbers not finite."""
 
 _EPOCH = re.compile(r"Epoch (\d+)\s*$")
 _LOSS = re.compile(r": train_loss (\S+)\s*$")
@@ -27,32 +28,44 @@ _ENTROPY = re.compile(r"Gate entropy, each code/over codes, by layer: (.*?)\s*$"
 
 @dataclass
 class Epoch:
-    """What is known of an epoch; the log's lines and the data have the same numbers, rounded alike."""
+    """The results of an epoch; the log and the JSON Lines file contain the same numbers with the same rounding.
+
+    `loss_parts` and the fields after it cannot be read from the log.
+    """
 
     dice: dict[str, list[float]] = field(default_factory=dict)
-    """Code -> pseudo Dice of each label, NaN where undefined."""
+    """Code -> pseudo Dice of each label, 0 to 1; NaN where undefined."""
     gate_entropy: list[tuple[float, float]] = field(default_factory=list)
-    """Of each mixture in the order of the network, as `gate_entropies` gives it."""
+    """The result of `gate_entropies` for each mixture, in the order of the network."""
     train_loss: float | None = None
+    """Mean training loss of the epoch."""
     loss_parts: dict[str, float] = field(default_factory=dict)
-    """Part of the loss -> its mean, weighted; as all below, of the data alone."""
+    """Part of the loss -> its weighted mean over the epoch."""
     mean_gates: dict[str, list[float]] = field(default_factory=dict)
-    """Type of images -> the experts' weights, which sum to 1."""
+    """Image type -> the mean weights of the experts, which sum to 1."""
     election_scores: dict[str, list[float]] = field(default_factory=dict)
-    """Modality -> its soft Dice alone for each label, NaN where it was not scored; empty without an election."""
+    """Modality -> its soft Dice for each label without the other modalities, 0 to 1; NaN where it was not scored.
+
+    The dictionary is empty if the epoch had no election.
+    """
     teachers: list[str] | None = None
-    """The modalities that teach after the epoch; None where nothing is distilled between modalities."""
+    """The modalities that teach after the epoch; None for methods without teachers."""
 
 
 def gate_entropies(gates: Tensor) -> tuple[float, float]:
-    """How evenly a mixture uses its experts: entropies over that of equal weights, 0 (one expert) to 1 (all alike).
+    """Measure how evenly a mixture uses its experts.
+
+    Entropies are divided by the entropy of equal weights, so they are from 0 (one expert) to 1 (all experts equally).
 
     Args:
-        gates: `(M, E)`, the weights of each code, rows summing to 1, E > 1.
+        gates: `(M, E)`, the gate weights of M codes, rows summing to 1, E > 1.
 
     Returns:
-        The mean of the codes' entropies, and the entropy of the mean over the codes. Both 1: the mixture does nothing.
-        0 and 1: each code has its one expert, and all are used. Both 0: one expert does everything.
+        Two numbers: the mean of the codes' entropies, and the entropy of the mean over the codes.
+
+            - Both are 1: all codes use all experts equally, so the mixture has no effect.
+            - 0 and 1: each code uses one expert, and all experts are used.
+            - Both are 0: all codes use the same single expert.
     """
     gates = gates.detach().double()
     each, over = (-p.xlogy(p).sum(dim=-1).mean().item() / math.log(gates.shape[1]) for p in (gates, gates.mean(dim=0)))
@@ -60,27 +73,28 @@ def gate_entropies(gates: Tensor) -> tuple[float, float]:
 
 
 def dice_line(code: str, dice: Sequence[float]) -> str:
-    """The line for one code, given by the names of its modalities."""
+    """Format the log line for one code, which is given by the names of its modalities."""
     return f"Pseudo dice {code}: {[round(float(value), 4) for value in dice]}"
 
 
 def entropy_line(entropies: Sequence[tuple[float, float]]) -> str:
-    """The line for all mixtures."""
+    """Format the log line for the gate entropies of all mixtures."""
     return "Gate entropy, each code/over codes, by layer: " + ", ".join(f"{a:.3f}/{b:.3f}" for a, b in entropies)
 
 
 def gates_line(image_type: str, weights: Sequence[float]) -> str:
-    """The line for what the gates make of one image type: the experts' weights, which sum to 1."""
+    """Format the log line for the experts' mean weights for one image type, which sum to 1."""
     return f"Mean gate of {image_type}, by expert: " + ", ".join(f"{weight:.3f}" for weight in weights)
 
 
 def append_epoch(folder: Path, number: int, epoch: Epoch, labels: Sequence[str]) -> None:
-    """Add an epoch to the data of a fold.
+    """Append the results of an epoch to the file `learning_curves.jsonl`.
 
     Args:
-        folder: of the fold.
-        number: of the epoch.
-        labels: names of the labels that the epoch's lists are of.
+        folder: the folder of the fold.
+        number: number of the epoch, from 0.
+        epoch: its results.
+        labels: the names of the labels or regions, in the order of the lists in `epoch`.
     """
     line: dict[str, Any] = {
         "epoch": number,
@@ -95,19 +109,22 @@ def append_epoch(folder: Path, number: int, epoch: Epoch, labels: Sequence[str])
     with (folder / FILE_NAME).open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # of a training that was killed while it wrote
+            if file.read(1) != b"\n":  # a training that was killed during this left an unfinished line
                 file.write(b"\n")
         file.write(json.dumps(line).encode() + b"\n")
 
 
 def read_training_logs(folder: Path) -> Mapping[int, Epoch]:
-    """The epochs of a fold's trainings, by number; what a resumed training did again counts as done last.
+    """Read the results of a fold's epochs.
 
-    Of epochs that the data do not have, which an older version trained, or in which the training was stopped, the logs
-    tell.
+    If a resumed training repeated an epoch, the last results count. Epochs that are missing in the JSON Lines file are
+    read from the logs. These are epochs of older versions, or epochs during which the training was stopped.
 
     Args:
-        folder: of the fold, `fold_0`.
+        folder: the folder of the fold, such as `fold_0`.
+
+    Returns:
+        Number of the epoch -> its results, in ascending order.
     """
     return dict(sorted({**_from_logs(folder), **_from_data(folder / FILE_NAME)}.items()))
 
@@ -117,7 +134,7 @@ def _from_data(file: Path) -> dict[int, Epoch]:
     for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
             found = json.loads(line)
-        except ValueError:  # a line that a killed training did not finish
+        except ValueError:  # an unfinished line of a training that was killed
             continue
         epochs[found["epoch"]] = Epoch(
             {code: [_number(value) for value in dice.values()] for code, dice in found["dice"].items()},
@@ -153,7 +170,7 @@ def _from_logs(folder: Path) -> dict[int, Epoch]:
 
 
 def _plain(value: float, digits: int = 4) -> float | None:
-    """A number as JSON has it, rounded as in the log."""
+    """Round a number as in the log; return None, JSON's null, if it is not finite."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 

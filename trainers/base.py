@@ -46,7 +46,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
     - It reads settings from the key `nnunet_moe` in a configuration of the plans.
     - It trains on cases with missing modalities. A missing channel is NaN in every voxel of a batch.
     - During training, it validates all modality codes in turn, and the log shows the pseudo Dice of each.
-    - Its random draws depend on the setting `seed`, so that a training can be repeated and resumed exactly.
+    - Its random draws depend on the setting `seed`, so that a training can be repeated and resumed.
 
     A subclass names its network and its settings, and implements `backward`.
 

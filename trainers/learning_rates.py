@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 
 class TwoPhasePolyLR:
-    """nnU-Net's polynomial decay in two phases, each of which falls towards 0.
+    """nnU-Net's polynomial decay in two phases.
 
     The second phase starts with the rate that one polynomial over all epochs would have at this point. With E epochs, W
     of them in the first phase, and nnU-Net's exponent 0.9, epoch t has the rate

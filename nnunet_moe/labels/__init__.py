@@ -1,1 +1,1 @@
-"""Labels and regions of a dataset: what they are called, where they were annotated, and their volumes."""
+"""Labels and regions of a dataset: their names, the cases in which they were annotated, and their volumes."""

@@ -1,8 +1,9 @@
-"""Label sets: which labels were annotated in which cases, as `label_sets` in dataset.json tells.
+"""Label sets: the labels that were annotated in each modality or case, from `label_sets` in dataset.json.
 
-Where cases of one modality were annotated with other labels than those of another, a label that nobody looked for is
-not background. Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of
-experts", MICCAI 2024 (dynamic selection); decisions: docs/how_to/label_sets.md.
+If annotators used different labels for different modalities, a label that they did not look for is not background.
+
+Source: Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts",
+MICCAI 2024 (dynamic selection). Decisions: docs/how_to/label_sets.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,54 +22,65 @@ from nnunet_moe.modalities.codes import channel_names
 BY_MODALITY, BY_CASE = "label_sets", "label_sets_of_cases"
 
 OUTSIDE = -100.0
-"""The logit of a label outside the set: no softmax or sigmoid in half precision makes anything of it, and nnU-Net's sum
-over overlapping windows, whose weights reach 10, stays within half precision for steps down to a tenth of a patch."""
+"""The logit of a label outside the set.
+
+Its softmax and sigmoid are 0 in half precision. nnU-Net sums logits over overlapping windows with weights of up to 10;
+this sum stays in the range of half precision for window steps down to a tenth of a patch.
+"""
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """Which of a network's outputs the annotation of a case covers.
+    """The outputs of a network that the annotation of a modality or a case covers.
 
-    The outputs are nnU-Net's: background and labels by their values, or the regions in the order of dataset.json.
+    The outputs are nnU-Net's: background and labels sorted by value, or the regions in the order of dataset.json.
     """
 
     by_modality: Tensor
-    """`(K, C)` bool."""
+    """`(K, C)` bool, true where the annotation of a modality covers an output."""
     by_case: Mapping[str, Tensor]
-    """Case -> `(C,)` bool, of the cases that dataset.json names."""
+    """Case -> `(C,)` bool, for the cases with their own set in dataset.json."""
 
     @classmethod
     def of(cls, dataset_json: dict[str, Any]) -> "LabelSets | None":
-        """What dataset.json says, None if it says nothing.
+        """Read the label sets from dataset.json.
 
-        `label_sets` has a list of labels for each modality that was not annotated with all, `label_sets_of_cases` one
-        for each case whose annotation differs from that of its modalities.
+        - `label_sets` has a list of labels for each modality that was not annotated with all labels.
+        - `label_sets_of_cases` has a list of labels for each case whose annotation differs from that of its modalities.
+
+        Returns:
+            The label sets; None if dataset.json contains neither key.
 
         Raises:
-            ModalityError: a modality or label that does not exist, or an empty list.
-            SettingsError: a key that looks like one of these.
+            ModalityError: a modality or label does not exist, or a list is empty.
+            SettingsError: a key is probably a misspelled form of these keys.
         """
         for key in dataset_json.keys() - {BY_MODALITY, BY_CASE}:
             if meant := get_close_matches(key.lower(), (BY_MODALITY, BY_CASE), n=1, cutoff=0.85):
-                raise SettingsError(f"dataset.json has the key {key!r}. If {meant[0]!r} is meant, write it so.")
+                raise SettingsError(
+                    f"dataset.json has the key {key!r}, which is similar to {meant[0]!r}. Correct or remove it."
+                )
         if not (BY_MODALITY in dataset_json or BY_CASE in dataset_json):
             return None
         names = channel_names(dataset_json)
         by_modality = _sets(dataset_json, BY_MODALITY)
         if unknown := sorted(by_modality.keys() - set(names)):
             raise ModalityError(
-                f"{BY_MODALITY!r} in dataset.json has {', '.join(map(repr, unknown))}; the modalities are "
-                f"{', '.join(names)}."
+                f"{BY_MODALITY!r} in dataset.json has {', '.join(map(repr, unknown))}. The modalities are "
+                f"{', '.join(names)}. Correct the name."
             )
         everything = torch.ones(len(output_names(dataset_json)), dtype=torch.bool)
         return cls(torch.stack([by_modality.get(name, everything) for name in names]), _sets(dataset_json, BY_CASE))
 
     def of_items(self, available: Tensor, cases: Sequence[str]) -> Tensor:
-        """The sets `(B, C)` of a batch's items: that of the case, or what its modalities have between them.
+        """Return the label sets of a batch's items: the case's own set, or else the union over its modalities.
 
         Args:
-            available: `(B, K)` bool, what the cases have, whatever is dropped of it.
-            cases: their names.
+            available: `(B, K)` bool, the modalities of the cases before any is dropped.
+            cases: the B names of the cases.
+
+        Returns:
+            `(B, C)` bool.
         """
         sets = covered(available, self.by_modality.to(available.device))
         for item, case in enumerate(cases):
@@ -78,27 +90,38 @@ class LabelSets:
 
     @property
     def setting(self) -> tuple[tuple[int, ...], ...]:
-        """The setting by which a network knows them: dataset.json is not there when it is built."""
+        """The sets by modality as a setting, because a network is built from plans without dataset.json."""
         return tuple(map(tuple, self.by_modality.int().tolist()))
 
 
 def covered(available: Tensor, by_modality: Tensor) -> Tensor:
-    """`(B, C)` bool, the outputs that any available modality covers.
+    """Return the outputs that are covered by at least one available modality.
 
     Args:
         available: `(B, K)` bool.
         by_modality: `(K, C)` bool.
+
+    Returns:
+        `(B, C)` bool.
     """
     return (available[:, :, None] & by_modality).any(dim=1)
 
 
 def restricted(logits: Tensor, sets: Tensor) -> Tensor:
-    """Logits `(B, C, *space)` in which no output outside the items' sets `(B, C)` can win, or be more than half."""
+    """Set logits outside the label sets to `OUTSIDE`, so that these labels and regions are never predicted.
+
+    Args:
+        logits: `(B, C, *space)`.
+        sets: `(B, C)` bool.
+
+    Returns:
+        `(B, C, *space)`.
+    """
     return torch.where(sets[(..., *[None] * (logits.ndim - 2))], logits, OUTSIDE)
 
 
 def output_names(dataset_json: dict[str, Any]) -> list[str]:
-    """The labels or regions of a network's outputs, an empty name for the background."""
+    """Return the names of a network's outputs, labels or regions; the background has an empty name."""
     labels = labels_of(dataset_json)
     if has_regions(dataset_json):
         return list(labels)
@@ -106,22 +129,26 @@ def output_names(dataset_json: dict[str, Any]) -> list[str]:
 
 
 def labels_in(dataset_json: dict[str, Any], outputs: Tensor) -> dict[str, int | tuple[int, ...]]:
-    """The labels or regions, name -> value, of the outputs `(C,)` bool that are true."""
+    """Return the labels or regions, name -> value, of those outputs that are true in `outputs` `(C,)` bool."""
     labels, names = labels_of(dataset_json), output_names(dataset_json)
     return {name: labels[name] for name, is_in in zip(names, outputs.tolist(), strict=True) if name and is_in}
 
 
 def _sets(dataset_json: dict[str, Any], key: str) -> dict[str, Tensor]:
-    """Name -> `(C,)` bool."""
+    """Read one key of dataset.json: name of a modality or case -> `(C,)` bool."""
     given, outputs = dataset_json.get(key, {}), output_names(dataset_json)
     if not isinstance(given, dict):
-        raise ModalityError(f"{key!r} in dataset.json is {given!r}; it must be an object with a list of labels a name.")
+        raise ModalityError(
+            f"{key!r} in dataset.json is {given!r}. It must be an object with a list of labels for each name. "
+            "Correct it."
+        )
     sets = {}
     for name, labels in given.items():
         foreground = ", ".join(output for output in outputs if output)
         if not isinstance(labels, list) or not labels or not all(label and label in outputs for label in labels):
             raise ModalityError(
-                f"{key!r} in dataset.json has {labels!r} for {name}; it must be a list of at least one of {foreground}."
+                f"{key!r} in dataset.json has {labels!r} for {name}. It must be a list with at least one of "
+                f"{foreground}. Correct it."
             )
         sets[name] = torch.tensor([not output or output in labels for output in outputs])
     return sets

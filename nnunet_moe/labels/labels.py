@@ -1,8 +1,8 @@
-"""What is segmented: labels and regions of a dataset."""
+"""The labels and regions of a dataset."""
 
 
 def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
-    """Name -> label or region, of what is segmented: neither the background nor the ignore label."""
+    """Return the labels or regions to segment, name -> value, without the background and the ignore label."""
     labels = {
         name: value if isinstance(value, int) else tuple(value)
         for name, value in dataset_json["labels"].items()
@@ -12,5 +12,5 @@ def labels_of(dataset_json: dict) -> dict[str, int | tuple[int, ...]]:
 
 
 def has_regions(dataset_json: dict) -> bool:
-    """Whether nnU-Net trains on regions, which may overlap, in the place of labels."""
+    """Return whether nnU-Net trains on regions, which can overlap, instead of labels."""
     return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset_json["labels"].values())

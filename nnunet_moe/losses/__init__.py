@@ -1,1 +1,1 @@
-"""The losses beside nnU-Net's own, one module a method."""
+"""The losses that are added to nnU-Net's loss, one module for each method."""

@@ -1,7 +1,7 @@
-"""nnU-Net's loss where cases were annotated with different labels.
+"""nnU-Net's loss for cases that were annotated with different labels.
 
-Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts", MICCAI 2024
-(dynamic selection); decisions: docs/how_to/label_sets.md.
+Source: Jiang, Shen, "M4oE: A foundation model for medical multimodal image segmentation with mixture of experts",
+MICCAI 2024 (dynamic selection). Decisions: docs/how_to/label_sets.md.
 """
 
 from collections.abc import Callable
@@ -12,36 +12,51 @@ import torch
 from torch import Tensor, nn
 
 Levels = Any
-"""A tensor, or one per resolution under deep supervision; what comes in is what comes out."""
+"""A tensor, or a list with one for each resolution under deep supervision; results have the same form as arguments."""
 
 
 @dataclass(frozen=True)
 class LabelSetGroup:
-    """The items of a batch that have the same label set, and this set."""
+    """The items of a batch that share one label set, and this set."""
 
     items: list[int]
+    """The positions of the items in the batch."""
     outputs: list[int]
+    """The positions of the set's outputs among the network's outputs."""
     batch_size: int
+    """B, the number of items in the whole batch."""
     num_outputs: int
+    """C, the number of all outputs of the network."""
 
     @property
     def share(self) -> float:
-        """The part of the batch."""
+        """The fraction of the batch's items that are in this group, 0 to 1."""
         return len(self.items) / self.batch_size
 
     def logits(self, logits: Levels) -> Levels:
-        """Those of these items and outputs, of `(B, C, *space)`; as every argument below, also a list of levels."""
+        """Select the logits of the group's items and outputs.
+
+        Args:
+            logits: `(B, C, *space)`, or a list of resolutions, as in the other methods.
+
+        Returns:
+            `(items, outputs, *space)`.
+        """
         return _of_levels(lambda level: self._of_items(level)[:, self.outputs], logits)
 
     def target(self, target: Levels) -> Levels:
-        """Labels `(B, 1, *space)` with new numbers, where what the set does not have is background, or regions.
+        """Select the target of the group's items, reduced to the set's labels or regions.
 
-        What comes after the outputs, nnU-Net's ignore label, stays.
+        Labels are renumbered, and labels outside the set become background. nnU-Net's ignore label, which follows the
+        outputs, is kept.
+
+        Args:
+            target: labels `(B, 1, *space)`, or regions `(B, C or C + 1, *space)`.
         """
         return _of_levels(self._target, target)
 
     def voxels(self, voxels: Levels) -> Levels:
-        """What holds for these items, of `(B, 1, *space)`, or None."""
+        """Select the group's items of a mask `(B, 1, *space)`; None stays None."""
         return _of_levels(self._of_items, voxels)
 
     def _of_items(self, level: Any) -> Any:
@@ -57,23 +72,28 @@ class LabelSetGroup:
 
 
 class LabelSetLoss(nn.Module):
-    """nnU-Net's loss, of each item in its own label set: neither softmax nor Dice nor background know other labels.
+    """nnU-Net's loss, computed for each item only with the labels of its own label set.
 
-    Items of the same set make up a batch of their own; the loss is the mean over items. Where nnU-Net's Dice sums over
-    the batch, it sums over these.
+    Labels outside the set take no part in softmax, Dice or background. Items with the same set form a smaller batch;
+    nnU-Net's batch Dice sums over this batch. The result is the mean over all items.
 
     Args:
-        loss: of logits and target, as nnU-Net's trainer builds it.
+        loss: a function of logits and target, as nnU-Net's trainer builds it.
     """
 
     groups: tuple[LabelSetGroup, ...] = ()
+    """The groups of the current batch; `use` sets them."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
     def use(self, sets: Tensor) -> None:
-        """Set what the next batches' items are: `(B, C)` bool."""
+        """Set the label sets of the items of the next batches.
+
+        Args:
+            sets: `(B, C)` bool.
+        """
         self.groups = tuple(
             LabelSetGroup(
                 (sets == chosen).all(dim=1).nonzero().flatten().tolist(),
@@ -84,11 +104,11 @@ class LabelSetLoss(nn.Module):
         )
 
     def forward(self, logits: Levels, target: Levels) -> Tensor:
-        """The loss of a batch; its arguments are those of nnU-Net's."""
+        """Compute the loss of a batch; the arguments are those of nnU-Net's loss."""
         return self.mean(lambda group: self.loss(group.logits(logits), group.target(target)))
 
     def mean(self, loss_of: Callable[[LabelSetGroup], Tensor]) -> Tensor:
-        """The mean over items of a loss that is known for each group."""
+        """Compute the mean over items of a loss that is a function of a group."""
         return torch.stack([group.share * loss_of(group) for group in self.groups]).sum()
 
 

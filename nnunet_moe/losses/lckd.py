@@ -1,7 +1,7 @@
-"""The loss of LCKD: distillation across modalities.
+"""The loss of LCKD: distillation between modalities.
 
-Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality", MICCAI 2023;
-decisions: docs/explanation/lckd.md.
+Source: Wang et al., "Learnable cross-modal knowledge distillation for multi-modal learning with missing modality",
+MICCAI 2023. Decisions: docs/explanation/lckd.md.
 """
 
 import torch
@@ -11,18 +11,19 @@ from nnunet_moe.losses.precision import at_least_float32
 
 
 def cross_modal_distillation(features: Tensor, available: Tensor, teachers: Tensor) -> Tensor:
-    """L_kd of LCKD: the distance of every available modality's feature from every available teacher's.
+    """Compute L_kd of LCKD: the distances between the features of available modalities and available teachers.
 
-    For each item, sum over teachers t and modalities s, both available, of mean |stopgrad(f_t) - f_s| over channels and
-    space; then the mean over the batch. Teachers learn from each other; one's distance from itself is 0.
+    L_kd is the mean over items of the sum over t and s of mean |stopgrad(f_t) - f_s|. Here t runs over the available
+    teachers and s over the available modalities. The inner mean is over channels and space. Teachers also learn from
+    each other. The distance of a teacher to itself is 0.
 
     Args:
-        features: `(B, K, C, *space)`; what stands in place of absent modalities does not count.
+        features: f, `(B, K, C, *space)`; values of missing modalities have no effect.
         available: `(B, K)` bool.
         teachers: `(K,)` bool.
 
     Returns:
-        A scalar in float32 or wider; 0 where no teacher is available, or nothing else.
+        A scalar in float32 or float64, at least 0; it is 0 if no item has both a teacher and another modality.
     """
     features = at_least_float32(features)
     pairs = (available & teachers)[:, :, None] & available[:, None, :]

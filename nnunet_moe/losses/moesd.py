@@ -1,7 +1,7 @@
 """The losses of MoE-SD: gate regularization and self-distillation.
 
-Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation", MICCAI 2024,
-eqs. 4, 6 and 7; decisions where the paper is silent or contradicts itself: docs/explanation/decisions.md.
+Source: Novosad, Carano, Krishnan, "A task-conditional mixture-of-experts model for missing modality segmentation",
+MICCAI 2024, eqs. 4, 6 and 7. Where the paper gives no detail or contradicts itself: docs/explanation/decisions.md.
 """
 
 import math
@@ -15,22 +15,31 @@ from nnunet_moe.losses.precision import at_least_float32
 
 
 def coefficient_of_variation(values: Tensor) -> Tensor:
-    """Population standard deviation over mean, along the last axis: `(..., E)` to `(...)`.
+    """Compute the coefficient of variation along the last axis: population standard deviation divided by mean.
 
-    0 where all values are the same (with gradient 0, not NaN), sqrt(E - 1) where one value carries everything.
+    It is 0 if all values are the same (with gradient 0, not NaN), and sqrt(E - 1) if only one value is not 0.
+
+    Args:
+        values: `(..., E)`, at least 0.
+
+    Returns:
+        `(...)`, from 0 to sqrt(E - 1).
     """
     return values.std(dim=-1, correction=0) / values.mean(dim=-1)
 
 
 def gate_regularisation(gates: Tensor, specialization_sign: int = 0) -> Tensor:
-    """L_reg of one layer: `cv(E_m[phi(m)]) + s E_m[cv(phi(m))]` (eq. 4).
+    """Compute L_reg of one layer: `cv(E_m[phi(m)]) + s E_m[cv(phi(m))]` (eq. 4).
 
-    The first term is 0 when the experts carry the same load over all codes. The second, scaled by s, rewards (-1) or
-    punishes (+1) that single codes lean to few experts.
+    The first term is 0 if all experts have the same load, averaged over all codes. The second term measures how much
+    single codes prefer few experts. It rewards this with s = -1 and punishes it with s = +1.
 
     Args:
-        gates: `(M, E)`, the gate weights of each code, rows summing to 1.
+        gates: phi, `(M, E)`, the gate weights of M codes, rows summing to 1.
         specialization_sign: s; -1, 0 or 1.
+
+    Returns:
+        A scalar.
     """
     balance = coefficient_of_variation(gates.mean(dim=0))
     if specialization_sign == 0:
@@ -49,24 +58,25 @@ def self_distillation_loss(
     sum_over_processes: Callable[[Tensor], Tensor] | None = None,
     smooth: float = 1e-5,
 ) -> Tensor:
-    """L_tau: cross-entropy plus soft Dice between softened distributions (eq. 6).
+    """Compute L_tau: cross-entropy plus soft Dice loss between softened distributions (eq. 6).
 
-    The Dice has squared terms in its denominator (V-Net): with soft targets only that form is largest where student
-    and teacher agree. Like nnU-Net's Dice it leaves out the background, except that regions have none. No gradient
-    reaches the teacher.
+    The denominator of the Dice has squared terms (V-Net). With soft targets, only this form is largest if student and
+    teacher agree. Like nnU-Net's Dice, it excludes the background; regions have no background. The teacher gets no
+    gradient.
 
     Args:
-        student_logits: `(B, C, *space)`.
-        teacher_logits: `(B, C, *space)`.
-        valid: `(B, 1, *space)` bool, false at voxels with the ignore label; None if all count.
-        temperature: tau > 0; logits are divided by it.
-        regions: sigmoid and binary cross-entropy instead of softmax and cross-entropy.
-        batch_dice: sum the Dice over the batch before the ratio, as nnU-Net's configuration says.
-        sum_over_processes: where a batch is spread over processes, adds up what `batch_dice` sums, gradients included.
-        smooth: added to the Dice's numerator and denominator.
+        student_logits: `(B, C, *space)`, of the dropped view.
+        teacher_logits: `(B, C, *space)`, of the full view.
+        valid: `(B, 1, *space)` bool, false at voxels with the ignore label; None if all voxels count.
+        temperature: tau > 0, by which logits are divided.
+        regions: whether to use sigmoid and binary cross-entropy instead of softmax and cross-entropy.
+        batch_dice: whether the Dice sums over the batch before the division, as set in nnU-Net's configuration.
+        sum_over_processes: sums the terms of `batch_dice` over processes, with gradients; None for a single process.
+        smooth: the constant that is added to the Dice's numerator and denominator.
 
     Returns:
-        A scalar in float32 or wider; at its minimum the Dice part is 0 and the cross-entropy the teacher's entropy.
+        A scalar in float32 or float64. At its minimum the Dice part is 0 and the cross-entropy is the teacher's
+            entropy.
     """
     student_logits = at_least_float32(student_logits) / temperature
     teacher_logits = at_least_float32(teacher_logits.detach()) / temperature
@@ -90,6 +100,14 @@ def self_distillation_loss(
 
 
 def ramp_up(iteration: int, ramp_up_iterations: float) -> float:
-    """w(t) = exp(-5 (1 - min(1, t / T_r))^2): exp(-5) at the start, 1 from T_r on; 1 throughout if T_r is 0 (eq. 7)."""
+    """Compute the ramp-up weight w(t) = exp(-5 (1 - min(1, t / T_r))^2) (eq. 7).
+
+    Args:
+        iteration: t, from 0.
+        ramp_up_iterations: T_r; if it is 0, the weight is always 1.
+
+    Returns:
+        A number from exp(-5), at the start, to 1, from T_r on.
+    """
     progress = 1.0 if ramp_up_iterations <= 0 else min(1.0, iteration / ramp_up_iterations)
     return math.exp(-5 * (1 - progress) ** 2)

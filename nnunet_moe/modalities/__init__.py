@@ -1,1 +1,1 @@
-"""Which modalities a case has: modality codes, and tables of availability."""
+"""The available modalities of cases: modality codes, and tables of a whole dataset."""

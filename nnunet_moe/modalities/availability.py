@@ -1,4 +1,4 @@
-"""Which modalities the cases of a dataset have."""
+"""The available modalities of a dataset's cases, as a table with warnings."""
 
 import csv
 import io
@@ -9,16 +9,16 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import Code, code_digits, code_text, is_within
 
 AVAILABLE, ABSENT, ZEROS = "available", "absent", "zeros"
-"""What the table of a dataset says of a modality; the last one has a file that is zero everywhere: absent, too."""
+"""The words in the table of a dataset; `zeros` means a file that is zero everywhere and counts as missing, too."""
 
 
 class Availability:
-    """What each case of a dataset has.
+    """The available modalities of each case of a dataset.
 
     Args:
-        files: case -> the code of the files that there are.
+        files: case -> the code of its existing files, K bools.
         modalities: K names in channel order.
-        codes: case -> what it has, without the files that are zero everywhere; None if that is all files.
+        codes: case -> the code of its files that are not zero everywhere; None if no file is.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class Availability:
         self._counts = Counter(self.codes.values())
 
     def by_code(self) -> list[tuple[str, int]]:
-        """The modalities of each code and how many cases have it; most modalities first."""
+        """List the codes in the dataset by the names of their modalities, with the number of cases; largest first."""
         counts = sorted(self._counts.items(), key=lambda entry: (-sum(entry[0]), code_digits(entry[0])))
         return [(code_text(code, self.modalities), count) for code, count in counts]
 
     def by_modality(self) -> list[tuple[str, int, int]]:
-        """Each modality, how many cases have it, and of how many the file is zero everywhere."""
+        """List the modalities with two numbers of cases: having the modality, and having a file of zeros."""
         having = [self._having(channel) for channel in range(len(self.modalities))]
         files = [sum(code[channel] for code in self.files.values()) for channel in range(len(self.modalities))]
         return [
@@ -43,7 +43,7 @@ class Availability:
         ]
 
     def csv(self) -> str:
-        """One row a case: its name, its code, and what it has of each modality."""
+        """Return a CSV table with one row for each case: its name, its code, and a word for each modality."""
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["case", "modalities", *self.modalities])
@@ -53,17 +53,17 @@ class Availability:
 
     @classmethod
     def from_csv(cls, text: str, modalities: Sequence[str]) -> "Availability":
-        """Read what `csv` wrote.
+        """Read a table that `csv` returned.
 
         Raises:
-            ModalityError: the text is no such table of these modalities.
+            ModalityError: the text is not such a table, or it is for other modalities.
         """
         header, *rows = csv.reader(io.StringIO(text)) if text else [[]]
         words = {row[0]: row[2:] for row in rows if row}
         if header != ["case", "modalities", *modalities] or not all(
             len(row) == len(modalities) and {*row} <= {AVAILABLE, ABSENT, ZEROS} for row in words.values()
         ):
-            raise ModalityError(f"A table of the modalities {', '.join(modalities)} was expected.")
+            raise ModalityError(f"The text is not a table of the modalities {', '.join(modalities)}.")
         files, codes = (
             {case: tuple(word in meaning for word in row) for case, row in words.items()}
             for meaning in ((AVAILABLE, ZEROS), (AVAILABLE,))
@@ -71,14 +71,14 @@ class Availability:
         return cls(files, modalities, codes)
 
     def warnings(self, test: "Availability | None") -> list[str]:
-        """What a user should know before training.
+        """Return warnings that a user should read before training.
 
         Args:
-            test: of the test cases, if there are any.
+            test: the modalities of the test cases; None if there are none.
         """
         found = [
-            f"No training case has {name}. A model will not have seen it, and what it makes of it in prediction is "
-            "arbitrary. Take it out of dataset.json, or add cases that have it."
+            f"No training case has {name}. Therefore the model's output for this modality will be arbitrary. Remove it "
+            "from dataset.json, or add training cases that have it."
             for channel, name in enumerate(self.modalities)
             if not self._having(channel)
         ]
@@ -86,8 +86,8 @@ class Availability:
             if not any(is_within(code, trained) for trained in self._counts):
                 found.append(
                     f"{count} of the test cases (imagesTs) {'has' if count == 1 else 'have'} "
-                    f"{code_text(code, self.modalities)}, which no training case has together: training cannot show a "
-                    "model this combination. Expect less of such cases, and score them apart."
+                    f"{code_text(code, self.modalities)}. No training case has all of these modalities, so the model "
+                    "never sees this subset in training. Expect worse results for them, and score them separately."
                 )
         return found
 

@@ -1,7 +1,8 @@
-"""Modality codes: which modalities of a case are available.
+"""Modality codes: they say which modalities of a case are available.
 
-A code is a tuple of K bools (one case) or a `(B, K)` bool tensor (a batch), true where the modality is available. In
-images an absent channel is NaN; *any* NaN counts, because nnU-Net's augmentation may write zeros outside the brain.
+A code is a tuple of K bools for one case, or a `(B, K)` bool tensor for a batch; true means available. In images, a
+missing channel is NaN. A channel with *any* NaN counts as missing, because nnU-Net's augmentation can write zeros
+outside the brain.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,22 +15,26 @@ from nnunet_moe.errors import ModalityError
 
 Code = tuple[bool, ...]
 
-MAX_MODALITIES = 12  # 4095 codes: the largest set over which the gate regularisation is still exact and cheap
+MAX_MODALITIES = 12
+"""The largest number of modalities; it has 4095 codes, for which exact gate regularization is still cheap."""
 
 
 def all_codes(num_modalities: int) -> list[Code]:
-    """All non-empty codes of K modalities, fewest modalities first; 2^K - 1 of them.
+    """List all 2^K - 1 non-empty codes of K modalities, those with the fewest modalities first.
 
     Args:
         num_modalities: K, from 1 to 12.
+
+    Returns:
+        Codes of K bools each.
 
     Raises:
         ModalityError: K is out of range.
     """
     if not 1 <= num_modalities <= MAX_MODALITIES:
         raise ModalityError(
-            f"{num_modalities} modalities; from 1 to {MAX_MODALITIES} are supported, because a model is trained for "
-            "and scored on every subset of them. Leave channels out of dataset.json."
+            f"The dataset has {num_modalities} modalities, but only 1 to {MAX_MODALITIES} are supported, because a "
+            "model is trained for all their subsets. Remove channels from dataset.json."
         )
     return [
         tuple(modality in kept for modality in range(num_modalities))
@@ -42,7 +47,7 @@ def available_modalities(image: Tensor) -> Tensor:
     """Read the code of each item of a batch from its NaNs.
 
     Args:
-        image: `(B, K, *space)`; a channel with any NaN is absent.
+        image: `(B, K, *space)`; a channel with any NaN is missing.
 
     Returns:
         `(B, K)` bool.
@@ -51,22 +56,25 @@ def available_modalities(image: Tensor) -> Tensor:
 
 
 def zero_absent(image: Tensor, available: Tensor) -> Tensor:
-    """Replace absent channels by zeros, whatever stood in them.
+    """Replace all values of missing channels by zeros.
 
     Args:
-        image: `(B, C, *space)` with C >= K; channels from K on pass unchanged (a cascade's previous segmentation).
+        image: `(B, C, *space)` with C >= K; channels from K on (a cascade's previous segmentation) are unchanged.
         available: `(B, K)` bool.
+
+    Returns:
+        A copy of the image.
     """
     return torch.where(_over_space(available, image), image, 0)
 
 
 def drop_modalities(image: Tensor, code: Tensor) -> Tensor:
-    """Write NaN into the channels that a code leaves out.
+    """Drop the modalities that are not in a code: write NaN into their channels.
 
     Args:
         image: `(B, C, *space)` with C >= K; it is not changed.
-        code: `(B, K)` bool, the modalities to keep. An item that has none of them keeps all it has: a case without
-            any image is not a case.
+        code: `(B, K)` bool, the modalities to keep. An item that has none of them keeps all of its modalities, because
+            a case needs at least one image.
 
     Returns:
         A copy of the image.
@@ -78,11 +86,11 @@ def drop_modalities(image: Tensor, code: Tensor) -> Tensor:
 
 
 def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw for each item a code uniformly from the non-empty subsets of what it has (paper, section 2.3).
+    """Draw a code for each item, uniformly from the non-empty subsets of its modalities (paper, section 2.3).
 
     Args:
-        available: `(B, K)` bool on any device, at least one true per row.
-        generator: a CPU generator; the draw depends on it alone.
+        available: `(B, K)` bool on any device, at least one true in each row.
+        generator: a CPU generator; it is the only source of randomness.
 
     Returns:
         `(B, K)` bool on the device of `available`.
@@ -96,27 +104,27 @@ def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def is_within(code: Sequence[bool], other: Sequence[bool]) -> bool:
-    """Whether all modalities of a code are in another one, too."""
+    """Return whether a code is a subset of another one."""
     return all(b for a, b in zip(code, other, strict=True) if a)
 
 
 def present_channels(num_channels: int, code: Code) -> list[int]:
-    """The channels that stay: those of the code's modalities, and those beyond the modalities (of a cascade)."""
+    """List the channels of the code's modalities, and the channels after all modalities (of a cascade)."""
     return [channel for channel in range(num_channels) if channel >= len(code) or code[channel]]
 
 
 def code_digits(code: Sequence[bool]) -> str:
-    """A code as digits: `(True, False, True)` is `101`."""
+    """Return a code as digits: `(True, False, True)` is `101`."""
     return "".join("1" if available else "0" for available in code)
 
 
 def code_of_digits(digits: str) -> Code:
-    """The code that `code_digits` wrote."""
+    """Return the code of a text that `code_digits` made."""
     return tuple(digit == "1" for digit in digits)
 
 
 def code_text(code: Sequence[bool], names: Sequence[str]) -> str:
-    """A code by the names of its modalities: `T1w+FLAIR`.
+    """Return a code as the names of its modalities, such as `T1w+FLAIR`.
 
     Args:
         code: K bools.
@@ -126,10 +134,14 @@ def code_text(code: Sequence[bool], names: Sequence[str]) -> str:
 
 
 def parse_code(text: str, names: Sequence[str]) -> Code:
-    """The code that a text means: names joined by `+` in any order (a name may itself hold a `+`), or K digits.
+    """Parse a code from names or digits.
+
+    Args:
+        text: names joined by `+` in any order (a name can itself contain a `+`), or K digits of 0 and 1.
+        names: the K modality names in channel order.
 
     Raises:
-        ModalityError: an unknown name, a name given twice, names that can be read in two ways, or no modality at all.
+        ModalityError: a name is unknown or given twice, the text is ambiguous, or it contains no modality.
     """
     if text not in names and len(text) == len(names) and set(text) <= {"0", "1"}:
         code = code_of_digits(text)
@@ -137,44 +149,47 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
         found = {frozenset(split) for split in _splits(text.split("+"), names) if len(set(split)) == len(split)}
         if not found:
             raise ModalityError(
-                f"{text!r} names no subset of the modalities {', '.join(names)}. Join their names by '+', each once "
-                f"and spelt as in dataset.json, or give {len(names)} digits of 0 and 1."
+                f"{text!r} is not a subset of the modalities {', '.join(names)}. Join their names with '+', each once "
+                f"and spelled as in dataset.json, or write {len(names)} digits of 0 and 1."
             )
         if len(found) > 1:
             raise ModalityError(
-                f"{text!r} may mean more than one subset of the modalities {', '.join(names)}. Give {len(names)} "
-                "digits of 0 and 1."
+                f"{text!r} is ambiguous: it can mean several subsets of the modalities {', '.join(names)}. Write "
+                f"{len(names)} digits of 0 and 1 instead."
             )
         (subset,) = found
         code = tuple(name in subset for name in names)
     if not any(code):
-        raise ModalityError(f"{text!r} leaves no modality. At least one of {', '.join(names)} must be available.")
+        raise ModalityError(f"{text!r} contains no modality. Name at least one of {', '.join(names)}.")
     return code
 
 
 def channel_names(dataset_json: dict) -> tuple[str, ...]:
-    """The K modality names in channel order, from an nnU-Net dataset.json (`modality` is its old key).
+    """Return the K modality names in channel order from the content of nnU-Net's dataset.json.
 
-    nnU-Net allows equal names, since they choose the normalisation; those get their channel's number: `MRI:0`.
+    The key is `channel_names`, or `modality` in old files. nnU-Net allows equal names, because names choose the
+    normalization. Equal names get the number of their channel, such as `MRI:0`.
 
     Raises:
-        ModalityError: dataset.json names no channels.
+        ModalityError: dataset.json has neither key.
     """
     by_channel = dataset_json.get("channel_names", dataset_json.get("modality"))
     if by_channel is None:
-        raise ModalityError('dataset.json has no \'channel_names\'. List the modalities: {"0": "T1w", ...}.')
+        raise ModalityError(
+            'dataset.json has no \'channel_names\'. This key must name the modalities. Add it: {"0": "T1w", ...}.'
+        )
     names = [by_channel[channel] for channel in sorted(by_channel, key=int)]
     return tuple(name if names.count(name) == 1 else f"{name}:{channel}" for channel, name in enumerate(names))
 
 
 def _over_space(code: Tensor, image: Tensor) -> Tensor:
-    """`(B, K)` to `(B, C, 1, ...)`, true in the channels from K on."""
+    """Expand a code `(B, K)` to `(B, C, 1, ...)`, true in the channels from K on."""
     beyond = code.new_ones(code.shape[0], image.shape[1] - code.shape[1])
     return torch.cat((code, beyond), dim=1).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
 
 
 def _splits(pieces: list[str], names: Sequence[str]) -> Iterator[list[str]]:
-    """All ways to join pieces to names."""
+    """Yield all ways to join pieces to names."""
     if not pieces:
         yield []
     for end in range(1, len(pieces) + 1):

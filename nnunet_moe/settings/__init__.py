@@ -1,1 +1,1 @@
-"""The settings that stand under the key `nnunet_moe` in a configuration of the plans."""
+"""The settings, which users write under the key `nnunet_moe` into a configuration of the plans."""

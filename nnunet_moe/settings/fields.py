@@ -1,4 +1,4 @@
-"""Settings as fields of a dataclass that carry the range of their values."""
+"""Dataclass fields for settings; each field carries the range of its values."""
 
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field
@@ -7,25 +7,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a setting may have in the plans."""
+    """The values that are allowed for a setting in the plans."""
 
     accepts: Callable[[Any], bool]
+    """Returns whether a value is allowed."""
     description: str
-    """For errors, to stand after "allowed is"."""
+    """The allowed values in words, for errors and for the reference."""
 
 
 def range_of(setting: Field) -> Range | None:
-    """The range of a dataclass's field; None if the field cannot stand in the plans."""
+    """Return the range of a dataclass field; None if it cannot be set in the plans."""
     return setting.metadata.get("range")
 
 
 def setting(default: object, accepts: Callable[[Any], bool], description: str) -> Any:
-    """A setting whose values a function accepts."""
+    """Make a setting whose allowed values are decided by a function."""
     return field(default=default, metadata={"range": Range(accepts, description)})
 
 
 def number(default: float, low: float, high: float) -> Any:
-    """A number from `low` to `high`, both included."""
+    """Make a setting for a number from `low` to `high`, both included."""
 
     def accepts(value: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
@@ -34,12 +35,12 @@ def number(default: float, low: float, high: float) -> Any:
 
 
 def switch(default: bool) -> Any:
-    """True or false."""
+    """Make a setting that is true or false."""
     return setting(default, lambda value: isinstance(value, bool), "true or false")
 
 
 def whole(default: int, low: int, high: int | None = None) -> Any:
-    """A whole number from `low` to `high`, both included; None: without a limit."""
+    """Make a setting for a whole number from `low` to `high`, both included; None means no upper limit."""
 
     def accepts(value: object) -> bool:
         if not isinstance(value, int) or isinstance(value, bool):

@@ -13,12 +13,12 @@ def _is_width(value: object) -> bool:
 
 @dataclass(frozen=True)
 class M4oESettings(Settings):
-    """A 2D Swin U-Net, with experts per image type where `placement` names a part of it."""
+    """The settings of M4oE's 2D Swin U-Net; the parts in `placement` have one expert for each image type."""
 
-    width: int = setting(96, _is_width, "a whole multiple of 3")
-    """Channels of the first stage; the others have 2, 4 and 8 times as many."""
+    width: int = setting(96, _is_width, "a positive multiple of 3")
+    """Number of channels of the first stage; the other stages have 2, 4 and 8 times as many."""
     placement: tuple[Literal["encoder", "decoder"], ...] = ()
-    """The parts whose blocks have experts; the trainer's business."""
+    """The parts whose blocks have experts. The trainer fixes it; it cannot be set in the plans."""
     routing: Literal["gate", "image_type", "channel_gate"] = "gate"
-    """Who chooses experts: a gate for each token, the image's type, or nobody (a gate over channels); the trainer's
-    business."""
+    """How experts are chosen: by a gate for each token, by the image type, or not at all (a gate over channels). The
+    trainer fixes it; it cannot be set in the plans."""

@@ -1,6 +1,6 @@
-"""The settings of MoE-SD, in the parts that the rows of the paper's table 1 combine.
+"""The settings of MoE-SD, split into the parts that the rows of the paper's table 1 combine.
 
-Symbols as in docs/explanation/moesd.md.
+Symbols are as in docs/explanation/moesd.md.
 """
 
 from dataclasses import dataclass
@@ -20,44 +20,44 @@ def _is_placement(value: object) -> bool:
 
 @dataclass(frozen=True)
 class ExpertSettings(Settings):
-    """Convolutions that depend on the modality code."""
+    """The settings of convolutions that depend on the modality code."""
 
     num_experts: int = whole(4, 1, 64)
-    """N, experts in each mixture."""
+    """N, the number of experts in each mixture."""
     expert_spread: float = number(0.1, 0, 1)
-    """How far a mixture's experts start apart: 1 independent draws, 0 copies of one draw."""
+    """How different a mixture's experts are at the start: from 0 (copies of one draw) to 1 (independent draws)."""
     placement: tuple[str, ...] = setting(
         ("stem", "encoder"), _is_placement, f"a list with any of {', '.join(PLACEMENTS)}, each once"
     )
-    """Where convolutions depend on the code."""
+    """The places where convolutions depend on the code."""
     code_noise_sd: float = number(0.2, 0, 1000)
-    """SD of the noise on the code that the gates see in training."""
+    """SD of the Gaussian noise that is added to the code in training, where each modality is 0 or 1."""
     conditioning: Literal["experts", "filter_scaling"] = "experts"
-    """How convolutions depend on the code; the trainer's business."""
+    """How convolutions depend on the code. The trainer fixes it; it cannot be set in the plans."""
 
 
 @dataclass(frozen=True)
 class MoESettings(ExpertSettings):
-    """Experts with gate regularization."""
+    """The settings of experts with gate regularization."""
 
     alpha: float = number(0.1, 0, 1000)
-    """Weight of the gate regularisation L_reg."""
+    """Weight of the gate regularization L_reg."""
     specialization_sign: int = whole(0, -1, 1)
-    """s, the sign of the second term of L_reg."""
+    """s, the sign of the second term of L_reg: -1 rewards codes that use few experts, 1 punishes it, 0 ignores it."""
 
 
 @dataclass(frozen=True)
 class SelfDistillationSettings(Settings):
-    """The full view teaches the dropped view."""
+    """The settings of self-distillation, where the full view is the teacher of the dropped view."""
 
     beta: float = number(1.0, 0, 1000)
     """Weight of the self-distillation loss L_sd."""
     temperature: float = number(2.0, 0.01, 1000)
-    """tau, by which logits are divided in L_sd."""
+    """tau, the temperature by which logits are divided in L_sd."""
     ramp_up_fraction: float = number(1 / 3, 0, 1)
-    """T_r over the number of all training iterations."""
+    """T_r as a fraction of all training iterations; the weight of L_sd rises until then."""
 
 
 @dataclass(frozen=True)
 class MoESDSettings(MoESettings, SelfDistillationSettings):
-    """The whole method."""
+    """The settings of the whole method: experts, gate regularization and self-distillation."""

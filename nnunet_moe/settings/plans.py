@@ -1,6 +1,7 @@
-"""The settings that a user may write into a configuration of the plans, under the key `nnunet_moe`.
+"""The settings that users can write into a configuration of the plans, under the key `nnunet_moe`.
 
-One plans file serves the trainers of all methods: a trainer accepts the keys of every method and reads its own.
+The same plans file works for the trainers of all methods: a trainer accepts the keys of all methods, but reads only its
+own.
 """
 
 import re
@@ -16,13 +17,14 @@ from nnunet_moe.settings.m4oe import M4oESettings
 from nnunet_moe.settings.moesd import MoESDSettings
 
 PLANS_KEY = "nnunet_moe"
+"""The key of the settings in a configuration."""
 METHODS: tuple[type[Settings], ...] = (MoESDSettings, LCKDSettings, M4oESettings)
 
 _Settings = TypeVar("_Settings", bound=Settings)
 
 
 def known_settings() -> dict[str, Range]:
-    """Name -> range of what any method reads from the plans: the methods' own settings, then those that all share."""
+    """Return the settings of all methods, name -> range: first those of single methods, then the shared ones."""
     shared = _ranges(Settings)
     own = {name: values for method in METHODS for name, values in _ranges(method).items() if name not in shared}
     return own | shared
@@ -34,12 +36,12 @@ def read_settings(
     """Read the settings of one configuration of the plans.
 
     Args:
-        settings_class: of the trainer's method; keys of other methods are checked and not read.
+        settings_class: the settings of the trainer's method; keys of other methods are checked, but not read.
         configuration: a resolved configuration (nnU-Net's `ConfigurationManager.configuration`).
-        forced: settings that a trainer fixes; they win over the plans.
+        forced: settings that the trainer fixes; they override the plans.
 
     Raises:
-        SettingsError: a key that no method knows, or a value out of range; the message lists what is allowed.
+        SettingsError: a key is unknown to all methods, or a value is out of range; the message lists what is allowed.
     """
     given = given_settings(configuration)
     require_allowed(given, f"under '{PLANS_KEY}' in the plans")
@@ -49,53 +51,58 @@ def read_settings(
 
 
 def given_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a configuration contains, as they are written.
+    """Return the settings of a configuration as they are written there.
 
     Raises:
-        SettingsError: they stand under a misspelt key, or are no object.
+        SettingsError: the key of the settings is misspelled, or its value is not an object.
     """
     for key in configuration:
         if key != PLANS_KEY and re.sub("[^a-z]", "", key.lower()) == "nnunetmoe":
             raise SettingsError(
-                f"The configuration in the plans has a key {key!r}; the settings' key is {PLANS_KEY!r}."
+                f"The configuration in the plans has the key {key!r}. The key for settings is {PLANS_KEY!r}. Rename it."
             )
     given = configuration.get(PLANS_KEY, {})
     if not isinstance(given, dict):
-        raise SettingsError(f"'{PLANS_KEY}' in the plans is {given!r}; it must be an object of settings.")
+        raise SettingsError(
+            f"{PLANS_KEY!r} in the plans is {given!r}. It must be an object with names and values of settings. "
+            "Correct it."
+        )
     return given
 
 
 def require_allowed(given: Mapping[str, Any], where: str) -> None:
-    """Make sure that settings as someone has written them are known to a method and in range.
+    """Make sure that settings are known to a method and in range.
 
     Args:
-        given: name -> value.
-        where: they were written, for the message.
+        given: name -> value, as a user wrote them.
+        where: where they were written, for the message.
 
     Raises:
-        SettingsError: a name that no method knows, or a value out of range; the message lists what is allowed.
+        SettingsError: a name is unknown to all methods, or a value is out of range; the message lists what is allowed.
     """
     ranges = known_settings()
     for name, value in given.items():
         if name not in ranges:
-            raise SettingsError(f"Unknown setting {name!r} {where}. Allowed are {', '.join(ranges)}.")
+            raise SettingsError(
+                f"Unknown setting {name!r} {where}. Allowed are {', '.join(ranges)}. Correct or remove it."
+            )
         if not ranges[name].accepts(value):
             raise SettingsError(
-                f"Setting {name!r} {where} is {value!r}; allowed is {ranges[name].description}. Correct it there."
+                f"Setting {name!r} {where} is {value!r}. The allowed value is {ranges[name].description}. Correct it."
             )
 
 
 def unread_settings(given: Iterable[str], settings_class: type[Settings], forced: Iterable[str] = ()) -> list[str]:
-    """Those of the given names, in alphabetical order, that have no effect: of another method, or forced."""
+    """Return the given settings without effect, because they belong to another method or are forced; sorted."""
     return sorted((set(given) - _ranges(settings_class).keys()) | (set(given) & set(forced)))
 
 
 def _ranges(settings_class: type[Settings]) -> dict[str, Range]:
-    """Name -> range of what a class reads from the plans."""
+    """Return the settings that a class reads from the plans, name -> range."""
     found = {setting.name: range_of(setting) for setting in fields(settings_class)}
     return {name: values for name, values in found.items() if values is not None}
 
 
 def _frozen(value: Any) -> Any:
-    """A list of the plans' JSON as a tuple, the lists in it, too."""
+    """Convert a list from the plans, and the lists in it, to tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -230,8 +230,8 @@ def test_the_table_and_its_warnings(tiny, capsys):
     names = ("A", "B", "C", "D")
     test = Availability({"x": (1, 0, 0, 0), "y": (1, 1, 0, 0), "z": (1, 1, 0, 0)}, names)
     none_has, unseen = training.warnings(test)
-    assert none_has.startswith("No training case has D. A model will not have seen it")
-    assert unseen.startswith("2 of the test cases (imagesTs) have A+B, which no training case has together")
+    assert none_has.startswith("No training case has D. ")
+    assert unseen.startswith("2 of the test cases (imagesTs) have A+B. No training case has all")
     assert Availability.from_csv(training.csv(), names).codes == training.codes
     assert Availability({"x": (True,) * 4}, names).warnings(None) == []
 
@@ -246,7 +246,7 @@ def test_the_command_reads_the_test_cases_and_tells_of_labels_alone(tiny, capsys
     extract_fingerprint(911)
     plan_and_preprocess("-d", "Dataset911_Tiny", "--no_pp")
     printed = capsys.readouterr().out
-    assert "WARNING: 1 of the test cases (imagesTs) has A+B, which no training case has together" in printed
+    assert "WARNING: 1 of the test cases (imagesTs) has A+B. No training case has all" in printed
     assert "only trainers of this package can train on them" in printed
     assert (
         "Not used" in printed
