@@ -85,6 +85,7 @@ class CodeConv(nn.Module, ABC):
         return self._convolve_items(x, weight, bias)
 
     def train(self, mode: bool = True) -> "CodeConv":
+        """Set training or evaluation mode, and delete the cached kernel."""
         self._kept = None
         return super().train(mode)
 

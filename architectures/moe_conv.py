@@ -38,6 +38,7 @@ class MoEConv(CodeConv):
 
     @property
     def num_experts(self) -> int:
+        """E, the number of experts."""
         return self.weight.shape[0]
 
     def gates(self, code: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -65,6 +66,7 @@ class MoEConv(CodeConv):
         return weight, bias
 
     def extra_repr(self) -> str:
+        """Describe the layer for `print(network)`."""
         shape = ", ".join(str(size) for size in self.weight.shape)
         return f"experts x out x in x kernel: {shape}, stride={self.stride}, padding={self.padding}"
 

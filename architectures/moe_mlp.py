@@ -59,6 +59,7 @@ class MoEMLP(nn.Module):
 
     @property
     def num_experts(self) -> int:
+        """E, the number of experts."""
         return self.weight_in.shape[0]
 
     def gates(self, tokens: Tensor) -> Tensor:
@@ -112,6 +113,7 @@ class MoEMLP(nn.Module):
         return self.image_type
 
     def extra_repr(self) -> str:
+        """Describe the layer for `print(network)`."""
         return f"experts x hidden x channels: {', '.join(map(str, self.weight_in.shape))}, routing={self.routing}"
 
 

@@ -121,6 +121,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return self.decode(self._joined(self._maps_of_code(image, present), available), x, available)
 
     def train(self, mode: bool = True) -> "SharedEncoderNetwork":
+        """Set training or evaluation mode; training mode deletes the cached maps of a zero image."""
         if mode:
             self._kept = None
         return super().train(mode)

@@ -194,10 +194,12 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         )
 
     def initialize(self) -> None:
+        """Seed the random generators, then initialize as nnU-Net does."""
         self._seed_generators()
         super().initialize()
 
     def on_train_start(self) -> None:
+        """Start the training as nnU-Net does; the log lists the settings, and those in the plans without effect."""
         self._seed_generators()  # here too, so that a resumed training does not repeat its first augmentations
         super().on_train_start()
         if self.local_rank == 0:
@@ -208,6 +210,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             self.print_to_log_file(f"Settings in the plans that have no effect on this trainer: {', '.join(unread)}")
 
     def on_train_epoch_start(self) -> None:
+        """Start the epoch as nnU-Net does, and seed the random generators for it."""
         super().on_train_epoch_start()
         self._step_in_epoch = 0
         self.told = Epoch()
@@ -249,6 +252,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         """
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """End the training part of the epoch as nnU-Net does; the log shows the mean of each part of the loss."""
         super().on_train_epoch_end(train_outputs)
         train_outputs = self._of_all_processes(train_outputs)
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
@@ -257,8 +261,9 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             self.print_to_log_file(", ".join(f"{name} {mean:.4f}" for name, mean in self.told.loss_parts.items()))
 
     def on_validation_epoch_start(self) -> None:
+        """Start the validation part of the epoch, with the code that follows the last one of the previous epoch."""
         super().on_validation_epoch_start()
-        # continue after the last code of the previous epoch, so that few iterations reach all codes, too
+        # so even few iterations reach all codes, over several epochs
         self._validation_step = self.current_epoch * self.num_val_iterations_per_epoch
 
     def validation_step(self, batch: dict) -> dict:

@@ -20,6 +20,7 @@ class nnUNetTrainerDedicated(nnUNetTrainerMissingModality):
     is_dedicated = True
 
     def initialize(self) -> None:
+        """Initialize as every trainer does; the log names the modalities of the model."""
         super().initialize()
         (code,) = self.validation_codes
         text = code_text(code, channel_names(self.dataset_json))

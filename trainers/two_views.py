@@ -31,8 +31,10 @@ class nnUNetTrainerTwoViews(nnUNetTrainerMissingModality):
     """
 
     self_distillation: Any = None
+    """The loss L_sd; None for methods without self-distillation."""
 
     def initialize(self) -> None:
+        """Initialize as every trainer does, and build L_sd if the method uses it."""
         super().initialize()
         if isinstance(self.settings, SelfDistillationSettings):
             self.self_distillation = self._build_self_distillation_loss(self.settings.temperature)
