@@ -41,6 +41,7 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     is_pretraining = True
     forced_settings: ClassVar[dict[str, Any]] = nnUNetTrainerM4oENoGate.forced_settings
     masked_ratio: ClassVar[float] = 0.75
+    """Fraction of the patches that are masked, 0 to 1."""
     betas = (0.9, 0.95)
 
     def __init__(

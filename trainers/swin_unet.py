@@ -45,6 +45,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
     settings: M4oESettings
     max_gradient_norm = 1.0
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """The betas of AdamW."""
 
     def __init__(
         self,
