@@ -1,1 +1,1 @@
-"""`nnunet_moe study`: train and compare several methods on one dataset, every job by Snakemake."""
+"""Train and compare several methods on one dataset, with jobs that Snakemake runs: `nnunet_moe study`."""

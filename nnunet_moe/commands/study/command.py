@@ -1,4 +1,4 @@
-"""The options of `nnunet_moe study`."""
+"""Run `nnunet_moe study`, and define its options."""
 
 import argparse
 import importlib.util
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which study, and where its jobs run.
+    """The options of `nnunet_moe study`: which study to run, and where its jobs run.
 
     Raises:
-        SettingsError: an option out of range.
+        SettingsError: an option is out of range.
     """
 
     file: Path = option(
@@ -44,7 +44,7 @@ class Request:
     device: str | None = device_option(
         default=None, help="compute on this device (default: cuda if a GPU is available or with --profile, else cpu)"
     )
-    """None: a GPU where there is one, and always with a profile: where a job is sent off from has often none itself."""
+    """None: a GPU if available. With a profile always a GPU, because the machine that submits jobs often has none."""
     jobs: int | None = option(
         "-jobs",
         type=int,
@@ -69,7 +69,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
-            raise SettingsError(f"-jobs is {self.jobs}; it must be at least 1.")
+            raise SettingsError(f"-jobs is {self.jobs}. It must be at least 1.")
 
 
 EXAMPLE = "nnunet_moe study study.yaml -o results --dry_run"
@@ -81,9 +81,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Run the study's jobs, or list them, or do one part of its work."""
+    """Run the jobs of the study, list them, or do only one part of the work."""
     if importlib.util.find_spec("yaml") is None:
-        raise SettingsError("A study needs Snakemake and PyYAML: pip install 'nnunet-moe[study]'")
+        raise SettingsError(
+            "A study needs Snakemake and PyYAML, but PyYAML is missing. Run: pip install 'nnunet-moe[study]'"
+        )
     request = read_request(Request, namespace)
 
     from nnunet_moe.commands.study.models import write_plans
@@ -120,7 +122,7 @@ def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
 
     try:
         run_plan(plan, machine)
-    except JobsFailedError as failure:  # a report of what is there all the same
+    except JobsFailedError as failure:  # still report the finished evaluations
         try:
             report = f"Report: {write_report(plan)}"
         except NnunetMoeError as error:

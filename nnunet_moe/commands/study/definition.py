@@ -1,4 +1,4 @@
-"""The file that defines a study, read and checked."""
+"""Read and check the file that defines a study."""
 
 import os
 import re
@@ -20,15 +20,16 @@ NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which numbers are what they look like: 010 is a text, by default the number eight; 1e-3 is a number.
+    """A YAML loader that reads numbers as a person does, and refuses repeated keys.
 
-    A key that stands twice is an error; by default the last one wins.
+    Here `010` is a text and `1e-3` a number. By default, YAML reads `010` as the number eight and `1e-3` as a text.
+    Of two equal keys, YAML uses the last one, where this loader raises an error.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore[reportArgumentType]
         if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -44,19 +45,19 @@ for kind, pattern in _NUMBERS.items():
 
 @dataclass(frozen=True)
 class Method:
-    """A trainer with settings of its own."""
+    """A trainer with its own settings."""
 
     name: str
-    """In tables and file names."""
+    """The name in tables and file names."""
     trainer: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Under the key `nnunet_moe` of the plans, beside those of the study."""
+    """Settings for the key `nnunet_moe` of the plans, in addition to those of the study."""
     seeds: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
 class CaseSet:
-    """Images to score by the ensemble of a model's folds, beside the folds' validation cases."""
+    """Images to score with the ensemble of a model's folds, in addition to the folds' validation cases."""
 
     images: Path
     labels: Path
@@ -64,7 +65,7 @@ class CaseSet:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of `nnunet_moe evaluate`, by their names there."""
+    """Options of `nnunet_moe evaluate`, under the same names."""
 
     codes: tuple[str, ...] | None = None
     connectivity: int = 26
@@ -76,10 +77,10 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained on what, and how it is scored."""
+    """A study: the methods, the dataset, and how to score the models."""
 
     name: str
-    """Of the file; it is part of the name of the study's plans."""
+    """The name of the file, without ending. It is part of the name of the study's plans."""
     dataset: str
     configuration: str
     methods: tuple[Method, ...]
@@ -93,24 +94,24 @@ class Study:
 
     @property
     def study_plans(self) -> str:
-        """The identifier of the plans that hold the study's configurations."""
+        """The identifier of the plans with the configurations of the study."""
         return f"{self.plans}_{self.name}"
 
 
 def read_study(file: Path) -> Study:
     """Read the file that defines a study.
 
-    Relative paths in it start at its folder; variables of the environment, `$nnUNet_raw`, may stand in paths.
+    Relative paths start at the folder of the file. Paths may contain environment variables, e.g. `$nnUNet_raw`.
 
     Raises:
-        SettingsError: the file is not there or no YAML, has an unknown key, or a value that is not allowed.
+        SettingsError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
     """
     try:
         given = yaml.load(file.read_text(), _Loader)
     except FileNotFoundError:
-        raise SettingsError(f"{file} is not there. Name the YAML file of a study.") from None
+        raise SettingsError(f"{file} does not exist. Give the YAML file of a study.") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise SettingsError(f"{file} is no YAML: {error}") from error
+        raise SettingsError(f"{file} is not valid YAML: {error}") from error
     keys = {
         "dataset": _text,
         "configuration": _name,
@@ -147,51 +148,53 @@ def _check(study: Study) -> None:
     shown = list(map(short_name, names))
     if twice := {name for name in shown if shown.count(name) > 1}:
         raise SettingsError(
-            f"Two trainers are called {', '.join(sorted(twice))} in tables. Give one a 'name' of its own: "
-            "{trainer: ..., name: ..., settings: {...}}."
+            f"Two trainers have the same name in tables: {', '.join(sorted(twice))}. Names must differ. Give one a "
+            "'name': {trainer: ..., name: ..., settings: {...}}."
         )
     for method in study.methods:
         settings = {**study.settings, **method.settings}
         if reserved := {"seed", "modality_code"} & settings.keys():
             raise SettingsError(
-                f"{', '.join(sorted(reserved))} cannot stand in 'settings' ({method.name}): seeds are named by "
-                "'seeds', and a dedicated trainer gets a model for each code."
+                f"{method.name}: {', '.join(sorted(reserved))} is not allowed in 'settings'. Give seeds with 'seeds'. "
+                "A dedicated trainer gets a model for each code automatically."
             )
         require_allowed(settings, "in 'settings'")
     if study.baseline and study.baseline not in names:
-        raise SettingsError(f"The baseline is {study.baseline!r}; it must be one of {', '.join(names)}.")
+        raise SettingsError(f"baseline is {study.baseline!r}. It must be one of {', '.join(names)}.")
     if "all" in study.folds and (len(study.folds) > 1 or not study.cases):
-        raise SettingsError("Fold 'all' has no validation cases: name it alone, and images to score under 'cases'.")
+        raise SettingsError(
+            "Fold 'all' has no validation cases. Use it without other folds, and add images to score under 'cases'."
+        )
 
 
 def _checked(given: Any, where: str, keys: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of an object, each as its key's function makes it."""
+    """Check the keys of an object, and convert each value with the function of its key."""
     if not isinstance(given, dict):
-        raise SettingsError(f"{where} is {given!r}; it must be an object with the keys {', '.join(keys)}.")
+        raise SettingsError(f"{where} is {given!r}. It must be an object with the keys {', '.join(keys)}.")
     if unknown := [str(key) for key in given if key not in keys]:
         raise SettingsError(f"{where} has the unknown key {', '.join(unknown)}. Allowed are {', '.join(keys)}.")
     if missing := [key for key in required if key not in given]:
-        raise SettingsError(f"{where} lacks {', '.join(missing)}.")
+        raise SettingsError(f"{where} lacks {', '.join(missing)}. Add it.")
     return {key: keys[key](value, key) for key, value in given.items()}
 
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value):
-        raise SettingsError(f"{key} is {value!r}; it must be a name.")
+        raise SettingsError(f"{key} is {value!r}. It must be a name.")
     return str(value)
 
 
 def _name(value: Any, key: str) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise SettingsError(
-            f"{key} is {value!r}; it becomes part of file names: letters, digits and single _ . + - are allowed."
+            f"{key} is {value!r}. It becomes part of file names. Letters, digits and single _ . + - are allowed."
         )
     return value
 
 
 def _list(value: Any, key: str) -> list:
     if not isinstance(value, list) or not value:
-        raise SettingsError(f"{key} is {value!r}; it must be a list with at least one entry.")
+        raise SettingsError(f"{key} is {value!r}. It must be a list with at least one entry.")
     return value
 
 
@@ -205,12 +208,12 @@ def _seeds(value: Any, key: str) -> tuple[int, ...]:
 
 def _different(value: Any, key: str, accepts: Any, allowed: str) -> tuple:
     if not all(map(accepts, _list(value, key))) or len(set(value)) < len(value):
-        raise SettingsError(f"{key} is {value!r}; it must be a list of {allowed}, each once.")
+        raise SettingsError(f"{key} is {value!r}. It must be a list of {allowed}, each only once.")
     return tuple(value)
 
 
 def folder_of(cases: str) -> str:
-    """The name of a set of cases as a file name."""
+    """Return the folder name of a set of cases."""
     return re.sub(r"\s+", "_", cases)
 
 
@@ -224,24 +227,26 @@ def _is_whole(value: Any) -> bool:
 
 def _settings(value: Any, key: str) -> dict:
     if not isinstance(value, dict):
-        raise SettingsError(f"{key} is {value!r}; it must be an object of settings, as under {PLANS_KEY!r} in plans.")
+        raise SettingsError(f"{key} is {value!r}. It must be an object of settings, as under {PLANS_KEY!r} in plans.")
     return value
 
 
 def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
     if not isinstance(value, dict):
-        raise SettingsError(f"{key} is {value!r}; it must be an object: NAME: {{images: FOLDER, labels: FOLDER}}.")
+        raise SettingsError(f"{key} is {value!r}. It must be an object: NAME: {{images: FOLDER, labels: FOLDER}}.")
     found = {}
     for name, entry in value.items():
         if not re.fullmatch(r"\w[\w .+-]*", str(name)):
-            raise SettingsError(f"{key} are called {name!r}: letters, digits, spaces and _ . + - are allowed.")
+            raise SettingsError(f"{key} has the name {name!r}. Letters, digits, spaces and _ . + - are allowed.")
         if folder_of(str(name)) in map(folder_of, (VALIDATION, *found)):
-            raise SettingsError(f"{key} are called {name!r}, as others are, but for spaces. Give them another name.")
+            raise SettingsError(
+                f"{key} has the name {name!r}, which becomes the same folder name as others. Choose another name."
+            )
         paths = _checked(entry, f"{key} {name!r}", {"images": _text, "labels": _text}, required=("images", "labels"))
         folders = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in paths.items()}
         if missing := [str(path) for path in folders.values() if not path.is_dir()]:
-            unset = " A variable of the environment in it is not set." if "$" in missing[0] else ""
-            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is no folder.{unset}")
+            unset = " An environment variable in it is not set." if "$" in missing[0] else ""
+            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is not a folder.{unset} Correct the path.")
         found[str(name)] = CaseSet(**{kind: path.resolve() for kind, path in folders.items()})
     return found
 
@@ -259,7 +264,7 @@ def _evaluation(value: Any, key: str) -> EvaluationOptions:
             require_step_size(option)
             continue
         else:
-            allowed, fits = "a number from 0", name == "codes" or (_is_number(option) and option >= 0)
+            allowed, fits = "a number, 0 or larger", name == "codes" or (_is_number(option) and option >= 0)
         if not fits:
-            raise SettingsError(f"{name} is {option!r}; it must be {allowed}.")
+            raise SettingsError(f"{name} is {option!r}. It must be {allowed}.")
     return EvaluationOptions(**found)

@@ -1,11 +1,13 @@
-"""Run one job of a study: a command, once two locks are held.
+"""Run one job of a study: take two locks, then run a command.
 
     python -m nnunet_moe.commands.study.job --lock FILE [--device ID ...] -- COMMAND ...
 
-A study that was killed may leave jobs running. The locks are open files that the command and its own processes
-inherit, so they are free when the last of them has ended, however it ended. One lock is the job's, so that no job runs
-twice at once. The other is a device's, the first that is free, which the command then sees alone; it holds for all
-studies of a user on a machine.
+A study that was killed may leave jobs running. So the locks are open files that the command and its child processes
+inherit. They are free once the last of these processes has ended, for any reason.
+
+- The first lock belongs to the job, so that no job runs twice at a time.
+- The second lock belongs to a device. The job takes the first free device, and the command sees only this one. The lock
+  counts for all studies of a user on a machine.
 """
 
 import argparse
@@ -23,15 +25,20 @@ SECONDS_BETWEEN_TRIES = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Wait for the locks, then become the command."""
+    """Wait for the locks, then replace this process by the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--lock", type=Path, required=True, help="file for the job's lock")
-    parser.add_argument("--device", action="append", default=[], help="of CUDA, by number or UUID; may be given again")
+    parser.add_argument("--lock", type=Path, required=True, help="use this file as the lock of the job")
+    parser.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        help="allow this CUDA device, by number or UUID; repeat it for others (default: none)",
+    )
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
     _first_free([options.lock])
     if options.device:
-        # a device that takes several jobs is given several times, and has as many locks
+        # a device for several jobs is given several times, and has as many locks
         counts = [options.device[:number].count(device) for number, device in enumerate(options.device)]
         places = [DEVICES / f"{device}_{count}" for device, count in zip(options.device, counts, strict=True)]
         os.environ["CUDA_VISIBLE_DEVICES"] = options.device[_first_free(places)]
@@ -40,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def hold(file: Path) -> int | None:
-    """Lock a file for this process and all that inherit from it.
+    """Lock a file for this process and its child processes.
 
     Returns:
-        The open file, None if others hold the lock.
+        The open file; None if another process holds the lock.
 
     Raises:
         OSError: the file cannot be opened.
@@ -55,21 +62,21 @@ def hold(file: Path) -> int | None:
     except BlockingIOError:
         os.close(opened)
         return None
-    except OSError:  # a file system without locks: nobody holds any
+    except OSError:  # the file system has no locks, so nobody holds one
         pass
     os.set_inheritable(opened, True)
     return opened
 
 
 def _first_free(files: Sequence[Path]) -> int:
-    """Wait until one of the locks can be held; its number."""
+    """Wait until one of the locks is free, take it, and return its number."""
     said = False
     while True:
         for number, file in enumerate(files):
             if hold(file) is not None:
                 return number
         if not said:
-            print(f"waiting: others hold {', '.join(file.name for file in files)}", flush=True)
+            print(f"waiting: other processes hold {', '.join(file.name for file in files)}", flush=True)
             said = True
         time.sleep(SECONDS_BETWEEN_TRIES)
 

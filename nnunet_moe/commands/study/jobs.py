@@ -1,4 +1,4 @@
-"""The jobs of a study: ordinary commands, and which must be done before which."""
+"""The jobs of a study. Each is an ordinary command with the jobs that it needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Job:
 
 
 def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str, *, preprocess: bool) -> dict[str, Job]:
-    """All jobs, by `KIND/NAME`, in an order in which they could run one after another.
+    """Return all jobs as `KIND/NAME` -> job, in an order in which they could run one after another.
 
     Args:
-        study: what to do.
-        trained: its methods under each of their seeds.
-        file: that the study was read from.
+        study: the study.
+        trained: its methods, each with each of its seeds.
+        file: the file that defines the study.
         device: `cpu`, `cuda` or `mps`.
         preprocess: whether the dataset must be planned and preprocessed first.
     """
@@ -39,7 +39,7 @@ def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str,
         for name, configuration in model.configurations.items():
             for fold in study.folds:
                 what = (study.dataset, configuration, str(fold), "-tr", model.method.trainer, "-p", study.study_plans)
-                # --c goes on where a killed training stopped, and begins one that has not begun
+                # --c resumes a killed training, and starts a new one otherwise
                 command = ("nnUNetv2_train", *what, "-device", device, "--c")
                 trainings[f"train/{name}_fold{fold}"] = Job(command, (PLANS,))
         jobs |= trainings
@@ -49,18 +49,18 @@ def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str,
 
 
 def case_sets(study: Study) -> dict[str, CaseSet | None]:
-    """What is scored: the folds' validation cases, if there are, and those that the study names."""
+    """Return the sets of cases to score: the folds' validation cases, if any, and the cases of the study's file."""
     validation = {} if "all" in study.folds else {VALIDATION: None}
     return {**validation, **study.cases}
 
 
 def evaluation_job(model: SeededRun, cases: str) -> str:
-    """The name of the job that scores a model on a set of cases."""
-    return f"evaluate/{model.name}__{folder_of(cases)}"  # a method's name has no __, so no other is called so
+    """Return the name of the job that scores a model on a set of cases."""
+    return f"evaluate/{model.name}__{folder_of(cases)}"  # unique, because the name of a method has no __
 
 
 def evaluation_folder(model: SeededRun, cases: str) -> Path:
-    """Where `nnunet_moe evaluate` writes, below the study's folder."""
+    """Return the output folder of `nnunet_moe evaluate`, relative to the study's folder."""
     return Path("evaluations") / folder_of(cases) / model.name
 
 
@@ -73,7 +73,7 @@ def _evaluate(study: Study, model: SeededRun, cases: str, device: str) -> tuple[
 
 
 def _options(evaluation: EvaluationOptions) -> list[str]:
-    """Those that differ from the command's defaults."""
+    """Return the options that differ from the defaults of the command."""
     options: list[str] = []
     for name, value in vars(evaluation).items():
         if value == getattr(EvaluationOptions(), name):

@@ -1,4 +1,4 @@
-"""Which models a study trains, and the plans that hold their configurations."""
+"""The models that a study trains, and the plans with their configurations."""
 
 import copy
 import json
@@ -23,23 +23,23 @@ from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import PLANS_KEY, read_settings, unread_settings
 
 NUM_FOLDS = 5
-"""Of the split that nnU-Net makes."""
+"""Number of folds in nnU-Net's split."""
 
 
 @dataclass(frozen=True)
 class SeededRun:
-    """A method under one seed: one model, or a dedicated one for each code."""
+    """A method with one seed. It has one model, or a dedicated model for each code."""
 
     method: Method
     seed: int
     configuration: str
-    """That `nnunet_moe evaluate` is told."""
+    """The configuration for `nnunet_moe evaluate`."""
     codes: tuple[Code, ...] = ()
-    """Those that have a dedicated model, in a configuration of its own."""
+    """The codes that have a dedicated model, each in its own configuration."""
     settings_class: type[Settings] = Settings
-    """What the trainer reads."""
+    """The settings that the trainer reads."""
     fixed_settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the trainer forces, whatever the plans say."""
+    """The settings that the trainer fixes, regardless of the plans."""
 
     @property
     def name(self) -> str:
@@ -47,21 +47,21 @@ class SeededRun:
 
     @property
     def configurations(self) -> dict[str, str]:
-        """What each training is called -> its configuration."""
+        """Name of each training -> its configuration."""
         if not self.codes:
             return {self.name: self.configuration}
         return {f"{self.name}_{code_digits(code)}": f"{self.configuration}_{code_digits(code)}" for code in self.codes}
 
 
 def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
-    """Every method under each of its seeds.
+    """Return every method with each of its seeds.
 
-    A trainer that is not of this package reads neither settings nor seed: it is trained once, on the configuration as
-    it is.
+    A trainer from outside this package reads neither settings nor seeds. It is trained once, with the unchanged
+    configuration.
 
     Raises:
-        ModelError: there is no such trainer.
-        SettingsError: settings or seeds for a trainer that reads none.
+        ModelError: a trainer does not exist.
+        SettingsError: a trainer that reads no settings or seeds was given some.
     """
     found: list[SeededRun] = []
     for method in study.methods:
@@ -69,11 +69,13 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
         if not hasattr(trainer, "settings_class"):
             if method.settings or len(method.seeds) != 1:
                 raise SettingsError(
-                    f"{method.trainer} is not of this package: it reads no settings and no seed. Name it with one "
-                    f"seed, {{trainer: {method.trainer}, seeds: [0]}}; its own class says how long it trains."
+                    f"{method.trainer} does not come from this package, so it reads no settings and no seed. Give it "
+                    f"one seed: {{trainer: {method.trainer}, seeds: [0]}}. Its class fixes the number of epochs."
                 )
             if not all(map(all, codes[-1:])):
-                raise SettingsError(f"{method.trainer} takes complete cases alone; 'codes' must hold the complete one.")
+                raise SettingsError(
+                    f"{method.trainer} takes only complete cases. Add the code of all modalities to 'codes'."
+                )
             found.append(SeededRun(method, method.seeds[0], study.configuration))
             continue
         own = f"_{method.name}" if method.settings else ""
@@ -86,15 +88,17 @@ def trained_methods(study: Study, codes: list[Code]) -> list[SeededRun]:
 
 
 def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, Any]]:
-    """The study's plans: those it starts from, with a configuration for each of its models; nothing is written.
+    """Make the study's plans, without writing them: the original plans and a configuration for each model.
 
     Returns:
-        The file that they belong in, and what belongs there.
+        The file for the plans, and its content.
 
     Raises:
-        SettingsError: the plans are not there or lack the configuration, a new method is the same as another one or
-            has settings that its trainer does not read, a trainer refuses its settings, or the study or one of its
-            models has begun with other plans.
+        SettingsError: for one of these reasons:
+            - the plans are missing or lack the configuration;
+            - a new method is the same as another one, or has settings that its trainer does not read;
+            - a trainer refuses its settings;
+            - the study or one of its models has begun with other plans.
     """
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
@@ -104,7 +108,7 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
     settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
     if base.previous_stage_name is not None or "modality_code" in settings:
         what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
-        raise SettingsError(f"{study.configuration} is {what}. Name a configuration that stands alone.")
+        raise SettingsError(f"{study.configuration} is {what}. Choose a configuration that needs no other one.")
     file = folder / f"{study.study_plans}.json"
     begun = json.loads(file.read_text()) if file.exists() else None
     _require_new_methods(study, trained, settings, () if begun is None else begun["configurations"])
@@ -122,8 +126,8 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
             trainer = find_trainer(method.trainer)
             if trainer.is_pretraining:
                 raise SettingsError(
-                    f"{method.trainer} is a pre-training, of which there is nothing to score. Train it by itself; "
-                    "a study starts no training from -pretrained_weights."
+                    f"{method.trainer} is a pre-training, which gives nothing to score. Train it outside the study. A "
+                    "study cannot start trainings from -pretrained_weights."
                 )
             trainer.checked(plans, configuration, dataset_json)
     plans = plans if begun is None else _continued(begun, plans, file)
@@ -134,34 +138,37 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
 def write_plans(study: Study, trained: list[SeededRun]) -> Path:
     """Write the study's plans.
 
-    The folds' splits are written, too, if they are not there: trainings that begin together would all write them.
+    If the splits of the folds are missing, they are written, too. Otherwise all trainings that start at the same time
+    would write them.
 
     Raises:
-        SettingsError: as `plans_of`.
+        SettingsError: as for `plans_of`.
     """
     file, plans = plans_of(study, trained)
     _write_json(file, plans)
     if not (splits := file.with_name("splits_final.json")).exists():
         data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
-        # as nnU-Net does
+        # the same split as nnU-Net's
         _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=NUM_FOLDS))
     return file
 
 
 def read_plans(file: Path, configuration: str) -> dict[str, Any]:
-    """Plans that have a configuration.
+    """Read plans, and make sure that they have a configuration.
 
     Raises:
-        SettingsError: they are not there, or lack it.
+        SettingsError: the plans are missing, or lack the configuration.
     """
     if not file.exists():
-        raise SettingsError(f"{file} is not there. Plan and preprocess the dataset, or name other plans by 'plans'.")
+        raise SettingsError(
+            f"{file} does not exist. Plan and preprocess the dataset, or choose other plans with 'plans'."
+        )
     plans = json.loads(file.read_text())
     if configuration not in plans["configurations"]:
         raise SettingsError(
-            f"{file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. Name one of "
-            "them by 'configuration'."
+            f"{file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. Choose one of "
+            "them with 'configuration'."
         )
     return plans
 
@@ -171,15 +178,17 @@ def _require_new_methods(
 ) -> None:
     """Make sure that each method differs from the others, and that its settings have an effect.
 
-    Models that the study has begun stay as they are: an older version of this package may have begun them, which read
-    other settings.
+    Models that the study has already begun are not checked. An older version of this package, which read other
+    settings, may have begun them.
 
     Args:
-        settings: of all methods, without their own.
-        begun: the names of the configurations that the study's plans contain already.
+        study: the study.
+        trained: its methods, each with each of its seeds.
+        settings: the settings that all methods share.
+        begun: the names of the configurations that the study's plans already contain.
 
     Raises:
-        SettingsError: two methods of which one is new are the same, or a new one has settings without effect.
+        SettingsError: a new method is the same as another one, or has settings without effect.
     """
     same: dict[tuple[str, Settings], list[tuple[str, bool]]] = {}
     for model in trained:
@@ -187,39 +196,41 @@ def _require_new_methods(
         is_new = model.configuration == study.configuration or model.configuration not in begun
         if is_new and (unread := unread_settings(method.settings, model.settings_class, model.fixed_settings)):
             raise SettingsError(
-                f"{method.trainer} fixes {', '.join(unread)} or does not read it: take it out of {method.name}."
+                f"{method.trainer} fixes {', '.join(unread)} or does not read it. Take it out of {method.name}."
             )
         given = {PLANS_KEY: {**settings, **method.settings}}
         others = same.setdefault((method.trainer, read_settings(model.settings_class, given, model.fixed_settings)), [])
         for other, other_is_new in others:
             if other != method.name and (is_new or other_is_new):
-                raise SettingsError(f"{other} and {method.name} are the same trainer with the same settings.")
+                raise SettingsError(
+                    f"{other} and {method.name} are the same trainer with the same settings. Remove or change one."
+                )
         others.append((method.name, is_new))
 
 
 def _add(plans: dict[str, Any], name: str, configuration: dict[str, Any]) -> None:
     if plans["configurations"].setdefault(name, configuration) != configuration:
         raise SettingsError(
-            f"The plans have another configuration called {name!r}. Rename it, or the trainer's 'name'."
+            f"The plans already have another configuration {name!r}. Rename it, or change the trainer's 'name'."
         )
 
 
 def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The plans with which a study has begun, and what is new."""
+    """Add new configurations to the plans with which a study has begun."""
     merged = copy.deepcopy(begun)
     for name, configuration in plans["configurations"].items():
         merged["configurations"].setdefault(name, configuration)
     changed = [*_differences(merged["configurations"], plans["configurations"]), *_differences(begun, plans)]
     if changed := [name for name in changed if name != "configurations"]:
         raise SettingsError(
-            f"The study has begun with other plans ({file}): {', '.join(changed)} changed since. Give the study's file "
-            "another name to begin anew, or take the change back."
+            f"The study has begun with other plans ({file}): {', '.join(changed)} changed since. Undo the change, or "
+            "rename the study's file to start a new study."
         )
     return merged
 
 
 def _require_models_of(study: Study, trained: list[SeededRun], plans: dict[str, Any]) -> None:
-    """Make sure that models that have been trained, or begun to, have been so by these plans."""
+    """Make sure that models that are trained or have begun to train used these plans."""
     sets = LabelSets.of(json.loads((nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json").read_text()))
     label_sets_now = None if sets is None else [list(row) for row in sets.setting]
     for model in trained:
@@ -233,16 +244,16 @@ def _require_models_of(study: Study, trained: list[SeededRun], plans: dict[str, 
                 begun = {}
             now = PlansManager(plans).get_configuration(name).configuration
             settings = dict(begun.get(PLANS_KEY, {}))
-            label_sets = settings.pop("label_sets", None)  # which the trainer has from dataset.json
+            label_sets = settings.pop("label_sets", None)  # the trainer took them from dataset.json
             if {**begun, PLANS_KEY: settings} != {PLANS_KEY: {}, **now} or label_sets not in (None, label_sets_now):
                 raise SettingsError(
-                    f"{folder} was trained with other settings than the study has now. Give the study's file another "
-                    "name to begin anew, take the change back, or remove the folder."
+                    f"{folder} was trained with other settings than the study has now. Undo the change, remove the "
+                    "folder, or rename the study's file to start a new study."
                 )
 
 
 def model_folder(study: Study, model: SeededRun, configuration: str) -> Path:
-    """Where nnU-Net puts a model, with a folder for each fold."""
+    """Return nnU-Net's folder of a model, which has a folder for each fold."""
     name = f"{model.method.trainer}__{study.study_plans}__{configuration}"
     return nnunet_folder(nnUNet_results) / study.dataset / name
 

@@ -1,4 +1,4 @@
-"""A study made ready: its models, its jobs, what is done and what is left."""
+"""The plan of a study: its models and jobs, which jobs are done, and which are left."""
 
 import csv
 import json
@@ -29,34 +29,34 @@ from nnunet_moe.models.choice import DEFAULT_PLANS
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder
 
 JOBS = "jobs.json"
-PLANNED = ("2d", "3d_lowres", "3d_fullres")  # by nnU-Net, each standing alone
+PLANNED = ("2d", "3d_lowres", "3d_fullres")  # nnU-Net's configurations that do not need another one
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study with all that it takes."""
+    """A study with its models and jobs."""
 
     study: Study
     codes: list[Code]
-    """Those scored that some case has."""
+    """The codes to score. Some case has each of them."""
     trained: list[SeededRun]
     jobs: dict[str, Job]
     out: Path
 
     def marker(self, job: str) -> Path:
-        """The file that is there when a job, as it was then, has been done."""
+        """Return the marker file of a job. It exists once the job is done."""
         return self.out / "done" / job
 
     def done(self) -> set[str]:
-        """The jobs that are done, as they are now."""
+        """Return the jobs that are done and have not changed since."""
         changed = self.changed()
         return {job for job in self.jobs if self.marker(job).exists() and job not in changed}
 
     def changed(self) -> set[str]:
-        """The jobs that count as not done whatever was done before.
+        """Return the jobs that must run again, although they may have been done before.
 
-        They are another command now, their evaluation is gone, or so it is with one that they need. On another device a
-        job is still the same. Plans and preprocessing are never among them: what stands in plans stays.
+        A job must run again if its command changed, its evaluation was removed, or a job that it needs must run again.
+        Another device is not a change. Plans and preprocessing never run again, because existing plans are kept.
         """
         known = self.earlier_commands()
         reports = {
@@ -73,7 +73,7 @@ class StudyPlan:
         return found
 
     def earlier_commands(self) -> dict[str, Sequence[str]]:
-        """What every job of the study was when it was run last, those that are no longer among its jobs counted."""
+        """Return the command of each job in the last run, including jobs that are no longer part of the study."""
         file = self.out / JOBS
         if not file.exists():
             return {}
@@ -81,7 +81,7 @@ class StudyPlan:
         return {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
 
     def seconds(self, job: str) -> list[float]:
-        """What a job took from its last start to its end; empty if that is not known."""
+        """Return the seconds from the last start of a job to its end; empty if unknown."""
         file = self.out / "times" / f"{job}.tsv"
         if not file.exists():
             return []
@@ -89,10 +89,10 @@ class StudyPlan:
             return [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
 
     def describe(self, num_jobs: int | None) -> str:
-        """How many jobs there are and are left, by kind, and how long they will take, as far as that can be told.
+        """Describe how many jobs of each kind are done and left, and estimate the remaining time.
 
         Args:
-            num_jobs: that run at a time; None if a cluster decides.
+            num_jobs: number of jobs that run at a time; None if a cluster decides.
         """
         lines = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"]
         seconds, unknown, all_done = 0.0, [], self.done()
@@ -114,31 +114,31 @@ class StudyPlan:
         parallel = "" if num_jobs is None else f", {num_jobs} at a time"
         lines.append(f"  {left} of {len(self.jobs)} jobs are left{parallel}.")
         if seconds:
-            at_once = "of computing, over all jobs that run at a time" if num_jobs is None else "to go"
+            at_once = "of computing time in total" if num_jobs is None else "to go"
             lines.append(f"  About {_duration(seconds / (num_jobs or 1))} {at_once}.")
         if unknown:
-            lines.append(f"  The time of {' and '.join(unknown)} will be known when the first of its jobs is done.")
+            lines.append(f"  The time for {' and '.join(unknown)} is known once the first such job is done.")
         return "\n".join(lines)
 
 
 def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
-    """Read and check a study, and list its jobs; nothing is written.
+    """Read and check a study, and plan its jobs, without writing files.
 
     Args:
-        file: YAML that defines the study.
-        out: the study's folder, absolute.
+        file: the YAML file that defines the study.
+        out: the output folder, as an absolute path.
         device: `cpu`, `cuda` or `mps`.
 
     Raises:
-        ModalityError: an unknown code, or images to score that cannot be.
-        ModelError: a dataset or a trainer that is not there.
-        SettingsError: a mistake in the study's file, or plans that it cannot use.
+        ModalityError: a code is unknown, or images cannot be scored.
+        ModelError: the dataset or a trainer does not exist.
+        SettingsError: the file has a mistake, or its plans cannot be used.
     """
     study = read_study(file)
     study = replace(study, dataset=dataset_name(study.dataset))
     dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
     if not dataset_file.exists():
-        raise ModelError(f"{dataset_file} is not there. Name a raw dataset in {file}.")
+        raise ModelError(f"{dataset_file} does not exist. Give an existing raw dataset in {file}.")
     dataset_json = json.loads(dataset_file.read_text())
     modalities = channel_names(dataset_json)
     _require_folds(study)
@@ -154,17 +154,19 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
 
 
 def _require_folds(study: Study) -> None:
-    """Make sure that the split has the study's folds; nnU-Net would train others, but not say what they are."""
+    """Make sure that the split has the study's folds. For others, nnU-Net would train on an unknown random split."""
     splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
     number = len(json.loads(splits.read_text())) if splits.exists() else NUM_FOLDS
     if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
-        raise SettingsError(f"{study.dataset} has no fold {unknown[0]}: its split has the folds 0 to {number - 1}.")
+        raise SettingsError(
+            f"{study.dataset} has no fold {unknown[0]}. Its split has the folds 0 to {number - 1}. Choose from these."
+        )
 
 
 def _needs_preprocessing(study: Study, out: Path) -> bool:
-    """Whether the study plans and preprocesses: it has begun to, or nobody has planned yet.
+    """Return whether the study must plan and preprocess: it began to, or there are no plans yet.
 
-    Plans that there are stay as they are, since they may hold what someone has changed.
+    Existing plans are kept, because someone may have changed them.
     """
     begun = json.loads((out / JOBS).read_text())["jobs"] if (out / JOBS).exists() else {}
     if PREPROCESS in begun and not (out / "done" / PREPROCESS).exists():
@@ -173,20 +175,20 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
     if not file.exists() and study.plans == DEFAULT_PLANS:
         if study.configuration not in PLANNED:
             raise SettingsError(
-                f"{study.dataset} is not planned yet, and {study.configuration!r} is none of nnU-Net's configurations, "
-                f"{', '.join(PLANNED)}. Name one of these, or plan first and add your own to the plans."
+                f"{study.dataset} is not planned yet, and nnU-Net does not plan {study.configuration!r}. Use one of "
+                f"{', '.join(PLANNED)}, or plan first and add your own configuration to the plans."
             )
         return True
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
     ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
     cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"[!.]*{ending}")]
-    # of each case nnU-Net writes this file last
+    # nnU-Net writes this file last for each case
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:
         raise SettingsError(
-            f"{len(missing)} of {len(cases)} training cases are not preprocessed in {file.parent / data}, {missing[0]} "
-            f"among them. Preprocess them with the plans {study.plans} (nnUNetv2_preprocess, or nnunet_moe "
-            "plan_and_preprocess where files are missing)."
+            f"{len(missing)} of {len(cases)} training cases are not preprocessed in {file.parent / data}, e.g. "
+            f"{missing[0]}. Preprocess them with the plans {study.plans}: run nnUNetv2_preprocess, or nnunet_moe "
+            "plan_and_preprocess if files are missing."
         )
     return False
 

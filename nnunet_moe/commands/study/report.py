@@ -1,4 +1,4 @@
-"""The report of a study: all methods over all cases, their seeds, learning curves and gates."""
+"""Write the report of a study: scores of all methods, their seeds, learning curves and gates."""
 
 import json
 import math
@@ -35,16 +35,16 @@ from nnunet_moe.runtime.files import folder_name, nnunet_folder
 from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.training_log import Epoch, read_training_logs
 
-SMOOTHING = 0.9  # of nnU-Net's own moving average of the pseudo Dice
+SMOOTHING = 0.9  # as in nnU-Net's moving average of the pseudo Dice
 STYLES = ("-", "--", ":")
 
 
 @rc_context({"text.parse_math": False})  # names may hold a $
 def write_report(plan: StudyPlan) -> Path:
-    """Read all evaluations that are finished and the training logs; write tables, pictures and `report.html`.
+    """Read the finished evaluations and the training logs, and write tables, pictures and `report.html`.
 
     Raises:
-        ModelError: none is finished, or they do not belong together.
+        ModelError: no evaluation is finished, or the evaluations do not belong together.
     """
     study, done = plan.study, plan.done()
     dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
@@ -58,38 +58,38 @@ def write_report(plan: StudyPlan) -> Path:
             else:
                 missing.append(f"{short_name(model.name)} on {cases}")
     if not finished:
-        raise ModelError(f"No evaluation of the study is finished in {plan.out}: no report yet.")
+        raise ModelError(f"There is no report yet. No evaluation of the study is finished in {plan.out}.")
     out = plan.out / "report"
-    shutil.rmtree(out, ignore_errors=True)  # what is no longer part of the study
+    shutil.rmtree(out, ignore_errors=True)  # remove results that are no longer part of the study
     sections, failures, notes = [], "", []
     for cases, folders in finished.items():
         results = read_results(folders, modalities=modalities, codes=plan.codes, labels=tuple(labels_of(dataset_json)))
         sections += _sections(plan, results, cases)
         failures += failure_table(results.by_seed).html() if len(results.failures) else ""
         if study.baseline not in results.trainers:
-            notes.append(f"On {cases} nothing is compared: the baseline is not finished.")
+            notes.append(f"There is no comparison on {cases}, because the baseline is not finished.")
     curves = Section("Learning curves")
     logs = {model.name: _logs(plan, model) for model in plan.trained}
     texts = [code_text(code, modalities) for code in plan.codes]
-    caption = "Pseudo Dice of validation patches by modalities, moving average as nnU-Net's, mean over seeds and folds"
+    caption = "Pseudo Dice of validation patches by modalities: nnU-Net's moving average, mean over seeds and folds"
     curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
     if any(_has_gates(log) for of_model in logs.values() for log in of_model):
-        caption = "Entropy of the gates over that of equal weights, by layer: of each code, and of their mean"
+        caption = "Entropy of the gates by layer, relative to that of equal weights: for each code, and for their mean"
         curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
     sections += [curves, *_gates(plan), _evaluations(plan, finished)]
     if missing:
-        notes.append(f"Not finished, and not in here: {', '.join(missing)}.")
+        notes.append(f"Not finished, and not in this report: {', '.join(missing)}.")
     if diverged := [short_name(name) for name, of_model in logs.items() if any(map(_has_diverged, of_model))]:
-        notes.append(f"Losses that are no numbers in the training of {', '.join(diverged)}.")
+        notes.append(f"The loss became NaN or infinite in the training of {', '.join(diverged)}.")
     summary = (
-        f"{len(study.methods)} methods, {len(plan.trained)} with their seeds, dedicated models counted as one; "
-        f"folds {', '.join(map(str, study.folds))}. A value of a case is its mean over the seeds; differences are to "
-        f"{short_name(study.baseline)}. {' '.join(notes)}"
+        f"This study compares {len(study.methods)} methods, or {len(plan.trained)} if each seed counts, on the "
+        f"folds {', '.join(map(str, study.folds))}. All dedicated models of a method count as one. The value of a case "
+        f"is its mean over the seeds. Methods are compared with {short_name(study.baseline)}. {' '.join(notes)}"
     )
     settings = {
         "study": json.loads(json.dumps(asdict(study), default=str)),
         "settings of each model": _settings(plan),
-        "versions, when the report was made": versions("nnunet_moe", "nnunetv2", "torch"),
+        "versions when the report was written": versions("nnunet_moe", "nnunetv2", "torch"),
     }
     report = plan.out / "report.html"
     write(
@@ -100,7 +100,7 @@ def write_report(plan: StudyPlan) -> Path:
 
 
 def spread_table(spread: pd.DataFrame, codes: Sequence[str], title: str) -> Table:
-    """The means of each seed over codes, or of each case's own code: the rows that are none of the codes'."""
+    """Make a table of the means of each seed, over all codes or over the own code of each case."""
     names = ("Trainer", "Modalities", "Seeds", "Mean by seed", "Mean", "Standard deviation")
     rows = []
     for row in spread[~spread["code"].isin(codes)].to_dict("records"):
@@ -109,8 +109,8 @@ def spread_table(spread: pd.DataFrame, codes: Sequence[str], title: str) -> Tabl
         cells = (short_name(row["trainer"]), row["code"], str(row["seeds"]), by_seed, *numbers)
         rows.append(tuple(Cell(text, PLAIN) for text in cells))
     note = (
-        "DSC in per cent. The standard deviation is that of trainings that differ in the seed, and in nnU-Net's "
-        "augmentation, which is random."
+        "DSC in percent. The standard deviation is over trainings that differ in the seed and in nnU-Net's random "
+        "augmentation."
     )
     return Table(title, tuple(("", name) for name in names), tuple(rows), (note,))
 
@@ -118,12 +118,14 @@ def spread_table(spread: pd.DataFrame, codes: Sequence[str], title: str) -> Tabl
 def learning_curves(
     trained: Sequence[SeededRun], logs: Mapping[str, Sequence[Mapping[int, Epoch]]], codes: Sequence[str]
 ) -> Figure:
-    """A panel a code, a line a method: the mean pseudo Dice over labels, smoothed, then averaged over seeds and folds.
+    """Draw the pseudo Dice over epochs, with one panel for each code and one line for each method.
+
+    It is the mean over labels, smoothed, then averaged over seeds and folds.
 
     Args:
-        trained: the methods under their seeds.
-        logs: name of a method under a seed -> the logs of its trainings.
-        codes: by the names of their modalities.
+        trained: the methods, each with each of its seeds.
+        logs: name of a method with a seed -> the logs of its trainings.
+        codes: the codes, by the names of their modalities.
     """
     columns = min(4, len(codes))
     rows = math.ceil(len(codes) / columns)
@@ -151,7 +153,7 @@ def learning_curves(
 
 
 def gate_entropy(trained: Sequence[SeededRun], logs: Mapping[str, Sequence[Mapping[int, Epoch]]]) -> Figure:
-    """A row a method with gates: the entropies of its first training, a line a layer, first layers dark."""
+    """Draw the gate entropies of each method's first training, with one line for each layer (first layers dark)."""
     shown = {
         name: next(filter(_has_gates, found))
         for name, found in _by_method(trained, logs).items()
@@ -176,7 +178,7 @@ def gate_entropy(trained: Sequence[SeededRun], logs: Mapping[str, Sequence[Mappi
 
 
 def _sections(plan: StudyPlan, results: StudyResults, cases: str) -> list[Section]:
-    """Tables and pictures of one set of cases."""
+    """Make the tables and pictures of one set of cases."""
     baseline = plan.study.baseline
     out = plan.out / "report" / folder_of(cases)
     pairs = [(method, baseline) for method in results.trainers if method != baseline and baseline in results.trainers]
@@ -204,7 +206,7 @@ def _sections(plan: StudyPlan, results: StudyResults, cases: str) -> list[Sectio
 
 
 def _gates(plan: StudyPlan) -> list[Section]:
-    """The pictures of the gates that the first evaluation of each method has drawn."""
+    """Collect the pictures of gates from the first evaluation of each method."""
     section, cases = Section("Gates"), next(iter(case_sets(plan.study)))
     for method in plan.study.methods:
         model = next(model for model in plan.trained if model.method is method)
@@ -215,7 +217,7 @@ def _gates(plan: StudyPlan) -> list[Section]:
 
 
 def _evaluations(plan: StudyPlan, finished: Mapping[str, Mapping[Path, SeededRun]]) -> Section:
-    """Links to the reports of the single models, which have pictures of cases."""
+    """Make links to the reports of the single models, which have pictures of cases."""
     section = Section("Evaluations")
     for cases, folders in finished.items():
         for folder, model in folders.items():
@@ -225,14 +227,14 @@ def _evaluations(plan: StudyPlan, finished: Mapping[str, Mapping[Path, SeededRun
 
 
 def _settings(plan: StudyPlan) -> dict[str, Any]:
-    """What stands under the settings' key in the plans for each configuration that the study trains."""
+    """Return the settings in the plans for each configuration that the study trains."""
     manager = PlansManager(plans_of(plan.study, plan.trained)[1])
     names = [name for model in plan.trained for name in model.configurations.values()]
     return {name: manager.get_configuration(name).configuration.get(PLANS_KEY, {}) for name in names}
 
 
 def _logs(plan: StudyPlan, model: SeededRun) -> list[Mapping[int, Epoch]]:
-    """Of every training of a model, dedicated ones and folds counted."""
+    """Read the logs of all trainings of a model, over its folds and dedicated models."""
     return [
         read_training_logs(model_folder(plan.study, model, name) / f"fold_{fold}")
         for name in model.configurations.values()
@@ -258,7 +260,10 @@ def _has_diverged(log: Mapping[int, Epoch]) -> bool:
 
 
 def _smoothed(log: Mapping[int, Epoch], code: str) -> dict[int, float]:
-    """Epoch -> moving average; an epoch without the code, or without a label in its patches, keeps the last value."""
+    """Return epoch -> moving average of the pseudo Dice.
+
+    An epoch without the code, or without labels in its patches, keeps the last value.
+    """
     curve, value = {}, math.nan
     for number, epoch in log.items():
         known = [dice for dice in epoch.dice.get(code, ()) if not math.isnan(dice)]

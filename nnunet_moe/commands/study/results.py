@@ -1,4 +1,4 @@
-"""The scores of a study: those of its evaluations, each method's averaged over its seeds."""
+"""The scores of a study, averaged over the seeds of each method."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from nnunet_moe.modalities.codes import Code, code_text
 
 
 class StudyResults(Results):
-    """Results in which a trainer is a method of the study, and a value of a case is its mean over the seeds.
+    """Results in which each trainer is a method of the study. The value of a case is its mean over the seeds.
 
     Args:
-        rows: of `COLUMNS`, trainer being the name of a method under a seed.
-        seeds: method -> its names under each seed.
+        rows: rows with the keys of `COLUMNS`. The trainer is the name of a method with a seed.
+        seeds: method -> its names with each seed.
         modalities: names in channel order.
-        codes: those scored, in the order of the tables.
+        codes: the scored codes, in the order of the tables.
         dedicated: the methods whose models are dedicated.
-        labels: of the dataset.
-        cases: all that were to be scored; by default those with a row.
+        labels: the labels of the dataset.
+        cases: all cases that should be scored; by default those with a row.
     """
 
     def __init__(
@@ -52,35 +52,35 @@ class StudyResults(Results):
         self.by_seed = Results(
             rows, modalities=modalities, codes=codes, trainers=tuple(methods), dedicated=(), labels=labels
         )
-        """The same scores, a trainer being a method under one seed."""
+        """The same scores, where each trainer is a method with one seed."""
 
     def values(
         self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
     ) -> pd.Series | None:
-        """The mean over the seeds of each case's value; None if one of them has none."""
+        """Return the mean of each case's value over the seeds; None if a seed has no values."""
         by_seed = [self.by_seed.values(name, code, label, metric, cases) for name in self.seeds[trainer]]
         if any(values is None for values in by_seed):
             return None
         return pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
 
     def correlation(self, trainer: str, code: Code, label: str) -> float:
-        """The mean over the seeds."""
+        """Return the mean correlation over the seeds."""
         return float(np.mean([self.by_seed.correlation(name, code, label) for name in self.seeds[trainer]]))
 
 
 def read_results(
     folders: Mapping[Path, SeededRun], *, modalities: Sequence[str], codes: Sequence[Code], labels: Sequence[str]
 ) -> StudyResults:
-    """Read what `nnunet_moe evaluate` has written.
+    """Read the evaluations that `nnunet_moe evaluate` wrote.
 
     Args:
-        folders: the output folder of each model's evaluation.
+        folders: output folder of an evaluation -> its model.
         modalities: names in channel order.
-        codes: those scored, on whatever cases.
-        labels: of the dataset.
+        codes: the codes of the study. Only those that were scored are kept.
+        labels: the labels of the dataset.
 
     Raises:
-        ModelError: an evaluation is not finished, or it is of other cases than the others.
+        ModelError: an evaluation is not finished, or the evaluations scored different cases.
     """
     rows, seeds, cases = [], {}, {}
     for folder, model in folders.items():
@@ -88,18 +88,18 @@ def read_results(
             summary = json.loads((folder / "summary.json").read_text())
             names = dict.fromkeys(("trainer", "fold", "case", "code", "label", "configuration", "failure"), str)
             numbers = pd.read_csv(folder / "results.csv", nrows=0).columns.difference(list(names))
-            empty = {number: [""] for number in numbers}  # names stay text, whatever they look like
+            empty = {number: [""] for number in numbers}  # names stay text, even if they look like numbers
             table = pd.read_csv(folder / "results.csv", dtype=names, keep_default_na=False, na_values=empty)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{folder} holds no finished evaluation ({error}). Run the study again.") from error
+            raise ModelError(f"{folder} holds no finished evaluation ({error}). Rerun the study.") from error
         scored = {row["case"] for row in summary["metric_per_case"]} | set(summary["unscored_cases"])
         cases.setdefault(frozenset(scored), folder)
         rows += table.assign(trainer=model.name).to_dict("records")
         seeds.setdefault(model.method.name, []).append(model.name)
     if len(cases) > 1:
         raise ModelError(
-            f"{' and '.join(map(str, cases.values()))} are evaluations of other cases. Remove the older "
-            "one, and run the study again."
+            f"{' and '.join(map(str, cases.values()))} scored other cases. All evaluations must score the "
+            "same cases. Remove the older one and rerun the study."
         )
     scored_codes = {row["code"] for row in rows}
     return StudyResults(
@@ -114,9 +114,10 @@ def read_results(
 
 
 def seed_spread(results: StudyResults, label: str, metric: str) -> pd.DataFrame:
-    """One row a method and code, and one over the codes: the mean of each seed, their mean and standard deviation.
+    """Make a table with the mean of each seed, for each method and code and over all codes.
 
-    The standard deviation (divided by n - 1) is NaN for a single seed.
+    It also has the mean and standard deviation over the seeds. The standard deviation (divided by n - 1) is NaN for a
+    single seed.
     """
     rows = []
     for method, names in results.seeds.items():

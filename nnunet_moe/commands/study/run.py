@@ -1,4 +1,4 @@
-"""Run a study's jobs by Snakemake, on this machine or on a cluster."""
+"""Run the jobs of a study with Snakemake, on this machine or on a cluster."""
 
 import importlib.util
 import json
@@ -30,33 +30,34 @@ SECONDS_TO_STOP = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the jobs run."""
+    """Where and how the jobs run."""
 
     device: str
     """`cpu`, `cuda` or `mps`."""
     num_jobs: int | None = None
-    """That run at a time on this machine; by default one on each of its GPUs, or one."""
+    """Number of jobs at a time on this machine; by default one for each GPU, or one."""
     profile: str | None = None
-    """Of Snakemake, for a cluster: one that comes with this package, or a folder."""
+    """Snakemake's profile for a cluster: one that comes with this package, or a folder."""
     more: tuple[str, ...] = ()
-    """Options of Snakemake."""
+    """More options for Snakemake."""
 
     @property
     def jobs_at_a_time(self) -> int | None:
-        """None on a cluster, whose profile says it."""
+        """Number of jobs at a time; None on a cluster, where the profile decides."""
         return None if self.profile is not None else self.num_jobs or max(1, len(self._gpus()))
 
     @property
     def devices(self) -> list[str]:
-        """The CUDA device of each job that runs at a time; none on a cluster, which gives its own."""
+        """The CUDA device of each job at a time; empty on a cluster, which assigns devices itself."""
         gpus = self._gpus()
         return [gpus[job % len(gpus)] for job in range(self.jobs_at_a_time or 0)] if gpus else []
 
     @property
     def threads(self) -> int:
-        """Of each job, as OMP_NUM_THREADS and its like tell: its share of the cores, or what the user's own says.
+        """Number of threads of each job, for OMP_NUM_THREADS and similar variables.
 
-        With a profile it is 1 unless the profile sets threads.
+        It is the user's OMP_NUM_THREADS if set, else the job's share of the cores. With a profile it is 1, unless the
+        profile sets threads.
         """
         if self.profile is not None:
             return 1
@@ -64,20 +65,22 @@ class Machine:
         return max(1, int(given) if given.isdecimal() else _cores() // (self.jobs_at_a_time or 1))
 
     def options(self) -> list[str]:
-        """What Snakemake is told of it.
+        """Return the options for Snakemake.
 
         Raises:
-            SettingsError: there is no such profile.
+            SettingsError: the profile does not exist.
         """
         if self.profile is None:
             cores = max(self.jobs_at_a_time or 1, _cores())
-            # Snakemake's variable for a profile is for other work than this
+            # ignore SNAKEMAKE_PROFILE, which is meant for other workflows
             return ["--profile", "none", "--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
         for folder in (PROFILES / self.profile, Path(self.profile)):
             if folder.is_dir():
                 return ["--profile", str(folder.resolve())]
         known = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
-        raise SettingsError(f"--profile {self.profile} is neither a folder nor one of the package's own: {known}.")
+        raise SettingsError(
+            f"--profile {self.profile} does not exist. Give a folder, or a profile of this package: {known}."
+        )
 
     def _gpus(self) -> list[str]:
         if self.device != "cuda" or self.profile is not None:
@@ -87,19 +90,19 @@ class Machine:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells."""
+    """Return the number of cores that this process may use; where the system does not report it, all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_plan(plan: StudyPlan, machine: Machine) -> None:
-    """Run all jobs that are not done yet; progress goes to the screen, what Snakemake says into a log.
+    """Run all jobs that are not done yet.
 
-    Jobs that have nothing to do with one that failed go on.
+    Progress goes to the screen, and Snakemake's output to a log. If a job fails, jobs that do not need it still run.
 
     Raises:
         JobsFailedError: jobs failed, or were not done for another reason.
-        SettingsError: the folder holds something else, or there is no such profile.
-        StudyError: no Snakemake, or another run of the study.
+        SettingsError: the output folder holds other files, or the profile does not exist.
+        StudyError: Snakemake is missing, or the study is already running.
     """
     require_runnable(plan, machine)
     where = machine.options()
@@ -118,26 +121,26 @@ def run_plan(plan: StudyPlan, machine: Machine) -> None:
     if not failed:
         listed = [f"  {line}" for line in _last_lines(plan.out / SNAKEMAKE_LOG, 10)]
     raise JobsFailedError(
-        f"{len(failed)} jobs failed, {len(logs)} are not done. Mend what the logs tell and run it again: what is done "
-        "stays.\n" + "\n".join([*listed, f"  Snakemake: {plan.out / SNAKEMAKE_LOG}"])
+        f"{len(failed)} jobs failed, {len(logs)} are not done. Fix the errors in the logs and rerun. Finished jobs are "
+        "kept.\n" + "\n".join([*listed, f"  Snakemake: {plan.out / SNAKEMAKE_LOG}"])
     )
 
 
 def require_runnable(plan: StudyPlan, machine: Machine) -> None:
-    """Make sure of what can be known before a study runs.
+    """Check all requirements that can be checked before the study runs.
 
     Raises:
-        SettingsError: the folder holds something else, or there is no such profile.
-        StudyError: no Snakemake.
+        SettingsError: the output folder holds other files, or the profile does not exist.
+        StudyError: Snakemake is missing.
     """
     if importlib.util.find_spec("snakemake") is None:
-        raise StudyError("A study needs Snakemake: pip install 'nnunet-moe[study]'")
+        raise StudyError("A study needs Snakemake, which is missing. Run: pip install 'nnunet-moe[study]'")
     machine.options()
     out = plan.out
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file. Name a folder by -o.")
+        raise SettingsError(f"-o {out} is a file. Choose a folder.")
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (JOBS, RUNNING)):
-        raise SettingsError(f"{out} is not empty and holds no study. Name another folder by -o.")
+        raise SettingsError(f"-o {out} is not empty and holds no study. Choose another folder.")
 
 
 @contextmanager
@@ -145,8 +148,8 @@ def _only_run_of(plan: StudyPlan) -> Iterator[int]:
     lock = hold(plan.out / RUNNING)
     if lock is None:
         raise StudyError(
-            f"Another run of this study is going on in {plan.out}. Wait for it, or stop it first: if its terminal is "
-            "gone, look for a process `snakemake`."
+            f"Another run of this study is active in {plan.out}. Wait for it, or stop it first. If its terminal is "
+            "closed, stop its process `snakemake`."
         )
     try:
         yield lock
@@ -155,8 +158,8 @@ def _only_run_of(plan: StudyPlan) -> Iterator[int]:
 
 
 def _write_jobs(plan: StudyPlan, machine: Machine) -> None:
-    """Write Snakemake's configuration; what a changed job has done before does not count any more."""
-    for name in plan.changed() | ({PLANS, PREPROCESS} & plan.jobs.keys()):  # plans grow with the study
+    """Write Snakemake's configuration, and remove the markers of changed jobs so that they run again."""
+    for name in plan.changed() | ({PLANS, PREPROCESS} & plan.jobs.keys()):  # the plans grow with the study
         plan.marker(name).unlink(missing_ok=True)
     locks = nnunet_folder(nnUNet_results) / plan.study.dataset / f"locks_{plan.study.study_plans}"
     content = {
@@ -173,13 +176,13 @@ def _write_jobs(plan: StudyPlan, machine: Machine) -> None:
 
 @contextmanager
 def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[subprocess.Popen]:
-    """Snakemake at work; if the block ends with an error, it and its jobs are stopped.
+    """Run Snakemake during the block. If the block ends with an error, stop Snakemake and its jobs.
 
-    It inherits the lock, so that the study counts as running as long as Snakemake does.
+    Snakemake inherits the lock, so the study counts as running as long as Snakemake runs.
     """
     arguments = ["--snakefile", str(Path(__file__).parent / "Snakefile"), "--directory", str(plan.out)]
     arguments += ["--configfile", str(plan.out / JOBS), "--keep-going", "--rerun-incomplete", "--nocolor"]
-    arguments += ["--rerun-triggers", "mtime", "--nolock"]  # the lock is ours, and ends with its process
+    arguments += ["--rerun-triggers", "mtime", "--nolock"]  # our own lock is used, which ends with its process
     with trainers_known(), (plan.out / SNAKEMAKE_LOG).open("a") as log:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         environment |= {name: str(Path(os.environ[name]).resolve()) for name in FOLDERS if name in os.environ}
@@ -190,7 +193,7 @@ def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[s
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=(lock,),
-            start_new_session=True,  # so that an interruption reaches it and its jobs once, from here
+            start_new_session=True,  # so that an interruption reaches it and its jobs only once, from here
         )
     try:
         yield process
@@ -199,7 +202,7 @@ def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[s
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_STOP)  # for the jobs of a cluster to be cancelled
+                process.wait(SECONDS_TO_STOP)  # so that the jobs of a cluster can be canceled
         finally:  # also after a second interruption
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -208,10 +211,10 @@ def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[s
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C, and both do where a shell began this in the background, ignoring them.
+    """Let SIGTERM, Ctrl-C and a closed terminal interrupt the block.
 
-    So does the end of the terminal, unless `nohup` has it ignored. Processes that begin inside the block do not ignore
-    what interrupts.
+    A shell lets background processes ignore some of these signals. Here they interrupt anyway, except for a closed
+    terminal under `nohup`. Processes that start inside the block do not ignore these signals either.
     """
     heeded = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -225,7 +228,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None) -> None:
-    """Say which jobs get done until Snakemake ends."""
+    """Print each job that finishes, until Snakemake ends."""
     done = plan.done()
     while True:
         has_ended = process.poll() is not None
@@ -239,5 +242,5 @@ def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None) -> 
 
 
 def _last_lines(log: Path, number: int) -> list[str]:
-    """The last lines that are not empty."""
+    """Return the last nonempty lines of a log."""
     return [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()][-number:]
