@@ -20,7 +20,7 @@ SIGNAL = {  # relative signal of the six classes above
     "FLAIR": (0.0, 0.55, 0.68, 0.15, 0.95, 1.00),
 }
 FILE_ENDING = ".nii.gz"
-NOISE_SD = 0.06  # as a fraction of the signal of white matter
+NOISE_SD = 0.06  # white matter has the signal 1 in T1w
 
 
 @dataclass(frozen=True)

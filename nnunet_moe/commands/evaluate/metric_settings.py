@@ -24,7 +24,8 @@ class MetricSettings:
         choices=(*CONNECTIVITIES,),
         default=26,
         group="metrics",
-        help="join voxels to one lesion if they share a face (6), an edge (18) or a corner (26) (default: %(default)s)",
+        help="join voxels to one lesion if they share a face (6), also an edge (18), or also a corner (26) "
+        "(default: %(default)s)",
     )
     """Neighbors that belong to the same lesion: 6 (faces), 18 (edges) or 26 (corners). In 2D: 4 for 6, else 8."""
     min_lesion_mm3: float = option(

@@ -163,11 +163,11 @@ def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
-    """Return a warning for each modality that cases have, but only cases without a labelled voxel."""
+    """Return a warning for each modality that cases have, but only cases without a labeled voxel."""
     properties = fingerprint["foreground_intensity_properties_per_channel"]
     by_channel = {int(channel): values for channel, values in properties.items()}
     return [
-        f"No case that has {name} has a labelled voxel. Normalization by the dataset's intensities (CT) will turn "
+        f"No case that has {name} has a labeled voxel. Normalization by the dataset's intensities (CT) will turn "
         f"{name} into zeros. Other normalizations are not affected."
         for channel, name in enumerate(availability.modalities)
         if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())

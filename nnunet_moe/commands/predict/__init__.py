@@ -1,1 +1,1 @@
-"""`nnunet_moe predict`: the cases of a folder, each by itself, so that one that cannot be predicted stays one."""
+"""`nnunet_moe predict`: predict the cases of a folder one by one, so that a failed case does not stop the others."""

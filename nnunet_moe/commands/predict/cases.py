@@ -1,4 +1,4 @@
-"""The cases of a folder of images, and what in it is none."""
+"""Find the cases in a folder of images, and the files that belong to no case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,28 +16,30 @@ class CaseFiles:
     name: str
     images: tuple[str, ...]
     previous_stage: str | None
-    """The segmentation that a cascade's second stage takes."""
+    """The segmentation of a cascade's previous stage, or None."""
 
 
 def find_cases(
     images: Path, ending: str, previous_stage: Path | None, *, num_parts: int, part_id: int
 ) -> tuple[list[CaseFiles], list[Failure]]:
-    """One part's cases; and, in the first part, a failure for each file that belongs to no case.
+    """Return the cases of one part and, for the first part, a failure for each file that belongs to no case.
 
     Args:
-        images: the folder.
-        ending: of the dataset's files.
-        previous_stage: of a cascade, the folder of the previous stage's segmentations.
-        num_parts: into how many parts the cases are divided.
-        part_id: from 0.
+        images: folder of the images.
+        ending: file ending of the dataset.
+        previous_stage: for a cascade, the folder with the segmentations of the previous stage.
+        num_parts: number of parts into which the cases are divided.
+        part_id: number of the part, from 0.
 
     Raises:
-        ModalityError: no such folder, or no image in it.
+        ModalityError: the folder does not exist, or contains no image.
     """
     folder = images.resolve()
     files, strays = list_cases(folder, ending)
     if not files and not strays:
-        raise ModalityError(f"{images} holds no images CASE_XXXX{ending}, where XXXX is the channel.")
+        raise ModalityError(
+            f"{images} has no images CASE_XXXX{ending}, where XXXX is the channel. Check -i and the file names."
+        )
     cases = [
         CaseFiles(name, tuple(paths), None if previous_stage is None else str(previous_stage / f"{name}{ending}"))
         for name, paths in list(files.items())[part_id::num_parts]
@@ -46,9 +48,9 @@ def find_cases(
 
 
 def _failures(folder: Path, cases: set[str], strays: Sequence[str], ending: str) -> list[Failure]:
-    wanted = f"Images are named CASE_XXXX{ending}, where XXXX is the channel."
+    wanted = f"Images must be named CASE_XXXX{ending}, where XXXX is the channel."
     failures = [
-        Failure(Path(file).name, (file,), f"The name tells no channel, or is not in UTF-8. {wanted}") for file in strays
+        Failure(Path(file).name, (file,), f"The name has no channel, or is not UTF-8. {wanted}") for file in strays
     ]
     for name, others in _of_other_endings(folder, cases, ending).items():
         failures.append(Failure(name, tuple(others), f"No file of the case ends in {ending}. {wanted}"))
@@ -56,7 +58,7 @@ def _failures(folder: Path, cases: set[str], strays: Sequence[str], ending: str)
 
 
 def _of_other_endings(folder: Path, cases: set[str], ending: str) -> dict[str, list[str]]:
-    """Cases all of whose files have another ending than the dataset's, of those that nnU-Net reads; and these files."""
+    """Return case -> files, for cases that only have files with other endings that nnU-Net reads."""
     found: dict[str, list[str]] = {}
     others = READABLE_ENDINGS - {ending}
     for path in sorted(folder.glob("[!.]*")):

@@ -1,4 +1,4 @@
-"""Runs `nnunet_moe predict`; its options are in `request`."""
+"""Run `nnunet_moe predict`. Its options are in `request`."""
 
 import argparse
 import sys
@@ -25,4 +25,4 @@ def run(namespace: argparse.Namespace) -> None:
     print(f"Predicted {len(outcome.predicted)} cases into {request.out}")
     if outcome.failures:
         listed = "\n".join(f"  {failure.case}: {failure.reason}" for failure in outcome.failures)
-        sys.exit(f"Not predicted are {len(outcome.failures)} ({outcome.failures_file}):\n{listed}")
+        sys.exit(f"Not predicted: {len(outcome.failures)}, see {outcome.failures_file}\n{listed}")

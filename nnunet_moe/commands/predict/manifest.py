@@ -1,4 +1,4 @@
-"""`manifest.csv` and `failures.csv`: what a reader of the predictions should know of each case."""
+"""Write `manifest.csv` and `failures.csv`, which list the predicted cases and the failed ones."""
 
 import codecs
 import csv
@@ -14,7 +14,7 @@ from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
 from nnunet_moe.runtime.files import atomic_write
 
 FILE, VOLUME, EXPECTED, ERROR = "file_{}", "volume_mm3_{}", "expected_dsc_{}", "dsc_standard_error_{}"
-"""Columns; the volume is in mm2 in 2D."""
+"""Names of columns. In 2D the volume is in mm2."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Prediction:
     modalities: str
     """Joined by `+`."""
     files: Mapping[str, str]
-    """Modality -> its file, also of those that were not used."""
+    """Modality -> its file, including files that were not used."""
     seconds: float
     volumes: Mapping[str, float]
     """Label -> mm3 (mm2 in 2D)."""
@@ -33,16 +33,16 @@ class Prediction:
 
 @dataclass
 class Manifest:
-    """The predicted cases of a run, kept in a file that lists what is done at any moment.
+    """The predicted cases of a run, and the file that lists them at any moment.
 
-    The first case of a run writes the whole file again and the others append a row each; `write` sorts them in the end.
-    A run that is killed may leave half a row at the end, which `read` ignores.
+    The first case of a run rewrites the whole file, and each further case appends a row. At the end, `write` sorts the
+    rows. A killed run may leave an incomplete last row, which `read` ignores.
 
     Args:
         file: the CSV file.
         modalities: names in channel order.
-        labels: names of what is segmented.
-        evaluation: where the scores to be expected come from, if there are any.
+        labels: names of the labels or regions.
+        evaluation: the evaluation that provides the expected scores, or None.
     """
 
     file: Path
@@ -51,12 +51,12 @@ class Manifest:
     evaluation: EvaluationFolder | None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     _known: dict[str, dict[str, object]] = field(default_factory=dict)
-    """Modalities -> what is expected of them."""
+    """Modalities -> the columns with the expected scores."""
     _can_append: bool = False
-    """Whether the file holds what `predictions` does."""
+    """Whether the file already lists the same cases as `predictions`."""
 
     def add(self, case: str, prediction: Prediction) -> None:
-        """Enter a case whose files are written."""
+        """Add a case after its files were written."""
         self.predictions[case] = prediction
         if not self._can_append:
             self.write()
@@ -67,16 +67,16 @@ class Manifest:
             opened.write(row.getvalue())
 
     def write(self) -> None:
-        """Cases in alphabetical order; a cell is empty where there is nothing."""
+        """Write all cases in alphabetical order; cells without a value are empty."""
         rows = [self._row(case, prediction) for case, prediction in sorted(self.predictions.items())]
         _write(self.file, self._columns(), rows)
         self._can_append = True
 
     def read(self) -> None:
-        """Take over what an earlier run wrote; nothing if there is no file.
+        """Read the cases of an earlier run, if the file exists.
 
         Raises:
-            ModelError: the file is none of this model's.
+            ModelError: a run with another model wrote the file.
         """
         if not self.file.exists():
             return
@@ -88,7 +88,7 @@ class Manifest:
             self.predictions = {row["case"]: self._prediction(row) for row in of_cases}
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise ModelError(
-                f"{self.file} is none that a run with this model wrote ({type(error).__name__}: {error}). Predict into "
+                f"{self.file} was not written by a run with this model ({type(error).__name__}: {error}). Predict into "
                 "another folder, or without --continue_prediction."
             ) from error
 
@@ -105,7 +105,7 @@ class Manifest:
         return row | self._expected(prediction.modalities)
 
     def _expected(self, modalities: str) -> dict[str, object]:
-        """What `evaluate` found for these modalities, if anything."""
+        """Return the columns with the scores that `evaluate` found for these modalities, if any."""
         if modalities not in self._known:
             scores = None if self.evaluation is None else self.evaluation.scores(modalities)
             self._known[modalities] = {} if scores is None else self._columns_of(scores)
@@ -139,7 +139,7 @@ class Failure:
 
 
 def write_failures(file: Path, failures: Sequence[Failure]) -> None:
-    """The failures of a run, a row each in alphabetical order; a table without rows if there were none."""
+    """Write one row per failure in alphabetical order; without failures, only the header."""
     rows = [
         {"case": failure.case, "files": "; ".join(failure.files), "reason": failure.reason}
         for failure in sorted(failures, key=lambda failure: failure.case)
@@ -148,7 +148,7 @@ def write_failures(file: Path, failures: Sequence[Failure]) -> None:
 
 
 def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """A CSV file, cells empty where a row has nothing."""
+    """Write a CSV file; cells without a value are empty."""
     with atomic_write(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as opened:
         table = _table(opened, columns)
         table.writeheader()
@@ -160,10 +160,10 @@ def _table(opened: TextIO, columns: Sequence[str]) -> csv.DictWriter:
 
 
 def _whole_rows(content: bytes) -> list[list[str]]:
-    """The rows of a CSV file, the columns' names first, without a last row that is not whole.
+    """Return the rows of a CSV file, starting with the header, without an incomplete last row.
 
     Raises:
-        ValueError: bytes that are not UTF-8, other than the first ones of a last character.
+        ValueError: the bytes are not UTF-8. An incomplete last character is allowed.
     """
     text = codecs.getincrementaldecoder("utf-8")().decode(content)
     rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]

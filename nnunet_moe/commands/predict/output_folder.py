@@ -1,4 +1,4 @@
-"""The output folder of a run: what it depends on, what an earlier run left in it, and what is done."""
+"""The output folder of a run: its settings, the files of an earlier run, and the finished cases."""
 
 import json
 import os
@@ -22,16 +22,17 @@ from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
 
 MAY_DIFFER = ("device", "versions")
-"""What a continued run may do otherwise than the one that began."""
+"""The settings in which a resumed run may differ from the first run."""
 
 
 class OutputFolder:
-    """Where a run, or one of its parts, writes.
+    """The folder to which a run, or one of its parts, writes.
 
     Args:
-        model: that predicts.
-        context: of the model.
-        evaluation: where the scores to be expected come from, if there are any.
+        request: the options of the run.
+        model: the model that predicts.
+        context: the inference context of the model.
+        evaluation: the evaluation that provides the expected scores, or None.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class OutputFolder:
         self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
         self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
-        """For files that are not whole yet."""
+        """The folder for files that are not complete yet."""
 
     def target(self, case: str) -> Path:
-        """A case's segmentation without its ending."""
+        """Return the path of a case's segmentation without its ending."""
         return self._request.out / case
 
     def remove_outputs(self, case: str) -> None:
@@ -57,11 +58,11 @@ class OutputFolder:
             Path(f"{self.target(case)}{ending}").unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
-        """Also what killed runs of this part left."""
+        """Remove unfinished files, including those of killed runs of this part."""
         shutil.rmtree(self.unfinished.parent, ignore_errors=True)
 
     def begin(self, cases: Sequence[CaseFiles]) -> list[CaseFiles]:
-        """Leave in the output folder what an earlier run finished, if it is continued; the cases that remain."""
+        """Prepare the folder, and return the remaining cases. A resumed run keeps the finished cases."""
         request = self._request
         request.out.mkdir(parents=True, exist_ok=True)
         begun = sorted(request.out.glob("prediction*.json"))
@@ -73,7 +74,7 @@ class OutputFolder:
             self.manifest.read()
         todo = [case for case in cases if not self._is_done(case)]
         if changed := {case.name for case in todo} & self.manifest.predictions.keys():
-            print(f"{len(changed)} cases are predicted again, since their files or what is required of them changed")
+            print(f"{len(changed)} cases are predicted again, because their files or the requirements changed")
         for case in todo:
             self.manifest.predictions.pop(case.name, None)
             self.remove_outputs(case.name)
@@ -83,7 +84,7 @@ class OutputFolder:
         self.remove_unfinished()
         remove_leftovers(request.out)
         contents = {self._settings_file.name: self._settings}
-        if request.part_id == 0:  # as nnU-Net does, for its own evaluation and postprocessing
+        if request.part_id == 0:  # nnU-Net writes them, too, for its evaluation and postprocessing
             contents |= {"dataset.json": self._context.dataset_json, "plans.json": self._context.plans.plans}
         for name, content in contents.items():
             with atomic_write(request.out / name) as unfinished:
@@ -91,15 +92,16 @@ class OutputFolder:
         return todo
 
     def _require_no_outputs(self, cases: Sequence[CaseFiles]) -> None:
-        """What this command did not begin it does not go on with, and does not remove either."""
-        if there := [case.name for case in cases if Path(f"{self.target(case.name)}{self._endings[0]}").exists()]:
+        """Refuse to resume in a folder with segmentations that this command did not write."""
+        if found := [case.name for case in cases if Path(f"{self.target(case.name)}{self._endings[0]}").exists()]:
             raise SettingsError(
-                f"{self._request.out} holds segmentations of {len(there)} of the cases ({there[0]}, ...), but not of a "
-                "run of this command. Predict into another folder, or without --continue_prediction: they are replaced."
+                f"{self._request.out} holds segmentations of {len(found)} of the cases ({found[0]}, ...) that this "
+                "command did not write. Predict into another folder, or run without --continue_prediction to replace "
+                "them."
             )
 
     def _is_done(self, case: CaseFiles) -> bool:
-        """Whether an earlier run predicted a case from the files that there are, and it need not be done again."""
+        """Return whether an earlier run predicted a case from the same files, so that it can be kept."""
         prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(output.exists() for output in outputs):
@@ -115,7 +117,7 @@ class OutputFolder:
 
 
 def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
-    """What the outputs depend on, besides the images."""
+    """Return all settings on which the outputs depend. The images are no part of them."""
     return {
         "model": f"{model.folder.parent.name}/{model.folder.name}",
         "plans": digest(model.folder / "plans.json"),
@@ -141,13 +143,13 @@ def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
         ) from error
     if differing:
         raise SettingsError(
-            f"{file.parent} was begun with other settings ({', '.join(differing)}; see {file.name}). Predict into "
+            f"{file.parent} was started with other settings ({', '.join(differing)}; see {file.name}). Predict into "
             "another folder, or without --continue_prediction."
         )
 
 
 def _remove_tables(settings_files: Iterable[Path]) -> None:
-    """Of runs that are replaced: what `prediction*.json` says, and the tables beside it."""
+    """Remove the settings files and the tables of runs that are replaced."""
     for file in settings_files:
         part = file.stem.removeprefix("prediction")
         for name in (f"manifest{part}.csv", f"failures{part}.csv", file.name):
@@ -155,7 +157,7 @@ def _remove_tables(settings_files: Iterable[Path]) -> None:
 
 
 def _num_parts(settings_file: Path) -> int:
-    """Of how many parts a run was, by its file's name."""
+    """Return the number of parts of a run from the name of its settings file."""
     match = re.fullmatch(r"prediction_\d+_of_(\d+)\.json", settings_file.name)
     return 1 if match is None else int(match[1])
 

@@ -1,4 +1,4 @@
-"""`nnunet_moe predict`: nnU-Net's command for a folder in which some cases cannot be predicted."""
+"""Predict the cases of a folder, and record cases that cannot be predicted instead of stopping."""
 
 import os
 import time
@@ -29,10 +29,10 @@ from nnunet_moe.runtime.processes import Call, WorkError, Workers
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the cases."""
+    """The result of a run."""
 
     predicted: tuple[str, ...]
-    """Also those of the run that was continued."""
+    """The predicted cases, including those of the run that was resumed."""
     failures: tuple[Failure, ...]
     failures_file: Path
 
@@ -41,9 +41,9 @@ def predict_cohort(request: Request) -> Outcome:
     """Predict every case that can be predicted.
 
     Raises:
-        ModelError: the model was not trained or cannot take missing modalities; scores of other weights.
-        ModalityError: no folder of images, or no image in it; a modality is required that the model does not know.
-        SettingsError: an option out of range; the output folder was begun with other settings.
+        ModelError: the model was not trained, does not accept missing modalities, or `scores` belong to other weights.
+        ModalityError: the folder of images does not exist or has no image, or a required modality is unknown.
+        SettingsError: an option is out of range, or the output folder was started with other settings.
     """
     model = request.model.find()
     evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.model.folds)
@@ -52,7 +52,9 @@ def predict_cohort(request: Request) -> Outcome:
             step_size=request.prediction.step_size, mirroring=request.prediction.mirroring
         )
         if differing:
-            print(f"WARNING: -scores are of predictions with {', '.join(differing)}; expect others of this run")
+            print(
+                f"WARNING: -scores come from predictions with {', '.join(differing)}. This run may have other scores."
+            )
     predictor = _predictor(model, request)
     context = InferenceContext.of(predictor)
     _require_fitting_options(request, context)
@@ -61,6 +63,8 @@ def predict_cohort(request: Request) -> Outcome:
 
 
 class _Run:
+    """One run of the command."""
+
     def __init__(self, request: Request, predictor: Any, context: InferenceContext, output: OutputFolder) -> None:
         self._request, self._predictor, self._context, self._output = request, predictor, context, output
         self._cases, self._failures = find_cases(
@@ -73,7 +77,7 @@ class _Run:
         self._found: dict[str, Prediction] = {}
 
     def finish(self) -> Outcome:
-        """Predict what there is to do."""
+        """Predict the remaining cases, and write the tables."""
         request = self._request
         with Workers(request.preprocessing_processes) as preparing, Workers(request.export_processes) as writing:
             todo = self._output.begin(self._cases)
@@ -95,7 +99,7 @@ class _Run:
     def _preparing(
         self, cases: Sequence[CaseFiles], workers: Workers
     ) -> Iterator[tuple[CaseFiles, Call[PreparedCase]]]:
-        """Cases as they are wanted, with some more under way."""
+        """Yield the cases, and prepare a few further ones in the meantime."""
         waiting: deque[tuple[CaseFiles, Call[PreparedCase]]] = deque()
         for case in cases:
             if len(waiting) == self._request.preprocessing_processes + 1:
@@ -104,7 +108,7 @@ class _Run:
         yield from waiting
 
     def _predicted(self, case: CaseFiles, preparing: Call[PreparedCase], writing: Workers) -> "Call | None":
-        """Predict a prepared case, and hand it over to be written; None if that failed."""
+        """Predict a prepared case and submit it for writing; return None if the case failed."""
         try:
             prepared, start = preparing.result(), time.perf_counter()
             logits = predict_logits(self._predictor, prepared.data)
@@ -126,19 +130,19 @@ class _Run:
                 self._output.target(case.name),
             )
             return writing.submit(write, *to_write, self._request.save_probabilities)
-        except Exception as error:  # whatever it is, it is this case's
+        except Exception as error:  # any error concerns only this case
             self._fail(case, error)
             _require_working(self._predictor.device)
             return None
 
     def _concluded(self, exports: Sequence[tuple[CaseFiles, Call]], *, leave: int) -> list[tuple[CaseFiles, Call]]:
-        """Enter cases that were written into the manifest, and wait until so many are left."""
+        """Add written cases to the manifest, and wait until at most `leave` cases are left."""
         waiting = sorted(exports, key=lambda export: not export[1].done())
         while waiting and (len(waiting) > leave or waiting[0][1].done()):
             case, call = waiting.pop(0)
             try:
                 volumes, seconds = call.result()
-            except Exception as error:  # whatever it is, it is this case's
+            except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
             found = self._found.pop(case.name)
@@ -150,8 +154,8 @@ class _Run:
 
     def _fail(self, case: CaseFiles, error: Exception) -> None:
         self._output.remove_outputs(case.name)
-        told = isinstance(error, (NnunetMoeError, WorkError))
-        reason = str(error) if told else f"{type(error).__name__}: {error}"
+        is_message = isinstance(error, (NnunetMoeError, WorkError))
+        reason = str(error) if is_message else f"{type(error).__name__}: {error}"
         self._failures.append(Failure(case.name, case.images, reason))
         write_failures(self._output.failures_file, self._failures)
         tqdm.write(f"{case.name}: FAILED. {reason}")
@@ -160,7 +164,7 @@ class _Run:
 
 
 def _predictor(model: ModelFolder, request: Request) -> Any:
-    """nnU-Net's predictor with the folds loaded; threads as in nnU-Net's command."""
+    """Return nnU-Net's predictor with the folds loaded, with as many threads as in nnU-Net's command."""
     device = torch.device(request.prediction.device)
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
     return load_predictor(
@@ -178,28 +182,32 @@ def _predictor(model: ModelFolder, request: Request) -> Any:
 def _require_fitting_options(request: Request, context: InferenceContext) -> None:
     requirement, modalities = request.requirement, context.modalities
     if unknown := [name for name in requirement.required if name not in modalities]:
-        raise ModalityError(f"--require {' '.join(unknown)}: the model's modalities are {', '.join(modalities)}.")
+        raise ModalityError(
+            f"--require {' '.join(unknown)}: the model does not know this. Choose from {', '.join(modalities)}."
+        )
     if not 1 <= requirement.min_modalities <= len(modalities):
-        raise SettingsError(f"--min_modalities is {requirement.min_modalities}; allowed is 1 to {len(modalities)}.")
+        raise SettingsError(
+            f"--min_modalities is {requirement.min_modalities}. Choose a number from 1 to {len(modalities)}."
+        )
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration
     if (needed is None) != (request.previous_stage is None):
         raise SettingsError(
-            f"{configuration} takes no segmentations of a previous stage; leave -prev_stage_predictions out."
+            f"{configuration} takes no segmentations of a previous stage. Remove -prev_stage_predictions."
             if needed is None
-            else f"{configuration} takes segmentations of {needed}: name their folder, -prev_stage_predictions."
+            else f"{configuration} needs the segmentations of {needed}. Give their folder with -prev_stage_predictions."
         )
 
 
 def _require_working(device: torch.device) -> None:
-    """A GPU that has failed once fails every case that follows; theirs is not the fault.
+    """Stop the run if the GPU failed, because every further case would fail, too.
 
     Raises:
-        ModelError: the GPU does not work.
+        ModelError: the GPU no longer works.
     """
     if device.type == "cuda":
         try:
             torch.cuda.synchronize()
         except RuntimeError as error:
             raise ModelError(
-                f"The GPU does not work any more: {error}. Go on with --continue_prediction in a new process."
+                f"The GPU no longer works: {error}. Rerun the command with --continue_prediction."
             ) from error

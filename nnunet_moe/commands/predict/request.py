@@ -1,4 +1,4 @@
-"""The options of `nnunet_moe predict`; names and defaults as in nnU-Net's command."""
+"""The options of `nnunet_moe predict`, with the names and defaults of nnU-Net's command."""
 
 import os
 from dataclasses import dataclass
@@ -17,15 +17,17 @@ def _from_environment(name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise SettingsError(f"The environment variable {name} is {text!r}; it must be a whole number.") from None
+        raise SettingsError(
+            f"The environment variable {name} is {text!r}. It must be a whole number. Change it."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `nnunet_moe predict` was asked for.
+    """The options of `nnunet_moe predict`.
 
     Raises:
-        SettingsError: an option out of range, or the output folder is one of the inputs.
+        SettingsError: an option is out of range, or the output folder is one of the inputs.
     """
 
     images: Path = option(
@@ -104,10 +106,14 @@ class Request:
 
     def __post_init__(self) -> None:
         if min(self.preprocessing_processes, self.export_processes) < 0:
-            raise SettingsError("-npp and -nps are numbers of processes, from 0: none besides the command's own.")
+            raise SettingsError(
+                f"-npp is {self.preprocessing_processes} and -nps is {self.export_processes}. Both must be at least 0. "
+                "With 0, the command uses no other process."
+            )
         if not 0 <= self.part_id < self.num_parts:
             raise SettingsError(
-                f"-part_id is {self.part_id}; with -num_parts {self.num_parts} it is 0 or more, and less."
+                f"-part_id is {self.part_id} with -num_parts {self.num_parts}. It must be at least 0 and below "
+                "-num_parts."
             )
         if self.out.resolve() in {path.resolve() for path in (self.images, self.previous_stage) if path is not None}:
-            raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Name one of its own.")
+            raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Choose another one.")

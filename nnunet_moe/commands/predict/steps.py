@@ -1,4 +1,4 @@
-"""What is done to one case before and after the network, in whichever process."""
+"""The steps for one case before and after the network, which can run in other processes."""
 
 import os
 import shutil
@@ -21,16 +21,16 @@ from nnunet_moe.models.requirement import Requirement
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case that the network can take."""
+    """A case that is ready for the network."""
 
     data: np.ndarray
-    """`(K, *space)` preprocessed, NaN in absent channels; in a cascade the previous segmentation's channels follow."""
+    """`(K, *space)` preprocessed, NaN in missing channels; in a cascade, with the previous segmentation appended."""
     properties: dict[str, Any]
     code: Code
     files: dict[str, str]
-    """Modality -> its file, also of those that were not used."""
+    """Modality -> its file, including files that were not used."""
     notes: str
-    """What the preprocessing said of files that it did not use."""
+    """Messages of the preprocessing on files that it did not use."""
     seconds: float
 
 
@@ -38,7 +38,7 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
     """Read and preprocess a case.
 
     Raises:
-        ModalityError: files that cannot be used, or too few of them.
+        ModalityError: a file cannot be used, or required modalities are missing.
     """
     start = time.perf_counter()
     if case.previous_stage is not None and not Path(case.previous_stage).exists():
@@ -69,15 +69,18 @@ def write(
     target: Path,
     save_probabilities: bool,
 ) -> tuple[dict[str, float], float]:
-    """Write what nnU-Net writes of a prediction beside its logits, and move it when it is whole, the segmentation last.
+    """Write the files of a prediction as nnU-Net does, and move them when they are complete, the segmentation last.
 
     Args:
-        logits_file: of the preprocessed image, `.npy` in a folder of its own, which is removed.
-        code: what the case has.
+        logits_file: logits of the preprocessed image, `.npy`, in a separate folder, which is removed at the end.
+        properties: the properties that the preprocessing returned.
+        code: the available modalities.
+        context: the inference context of the model.
         target: path of the segmentation without its ending.
+        save_probabilities: whether to write the probabilities, too.
 
     Returns:
-        The volume of each label or region that may appear (mm3; mm2 in 2D), and the seconds that it took.
+        The volume of each label or region that may appear (mm3; mm2 in 2D), and the duration in seconds.
     """
     start, unfinished, ending = time.perf_counter(), logits_file.parent, context.dataset_json["file_ending"]
     segmentation_file = unfinished / f"{target.name}{ending}"

@@ -208,7 +208,7 @@ def test_a_case_without_foreground_counts_for_shapes_alone(tiny):
     assert fingerprint["foreground_intensity_properties_per_channel"]["1"] == UNSEEN
     assert len(fingerprint["spacings"]) == 3
     (warning,) = without_foreground(fingerprint, extractor.availability)
-    assert warning.startswith("No case that has B has a labelled voxel")
+    assert warning.startswith("No case that has B has a labeled voxel")
 
 
 def test_the_table_and_its_warnings(tiny, capsys):

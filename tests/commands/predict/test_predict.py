@@ -96,7 +96,7 @@ def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subs
     options = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_tta")
     main(["evaluate", *map(str, (*options, "-o", tmp_path / "scores", "-codes", "T1w", "T1w+FLAIR"))])
     predict(subsets.predictions.parent / "incoming", tmp_path / "out", "-scores", tmp_path / "scores")
-    assert "WARNING: -scores are of predictions with mirroring False; expect" in capsys.readouterr().out
+    assert "WARNING: -scores come from predictions with mirroring False." in capsys.readouterr().out
     with (tmp_path / "scores" / "means.csv").open() as opened:
         means = {(row["code"], row["metric"]): row for row in csv.DictReader(opened)}
     for row in rows(tmp_path / "out" / "manifest.csv").values():
@@ -142,7 +142,7 @@ def faults(dataset, tmp_path) -> Faults:
     faults.bad("empty", "cannot be read").write_bytes(b"")
     faults.bad("gzipped text", "cannot be read").write_bytes(gzip.compress(b"This is no image."))
     image = sitk.ReadImage(str(faults.source[1]))
-    sitk.WriteImage(sitk.JoinSeries([image, image]), str(faults.bad("four dimensions", "holds 2 channels")))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(faults.bad("four dimensions", "has 2 channels")))
     moved = sitk.Image(image)
     moved.SetOrigin((0, 0, 7))
     sitk.WriteImage(moved, str(faults.bad("moved", "differ in sitk_stuff.origin")))
@@ -171,9 +171,9 @@ def faults(dataset, tmp_path) -> Faults:
     shutil.copy(faults.source[0], faults.folder / "other ending_0000.nii")
     faults.reasons["other ending"] = "No file of the case ends in .nii.gz"
     shutil.copy(faults.source[0], os.fsencode(faults.folder) + b"/M\xfcller_0000.nii.gz")
-    faults.reasons["M\\xfcller_0000.nii.gz"] = "not in UTF-8"
+    faults.reasons["M\\xfcller_0000.nii.gz"] = "not UTF-8"
     shutil.copy(faults.source[0], faults.folder / "no channel.nii.gz")
-    faults.reasons["no channel.nii.gz"] = "The name tells no channel"
+    faults.reasons["no channel.nii.gz"] = "The name has no channel"
     shutil.copy(faults.source[0], faults.folder / "._good_0000.nii.gz")  # as other systems leave them
     (faults.folder / "notes.txt").write_text("not an image")
     return faults
@@ -203,7 +203,7 @@ def test_every_good_case_among_faults_is_predicted_as_alone(trained, faults, tmp
     assert failures.keys() == faults.reasons.keys()
     for case, reason in faults.reasons.items():
         assert reason in failures[case]["reason"] and f"  {case}: {failures[case]['reason']}" in done.stderr
-    assert f"Not predicted are {len(failures)}" in done.stderr
+    assert f"Not predicted: {len(failures)}" in done.stderr
     good = {"good", "with space", "тест 患者", "p", 'comma, "quote"', "two\nlines", "NA", "007", "p_1", "UPPER"}
     assert rows(tmp_path / "out" / "manifest.csv").keys() == good
     alone = tmp_path / "alone"
@@ -235,7 +235,7 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
             source = dataset.raw / "imagesTs" / f"phantomTs00{number % 2}_{channel:04d}.nii.gz"
             shutil.copy(source, images / f"case{number}_{channel:04d}.nii.gz")
     (images / "bad_0000.nii.gz").write_bytes(b"bad")
-    with pytest.raises(SystemExit, match=facts("Not predicted are 1")):
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1")):
         predict(images, tmp_path / "whole", "--save_probabilities")
     expected = outputs(tmp_path / "whole")
     assert len(expected) == 6 * 3 + 5
@@ -258,7 +258,7 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
             for file in out.glob("case*.*"):  # and whatever has its name is whole
                 assert file.read_bytes() == expected[file.name]
     assert num_killed_at_work >= 5
-    with pytest.raises(SystemExit, match=facts("Not predicted are 1")):
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1")):
         predict(images, out, "--save_probabilities", "--continue_prediction")
     assert outputs(out) == expected
 
@@ -327,7 +327,7 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
     shutil.copy2(dataset.raw / "imagesTs" / "phantomTs000_0001.nii.gz", two_cases / "b_0001.nii.gz")  # and older
     predict(two_cases, out, "--continue_prediction")
     after = rows(out / "manifest.csv")
-    assert "1 cases are predicted again, since their files or" in capsys.readouterr().out
+    assert "1 cases are predicted again, because their files or" in capsys.readouterr().out
     assert after["a"] == before["a"] and after["b"]["modalities"] == "T1w+T2w+FLAIR"
     assert (out / "b.nii.gz").read_bytes() == (out / "a.nii.gz").read_bytes()
 
@@ -337,15 +337,15 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
 
     for file in two_cases.glob("b_*"):
         file.write_bytes(b"")
-    with pytest.raises(SystemExit, match=facts("Not predicted are 1", "b: ", "read")):
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1", "b: ", "read")):
         predict(two_cases, out, "--continue_prediction")
     assert not (out / "b.nii.gz").exists() and list(rows(out / "manifest.csv")) == ["a"]
     with pytest.raises(SystemExit, match=facts("other settings", "step_size", "prediction.json")):
         predict(two_cases, out, "--continue_prediction", "-step_size", 1)
-    with pytest.raises(SystemExit, match=facts("Not predicted are 1")):
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1")):
         predict(two_cases, out, "-step_size", 1)  # anew
     (out / "manifest.csv").write_text("nonsense")
-    with pytest.raises(SystemExit, match=facts("manifest.csv", "none that a run")):
+    with pytest.raises(SystemExit, match=facts("manifest.csv", "not written by a run")):
         predict(two_cases, out, "--continue_prediction", "-step_size", 1)
     (out / "prediction.json").write_text("nonsense")
     with pytest.raises(SystemExit, match=facts("prediction.json", "cannot be read")):
@@ -527,7 +527,7 @@ def test_the_manifest_of_several_labels(tmp_path):
     again = Manifest(manifest.file, manifest.modalities, manifest.labels, None)
     again.read()
     assert again.predictions == manifest.predictions
-    with pytest.raises(ModelError, match=facts("manifest.csv", "none that a run")):
+    with pytest.raises(ModelError, match=facts("manifest.csv", "not written by a run")):
         Manifest(manifest.file, ("T1w",), manifest.labels, None).read()
 
 
