@@ -214,9 +214,8 @@ def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
     image = torch.randn(trainer.batch_size, num_channels, *size, generator=generator)
     for number, item in enumerate(image):
         item[torch.arange(num_channels) != number % num_channels] = torch.nan
-    target = torch.randint(0, 2, (len(image), 1, *size), generator=generator).to(
-        torch.int16
-    )  # 1: liver, which all image types have
+    # label 1 is the liver, which all image types have
+    target = torch.randint(0, 2, (len(image), 1, *size), generator=generator).to(torch.int16)
     scales = trainer._get_deep_supervision_scales() or [[1.0, 1.0]]
     targets = [target[:, :, :: round(1 / y), :: round(1 / x)] for y, x in scales]
     batch = {"data": image, "target": targets if trainer.enable_deep_supervision else targets[0]}

@@ -73,9 +73,7 @@ def score_models(request: Request) -> Evaluation:
         request.out / PREDICTIONS,
         request.save_predictions,
     )
-    scorer.records.folder.mkdir(
-        parents=True, exist_ok=True
-    )  # fail here if it cannot be created, not after hours of work
+    scorer.records.folder.mkdir(parents=True, exist_ok=True)  # a failure should come before hours of work
     scored = _run_models(scorer, models, parts)
     results = Results(
         scored.rows,

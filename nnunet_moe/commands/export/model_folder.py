@@ -67,10 +67,8 @@ class ExportedModel:
         folder.mkdir(parents=True)
         network = loaded.network.fixed(self.code, self._planned)
         if self.source.becomes_ordinary:
-            coarsest = (
-                *self._divisors[:-1],
-                2 * self._divisors[-1],
-            )  # two voxels at the bottom: one has no variance
+            # two voxels at the bottom: one has no variance
+            coarsest = (*self._divisors[:-1], 2 * self._divisors[-1])
             require_equal(network, loaded.network, self.code, (self.source.num_channels, *coarsest))
             self._write_checkpoint(network, loaded, folder)
         patch = self._configuration.patch_size
