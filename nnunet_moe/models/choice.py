@@ -24,7 +24,7 @@ def parse_fold(text: str) -> Fold:
         SettingsError: the text is not a fold.
     """
     if text != "all" and not text.isdecimal():
-        raise SettingsError(f"-f {text} is not a fold. Give numbers from 0, or 'all'.")
+        raise SettingsError(f"-f {text} is not a fold. A fold is a number from 0, or 'all'.")
     return text if text == "all" else int(text)
 
 
