@@ -414,7 +414,7 @@ def test_cases_that_lack_modalities_are_scored_under_what_they_have(models, data
         (("-chk", "other.pth"), ("fold_0/other.pth", "does not exist")),
         (("-f", "one"), ("fold", "number")),
         (("-f", "0", "0"), ("named twice",)),
-        (("-codes", "T1w+PET"), ("'T1w+PET'", "no subset", "T1w, T2w, FLAIR")),
+        (("-codes", "T1w+PET"), ("'T1w+PET'", "not a subset", "T1w, T2w, FLAIR")),
         (("-codes", "T1w", "-num_codes", "2"), ("-codes", "-num_codes", "exclude")),
         (("-num_codes", "8"), ("-num_codes", 8, "1 to 7")),
         (("-i", "here"), ("-i", "-l")),

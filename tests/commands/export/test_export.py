@@ -322,10 +322,10 @@ def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
 @pytest.mark.parametrize(
     ("more", "options", "said"),
     [
-        (("-m", ""), {}, ("no subset", "T1w, T2w, FLAIR")),
+        (("-m", ""), {}, ("not a subset", "T1w, T2w, FLAIR")),
         (("-m", "000"), {}, ("no modality",)),
-        (("-m", "T1w+T1c"), {}, ("'T1w+T1c'", "no subset", "T1w, T2w, FLAIR")),
-        (("-m", "11"), {}, ("'11'", "no subset")),
+        (("-m", "T1w+T1c"), {}, ("'T1w+T1c'", "not a subset", "T1w, T2w, FLAIR")),
+        (("-m", "11"), {}, ("'11'", "not a subset")),
         (("--all",), {"folds": (0, 0)}, ("fold", "twice")),
         (("--all",), {"folds": (0, 3)}, ("fold_3/checkpoint_final.pth", "does not exist", "fold_0")),
         (("--all",), {"folds": ("x",)}, ("-f x", "fold", "'all'")),
@@ -464,7 +464,7 @@ def test_odd_names_of_modalities(spoilt, tmp_path):
         file.write_text(json.dumps({**content, "channel_names": dict(zip("012", names, strict=True))}))
 
     name("a", "b", "a+b")
-    refused(tmp_path / "out", "-m", "a+b", said=("more than one subset", "a, b, a+b"), folds=(0,))
+    refused(tmp_path / "out", "-m", "a+b", said=("several subsets", "a, b, a+b"), folds=(0,))
     refused(tmp_path / "out", "--all", said=("same file",), folds=(0,))
     out = export(tmp_path / "digits", "-m", "001", folds=(0,))
     assert json.loads((out / "dataset.json").read_text())["channel_names"] == {"0": "a+b"}

@@ -757,7 +757,7 @@ def test_one_subset_is_packaged_as_an_ordinary_nnunet_that_takes_nothing_less(tr
         (("-inputs", "a=T1w", "b=CT"), ("CT", "T1w, T2w, FLAIR")),
         (("-inputs", "a=T1w", "b=T2w"), ("-inputs", "nothing", "FLAIR")),
         (("-inputs", "a=T1w", "a=T2w"), ("-inputs", "a twice")),
-        (("-m", "CT"), ("no subset",)),
+        (("-m", "CT"), ("not a subset",)),
         (
             ("-inputs", "$(touch x)=T1w", "b=T2w", "c=FLAIR"),
             ("inputs", "'$(touch x)'", "letters"),
