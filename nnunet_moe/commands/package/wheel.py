@@ -57,19 +57,28 @@ def constraints() -> list[str]:
     The build of a version (`+cpu` in `2.9.1+cpu`) is removed: the user of the container chooses it.
     """
     found: dict[str, str] = {}
-    waiting = [_installed()]
+    waiting: list[tuple[Distribution, frozenset[str]]] = [(_installed(), frozenset())]
+    seen = set()
     while waiting:
-        for requirement in map(Requirement, waiting.pop().requires or ()):
-            name = canonicalize_name(requirement.name)
-            if name in found or "extra" in str(requirement.marker or "") or name.startswith(OF_TORCH):
+        needing, extras = waiting.pop()
+        for requirement in map(Requirement, needing.requires or ()):
+            name, more = canonicalize_name(requirement.name), frozenset(requirement.extras)
+            if (name, more) in seen or name.startswith(OF_TORCH) or not _applies(requirement, extras):
                 continue
+            seen.add((name, more))
             try:
                 needed = distribution(name)
             except PackageNotFoundError:  # needed only on another platform
                 continue
             found[name] = needed.version.partition("+")[0]
-            waiting.append(needed)
+            waiting.append((needed, more))
     return sorted(f"{name}=={version}" for name, version in found.items())
+
+
+def _applies(requirement: Requirement, extras: frozenset[str]) -> bool:
+    """Return whether a requirement holds for a package that is installed with these extras, on any platform."""
+    marker = requirement.marker
+    return marker is None or "extra" not in str(marker) or any(marker.evaluate({"extra": each}) for each in extras)
 
 
 def _installed() -> Distribution:
