@@ -48,11 +48,19 @@ class Section:
         self.pictures.append(Picture(caption, base64.b64encode(png).decode(), is_overlay))
 
 
-def page(title: str, summary: str, sections: Sequence[Section], settings: Mapping[str, Any], failures: str = "") -> str:
+def page(
+    title: str,
+    verdicts: Sequence[str],
+    summary: str,
+    sections: Sequence[Section],
+    settings: Mapping[str, Any],
+    failures: str = "",
+) -> str:
     """Make the HTML of a report that contains all its pictures and loads no other files.
 
     Args:
-        title: the title as plain text. `summary` and the names of the settings are plain text, too.
+        title: the title as plain text. `verdicts`, `summary` and the names of the settings are plain text, too.
+        verdicts: the outcome in plain sentences, one paragraph each, before everything else.
         summary: one paragraph.
         sections: the sections in the order of the page.
         settings: the settings to show at the end.
@@ -61,6 +69,7 @@ def page(title: str, summary: str, sections: Sequence[Section], settings: Mappin
     template = templates("nnunet_moe.reports", is_html=True).get_template("report.html.jinja")
     return template.render(
         title=title,
+        verdicts=verdicts,
         summary=summary,
         sections=sections,
         failures=failures,

@@ -26,6 +26,7 @@ from nnunet_moe.commands.evaluate.tables import (
     modality_table,
     unscored_note,
 )
+from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import folder_name
@@ -72,7 +73,7 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
             section.add_figure(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
         sections.append(section)
     sections += _model_sections(evaluation, out / "figures")
-    write(report, _page(results, sections, settings))
+    write(report, _page(results, verdict(results, compared), sections, settings))
     return report
 
 
@@ -170,7 +171,7 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(results: Results, sections: list[Section], settings: dict[str, Any]) -> str:
+def _page(results: Results, outcome: str, sections: list[Section], settings: dict[str, Any]) -> str:
     names = ", ".join(short_name(trainer) for trainer in results.trainers)
     summary = (
         f"This evaluation scored {len(results.cases)} cases with {len(results.codes)} of the "
@@ -179,7 +180,8 @@ def _page(results: Results, sections: list[Section], settings: dict[str, Any]) -
     if results.unscored:
         summary += f" {unscored_note(results)}"
     failures = failure_table(results).html() if len(results.failures) else ""
-    return page(f"{settings['dataset']} {settings['configuration']}: {names}", summary, sections, settings, failures)
+    title = f"{settings['dataset']} {settings['configuration']}: {names}"
+    return page(title, [outcome], summary, sections, settings, failures)
 
 
 def _finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.commands.evaluate.analysis import comparisons, means
 from nnunet_moe.commands.evaluate.figures import scores_by_code
 from nnunet_moe.commands.evaluate.tables import code_table, comparison_table, failure_table
+from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.commands.study.definition import folder_of
 from nnunet_moe.commands.study.jobs import case_sets, evaluation_folder, evaluation_job
 from nnunet_moe.commands.study.models import SeededRun, model_folder, plans_of
@@ -61,10 +62,12 @@ def write_report(plan: StudyPlan) -> Path:
         raise ModelError(f"There is no report yet. No evaluation of the study is finished in {plan.out}.")
     out = plan.out / "report"
     shutil.rmtree(out, ignore_errors=True)  # remove results that are no longer part of the study
-    sections, failures, notes = [], "", []
+    verdicts, sections, failures, notes = [], [], "", []
     for cases, folders in finished.items():
         results = read_results(folders, modalities=modalities, codes=plan.codes, labels=tuple(labels_of(dataset_json)))
-        sections += _sections(plan, results, cases)
+        compared = comparisons(results, _pairs(results, study.baseline))
+        verdicts.append(f"On {cases}: {verdict(results, compared, study.baseline)}")
+        sections += _sections(plan, results, compared, cases)
         failures += failure_table(results.by_seed).html() if len(results.failures) else ""
         if study.baseline not in results.trainers:
             notes.append(f"There is no comparison on {cases}, because the baseline is not finished.")
@@ -94,7 +97,14 @@ def write_report(plan: StudyPlan) -> Path:
     report = plan.out / "report.html"
     write(
         report,
-        page(f"Study {study.name}: {study.dataset} {study.configuration}", summary, sections, settings, failures),
+        page(
+            f"Study {study.name}: {study.dataset} {study.configuration}",
+            verdicts,
+            summary,
+            sections,
+            settings,
+            failures,
+        ),
     )
     return report
 
@@ -177,12 +187,14 @@ def gate_entropy(trained: Sequence[SeededRun], logs: Mapping[str, Sequence[Mappi
     return figure
 
 
-def _sections(plan: StudyPlan, results: StudyResults, cases: str) -> list[Section]:
+def _pairs(results: StudyResults, baseline: str) -> list[tuple[str, str]]:
+    """Return each finished method with the baseline; none if the baseline is not finished."""
+    return [(method, baseline) for method in results.trainers if method != baseline and baseline in results.trainers]
+
+
+def _sections(plan: StudyPlan, results: StudyResults, compared: pd.DataFrame, cases: str) -> list[Section]:
     """Make the tables and pictures of one set of cases."""
-    baseline = plan.study.baseline
     out = plan.out / "report" / folder_of(cases)
-    pairs = [(method, baseline) for method in results.trainers if method != baseline and baseline in results.trainers]
-    compared = comparisons(results, pairs)
     spread = pd.concat([seed_spread(results, label, "dsc") for label in results.shown_labels])
     tables = {"means": means(results), "comparisons": compared, "seeds": spread.explode("by_seed")}
     for name, table in tables.items():
@@ -192,7 +204,7 @@ def _sections(plan: StudyPlan, results: StudyResults, cases: str) -> list[Sectio
         stem, title = out / folder_name(label), f"{cases}: {label}"
         section = Section(title)
         section.add_table(stem.with_name(f"{stem.name}_codes"), code_table(results, label))
-        if pairs:
+        if _pairs(results, plan.study.baseline):
             section.add_table(stem.with_name(f"{stem.name}_comparisons"), comparison_table(compared, label))
         of_label = spread[spread["label"] == label]
         section.add_table(

@@ -21,6 +21,7 @@ from nnunet_moe.commands.evaluate.report import write_evaluation
 from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, CSCORE, ISBI_SCORE, MEAN_OVER_LABELS, Results
 from nnunet_moe.commands.evaluate.tables import code_table, failure_table
+from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import all_codes, code_text
 from nnunet_moe.models.choice import ModelsChoice
@@ -505,3 +506,38 @@ def test_the_report_in_a_browser(browser, tmp_path):
     browser.refresh()
     assert find("document.documentElement.scrollWidth <= window.innerWidth"), "the page does not scroll sideways"
     assert browser.get_log("browser") == []
+
+
+def outcome(rows, **of_results) -> str:
+    results = made(rows, trainers=(BASELINE, OURS), **of_results)
+    return verdict(results, comparisons(results))
+
+
+def test_the_verdict_says_who_is_better_by_how_much_for_how_many_subsets_and_how_sure():
+    """Six cases that all differ alike: p is 2 / 2^6, and three times that after Holm's correction over three codes."""
+    ours = {T1W: [0.5, 0.51, 0.52, 0.53, 0.54, 0.55], FLAIR: [0.6] * 6, BOTH: [0.7] * 6}
+    base = {code: [value - 0.1 for value in values] for code, values in ours.items()}
+    said = outcome(of_cases(OURS, ours) + of_cases(BASELINE, base))
+    assert said.startswith("MoESD is better than ModalityDropout: ")
+    assert re.search(facts("10.0 points higher", "6 cases", "p = 0.031"), said)
+    assert said.endswith("It is higher for 3 of 3 subsets (0 significantly).")
+
+
+def test_the_verdict_names_no_winner_where_cases_are_few_or_differ_in_both_directions():
+    few = {T1W: [0.5, 0.6], FLAIR: [0.6, 0.6], BOTH: [0.7, 0.8]}
+    less = {T1W: [0.4, 0.5], FLAIR: [0.5, 0.5], BOTH: [0.8, 0.9]}
+    said = outcome(of_cases(OURS, few) + of_cases(BASELINE, less))
+    assert said.startswith("These cases are too few to say which of MoESD and ModalityDropout is better: ")
+    assert re.search(facts("3.3 points higher", "2 cases"), said)
+    assert said.endswith("It is higher for 2 of 3 subsets (0 significantly) and lower for 1 (0 significantly).")
+    ours = {code: [0.5, 0.6, 0.7, 0.4, 0.5, 0.6] for code in (T1W, FLAIR, BOTH)}
+    mixed = {code: [0.6, 0.5, 0.6, 0.5, 0.4, 0.5] for code in (T1W, FLAIR, BOTH)}
+    said = outcome(of_cases(OURS, ours) + of_cases(BASELINE, mixed))
+    assert said.startswith("The scores do not show which of MoESD and ModalityDropout is better: ")
+
+
+def test_the_verdict_on_one_trainer_is_its_mean_and_without_any_mean_it_says_why():
+    scores = {T1W: [0.2], FLAIR: [0.4], BOTH: [0.6]}
+    assert re.search(facts("MoESD", "40.0 %", "1 case"), outcome(of_cases(OURS, scores)))
+    failed = [row(OURS, "a", code, math.nan, failure="broken") for code in (T1W, FLAIR, BOTH)]
+    assert re.search(facts("No trainer", "failed"), outcome(failed))
