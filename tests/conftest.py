@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from incomplete import plan_and_preprocess
 from made_batches import LABELS
+from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
@@ -39,6 +41,7 @@ torch.set_num_threads(1)
 TOGETHER = {
     "trained": ("test_predict", "test_nnunet_commands", "test_evaluate", "test_export", "test_package"),
     "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
+    "demo_run": ("test_demo", "test_tutorials"),
 }
 """Which files need the same session fixture."""
 
@@ -57,7 +60,7 @@ def pytest_collection_modifyitems(items):
     The fixtures `trained`, `make_trainer` and all others that need the dataset are in `fixturenames` together with it.
     """
     for item in items:
-        if "dataset" in item.fixturenames:
+        if {"dataset", "demo_run"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
 
 
@@ -187,3 +190,20 @@ def make_trainer(dataset, tmp_path, monkeypatch):
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory) -> Path:
+    """What `nnunet_moe demo` leaves, after a training too short to learn anything, of heads as small as the tests' own.
+
+    What it printed is in a text file of the same name beside it.
+    """
+    from nnunet_moe.commands.demo import demo
+
+    folder = tmp_path_factory.mktemp("demo") / "nnunet_moe_demo"
+    length = {**demo.TRAINING_LENGTH, "num_epochs": 1, "num_iterations_per_epoch": 2}
+    with pytest.MonkeyPatch.context() as patch, folder.with_suffix(".txt").open("w") as out, redirect_stdout(out):
+        patch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
+        patch.setattr(demo, "TRAINING_LENGTH", length)
+        main(["demo", "-o", str(folder), "-device", "cpu"])
+    return folder

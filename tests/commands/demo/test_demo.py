@@ -4,7 +4,7 @@ import re
 import pytest
 
 from facts import facts
-from nnunet_moe.cli import main, make_parser
+from nnunet_moe.cli import make_parser
 from nnunet_moe.commands.demo import demo
 from nnunet_moe.commands.demo.progress import TrainingProgress, case_line
 from nnunet_moe.errors import CommandError
@@ -12,22 +12,15 @@ from nnunet_moe.runtime.workspace import Workspace
 from nnunet_moe.training_log import Epoch, append_epoch
 
 
-@pytest.mark.slow
-def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(tmp_path, monkeypatch, capsys):
-    """The demo itself, with a training too short to learn anything and heads as small as the tests' own."""
-    monkeypatch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
-    monkeypatch.setattr(
-        demo, "TRAINING_LENGTH", {**demo.TRAINING_LENGTH, "num_epochs": 1, "num_iterations_per_epoch": 2}
-    )
-    main(["demo", "-o", str(tmp_path / "demo"), "-device", "cpu"])
-    shown = capsys.readouterr().out
+def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(demo_run):
+    shown = demo_run.with_suffix(".txt").read_text()
     rows = re.findall(r"^\| ([\w+]+) \| ([\d.]+) \|$", shown, flags=re.MULTILINE)
     assert [name for name, _ in rows] == ["T1w", "T2w", "FLAIR", "T1w+T2w", "T1w+FLAIR", "T2w+FLAIR", "T1w+T2w+FLAIR"]
     mean = float(re.search(r"\*\*mean over codes\*\* \| \*\*([\d.]+)\*\*", shown)[1])
     assert mean == pytest.approx(sum(float(dice) for _, dice in rows) / 7, abs=2e-3)
     assert re.search(r"^ *Epoch 1 of 1, mean Dice [01]\.\d\d$", shown, flags=re.MULTILINE)
     assert shown.endswith(f"{demo.NEXT_STEPS}\n") and shown.count("Predicting phantomTs") == 28
-    assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
+    assert (demo_run / "demo.png").stat().st_size > 10_000
 
 
 def test_a_command_that_fails_is_an_error_that_names_its_log(tmp_path):
