@@ -111,4 +111,4 @@ def write_cohort(raw: Path, *, num_training: int, num_test: int, one_channel: bo
         "file_ending": FILE_ENDING,
         **({} if one_channel else {"label_sets": LABEL_SETS}),
     }
-    (raw / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+    (raw / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

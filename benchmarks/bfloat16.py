@@ -34,7 +34,7 @@ def main() -> None:
     dataset, (trainer, plans, configuration) = model.parent.name, model.name.split("__")
     raw = workspace.raw / dataset
     images, labels = options.images or raw / "imagesTs", options.labels or raw / "labelsTs"
-    modalities = channel_names(json.loads((raw / "dataset.json").read_text()))
+    modalities = channel_names(json.loads((raw / "dataset.json").read_text(encoding="utf-8")))
     folder = workspace.folder / "bfloat16"
     shutil.rmtree(folder, ignore_errors=True)
     subsets = CaseSubsets(images, labels, folder, cases_of(labels), modalities)

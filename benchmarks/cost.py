@@ -55,7 +55,7 @@ def main() -> None:
     workspace = _planned(Path(options.out), options.shape)
     print(f"{machine()}, device {device}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     for network in options.networks:
-        plans = json.loads((workspace.preprocessed / DATASET / f"{PLANS[network]}.json").read_text())
+        plans = json.loads((workspace.preprocessed / DATASET / f"{PLANS[network]}.json").read_text(encoding="utf-8"))
         configuration = PlansManager(plans).get_configuration("3d_fullres")
         patch, batch = configuration.patch_size, configuration.batch_size
         print(f"## {network}: patch {patch}, batch {batch}, {len(SIGNAL)} channels\n")
@@ -267,9 +267,11 @@ def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
 
 def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, device: torch.device) -> int:
     """Return the peak memory of a step in bytes. It must run in its own process."""
-    plans = json.loads((folder / "nnUNet_preprocessed" / DATASET / f"{PLANS[network]}.json").read_text())
+    plans = json.loads(
+        (folder / "nnUNet_preprocessed" / DATASET / f"{PLANS[network]}.json").read_text(encoding="utf-8")
+    )
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
     step = _step(trainer, plans, device)
     with cpu_autocast(device) if precision == "same" else nullcontext():
         for _ in range(2):  # momentum exists from the second step on
@@ -281,7 +283,9 @@ def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, de
 
 def _resident(name: str) -> int:
     """Return the memory of this process in bytes, current or peak (only on Linux)."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(name)
+    ]
     return int(line.split()[1]) * 1024
 
 

@@ -93,8 +93,10 @@ def main() -> None:
     choice = ModelChoice(dataset=dataset, configuration=options.c, trainer=options.tr, folds=(0,))
     export_models(Request(model=choice, out=out / "models", modalities=None))
     (out / "stranger").mkdir()  # importing this package fails here
-    (out / "stranger" / "nnunet_moe.py").write_text("raise ModuleNotFoundError('nnunet_moe is not installed')")
-    modalities = channel_names(json.loads((model / "dataset.json").read_text()))
+    (out / "stranger" / "nnunet_moe.py").write_text(
+        "raise ModuleNotFoundError('nnunet_moe is not installed')", encoding="utf-8"
+    )
+    modalities = channel_names(json.loads((model / "dataset.json").read_text(encoding="utf-8")))
     labels = options.images.with_name(options.images.name.replace("images", "labels"))
     subsets = CaseSubsets(options.images, labels, out / "plugin", cases_of(labels), modalities)
     setup = Setup(model, options.c, out / "models", subsets, out, options.repetitions)
@@ -196,7 +198,7 @@ def _predict(name: str, model: Path, images: Path, out: Path, *more: str) -> Run
         command, env=_environment(name, out.parent), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    with (out.parent / f"{out.name}.log").open("w") as log:
+    with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
         for line in process.stdout:
             log.write(line)
             if pending and pending[0] in line:

@@ -203,7 +203,9 @@ def _scores(workspace: Workspace, row: Row) -> pd.DataFrame:
 def _step(workspace: Workspace, row: Row) -> tuple[Callable[[], Any], int]:
     """Return a training step on a batch of all image types, and the number of parameters."""
     folder = workspace.preprocessed / row.dataset
-    plans, dataset_json = (json.loads((folder / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset"))
+    plans, dataset_json = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("nnUNetPlans", "dataset")
+    )
     with redirect_stdout(sys.stderr):
         trainer = find_trainer(row.trainer)(
             {**plans, "continue_training": False}, row.configuration, 0, dataset_json, torch.device("cpu")

@@ -27,7 +27,7 @@ def main() -> None:
     options = _options()
     options.out.mkdir(parents=True)
     model = nnunet_folder(nnUNet_results) / dataset_name(options.d) / f"{options.tr}__nnUNetPlans__{options.c}"
-    modalities = channel_names(json.loads((model / "dataset.json").read_text()))
+    modalities = channel_names(json.loads((model / "dataset.json").read_text(encoding="utf-8")))
     labels = options.images.with_name(options.images.name.replace("images", "labels"))
     subsets = CaseSubsets(options.images, labels, options.out / "unused", cases_of(labels), modalities)
     subsets.write_inputs(options.out / "incoming")
@@ -50,7 +50,7 @@ def _run(name: str, folder: Path, arguments: tuple[str, ...]) -> None:
     out = folder / name
     shutil.rmtree(out, ignore_errors=True)
     script = str(Path(sys.executable).parent / command)
-    with trainers_known(), (folder / f"{name}.log").open("w") as log:
+    with trainers_known(), (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         subprocess.run([script, *verb, *arguments, "-o", str(out)], check=True, stdout=log, stderr=log)
 
 

@@ -118,7 +118,9 @@ class Folder:
         """
         start, self._number, texts = time.monotonic(), self._number + 1, list(map(str, words))
         command = [sys.executable, "-m", *texts] if texts[0] == "nnunet_moe" else texts
-        with (self.logs / f"{self._number:02d}_{Path(texts[0]).name}_{texts[1][:20].strip()}.txt").open("w") as log:
+        with (self.logs / f"{self._number:02d}_{Path(texts[0]).name}_{texts[1][:20].strip()}.txt").open(
+            "w", encoding="utf-8"
+        ) as log:
             done = subprocess.run(
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, cwd=self.folder, check=False
             )
@@ -170,13 +172,13 @@ def write_types(raw: Path) -> None:
         "numTraining": 8,
         "file_ending": ".nii.gz",
     }
-    (raw / "dataset.json").write_text(json.dumps(described))
+    (raw / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 def add_configurations(folder: Folder) -> None:
     """Add configurations with small networks and short trainings to the plans."""
     file = folder / "nnUNet_preprocessed" / HEADS / "nnUNetPlans.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     architecture = copy.deepcopy(plans["configurations"]["3d_fullres"]["architecture"])
     architecture["arch_kwargs"] |= {
         "n_stages": 3,
@@ -193,12 +195,12 @@ def add_configurations(folder: Folder) -> None:
         "3d_odd": {**small, "nnunet_moe": {**LENGTH, **ODD}},
         "3d_t1fl": {"inherits_from": "3d_small", "nnunet_moe": {**LENGTH, "modality_code": [1, 0, 1]}},
     }
-    file.write_text(json.dumps(plans, indent=4))
+    file.write_text(json.dumps(plans, indent=4), encoding="utf-8")
     file = folder / "nnUNet_preprocessed" / TYPES / "nnUNetPlans.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     small = {"inherits_from": "2d", "patch_size": [32, 32], "batch_size": 4, "nnunet_moe": {**LENGTH, "width": 12}}
     plans["configurations"]["2d_small"] = small
-    file.write_text(json.dumps(plans, indent=4))
+    file.write_text(json.dumps(plans, indent=4), encoding="utf-8")
 
 
 def make(folder: Folder) -> None:
@@ -310,7 +312,7 @@ def go_on(folder: Folder, *, codes: Sequence[str] = (), more: Sequence[str] = ()
     folder.moe("predict", *model, *images, *quick, "-o", folder / "begun_prediction", *more)
     scored = ("nnUNetTrainerLCKD", *quick, "--disable_tta", "--save_predictions", *codes)
     folder.moe("evaluate", *model, *scored, "-o", folder / "begun_scores")
-    (folder / "begun.yaml").write_text(STUDY % study)
+    (folder / "begun.yaml").write_text(STUDY % study, encoding="utf-8")
     folder.moe("study", folder / "begun.yaml", "-o", folder / "begun_study", *quick, "-jobs", 1)
 
 
@@ -398,7 +400,7 @@ def _differing(first: Any, second: Any, where: str = "") -> str | None:
 
 def _masked(file: Path) -> str:
     """Read a text without seconds, digests and pictures."""
-    text = file.read_text(errors="replace")
+    text = file.read_text(errors="replace", encoding="utf-8")
     if file.suffix == ".csv":
         rows = [*csv.DictReader(io.StringIO(text))]
         text = "\n".join(str({**row, "seconds": ""}) for row in rows)

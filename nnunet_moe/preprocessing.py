@@ -199,7 +199,7 @@ def use_missing_modality_preprocessor(
 
 def _loaded(dataset_json: dict | str) -> dict:
     """Return the content of dataset.json, which nnU-Net's preprocessor gets as content or as path."""
-    return json.loads(Path(dataset_json).read_text()) if isinstance(dataset_json, str) else dataset_json
+    return json.loads(Path(dataset_json).read_text(encoding="utf-8")) if isinstance(dataset_json, str) else dataset_json
 
 
 def _dedicated(

@@ -155,7 +155,7 @@ def _from_logs(folder: Path) -> dict[int, Epoch]:
     epochs: dict[int, Epoch] = defaultdict(Epoch)
     current = None
     for file in sorted(folder.glob("training_log_*.txt"), key=lambda log: log.stat().st_mtime):
-        for line in file.read_text(errors="replace").splitlines():
+        for line in file.read_text(errors="replace", encoding="utf-8").splitlines():
             if match := _EPOCH.search(line):
                 current = int(match[1])
                 epochs[current] = Epoch()

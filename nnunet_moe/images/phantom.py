@@ -84,7 +84,7 @@ def write_phantom_cohort(
         "numTraining": num_training,
         "file_ending": FILE_ENDING,
     }
-    (folder / "dataset.json").write_text(json.dumps(dataset, indent=2) + "\n")
+    (folder / "dataset.json").write_text(json.dumps(dataset, indent=2) + "\n", encoding="utf-8")
 
 
 def _render(tissue: np.ndarray, signal: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:

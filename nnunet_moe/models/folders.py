@@ -48,7 +48,7 @@ class ModelFolder:
         """
         file = self.folder / f"{name}.json"
         try:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{file} cannot be read: {error}. Every trained model has this file. Restore it, or train again."

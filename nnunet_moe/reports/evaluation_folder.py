@@ -54,7 +54,7 @@ class EvaluationFolder:
     def __init__(self, folder: Path, model: ModelFolder, folds: Sequence[Fold]) -> None:
         self._model = model
         try:
-            settings = json.loads((folder / "summary.json").read_text())["settings"]
+            settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
             scored_folds, self._is_validation = settings["folds"], settings["images"] is None
             self._prediction, states = settings["prediction"], settings["models"]
             self._means = _read_means(folder / "means.csv")

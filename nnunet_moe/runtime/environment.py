@@ -68,7 +68,7 @@ def trainers_known() -> AbstractContextManager[None]:
 def machine() -> str:
     """Describe this machine in words, for reports of measurements."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else []
     return f"{platform.platform()}, {f'{len(names)} x {names[0]}' if names else platform.processor()}"
 
 

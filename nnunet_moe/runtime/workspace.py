@@ -78,6 +78,6 @@ class Workspace:
         number = len(list(self.logs.iterdir()))
         while True:
             try:
-                return (self.logs / f"{number}_{command}.log").open("x")
+                return (self.logs / f"{number}_{command}.log").open("x", encoding="utf-8")
             except FileExistsError:
                 number += 1

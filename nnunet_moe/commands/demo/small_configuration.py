@@ -26,7 +26,7 @@ def add_small_configuration(
         settings: the value of the key `nnunet_moe`.
         batch_size: the batch size; None keeps the planned one.
     """
-    plans = json.loads(plans_file.read_text())
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
     planned = "2d" if len(patch_size) == 2 else "3d_fullres"
     architecture = copy.deepcopy(plans["configurations"][planned]["architecture"])
     num_stages, dimensions = len(features_per_stage), len(patch_size)
@@ -45,4 +45,4 @@ def add_small_configuration(
         PLANS_KEY: settings,
         **({} if batch_size is None else {"batch_size": batch_size}),
     }
-    plans_file.write_text(json.dumps(plans, indent=4))
+    plans_file.write_text(json.dumps(plans, indent=4), encoding="utf-8")

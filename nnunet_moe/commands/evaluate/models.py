@@ -61,7 +61,7 @@ def validation_cases(dataset: str, fold: Fold) -> list[ScoredCase]:
         ModelError: the fold is not in the split, or a case is missing in the raw dataset.
     """
     file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
-    splits = json.loads(file.read_text()) if file.exists() else []
+    splits = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     if not isinstance(fold, int) or fold >= len(splits):
         raise ModelError(
             f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Choose another fold with -f, or "
@@ -86,7 +86,7 @@ def training_cases(dataset: str) -> dict[str, ScoredCase]:
     if not (raw / "dataset.json").exists():
         raise ModelError(f"{raw / 'dataset.json'} is missing. The images are read from the raw dataset. Restore it.")
     files = get_filenames_of_train_images_and_targets(str(raw))
-    file_ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
+    file_ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
     return {name: _case(name, paths["images"], paths["label"], file_ending) for name, paths in files.items()}
 
 
@@ -124,7 +124,7 @@ def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
     """Return whether a trained configuration is the requested one, or a dedicated one that inherits from it."""
     if name == configuration:
         return True
-    configurations = json.loads(plans_file.read_text())["configurations"]
+    configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
     parents, parent = [], name
     while (parent := configurations.get(parent, {}).get("inherits_from")) is not None and parent not in parents:
         parents.append(parent)

@@ -207,7 +207,7 @@ class ModelRun:
                 ("plans", self.segmenter.context.plans.plans),
             ):
                 with atomic_write(file.with_name(f"{name}.json")) as unfinished:
-                    unfinished.write_text(json.dumps(content, indent=4))
+                    unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
             self._described.add(file.parent)
         with atomic_write(file) as unfinished:
             self.segmenter.write(segmentation, str(unfinished), loaded)

@@ -120,7 +120,7 @@ class ExportedModel:
             "dataset_fingerprint": fingerprint_of(self.source.fingerprint, self.code),
         }
         for name, content in contents.items():
-            (self.folder / f"{name}.json").write_text(json.dumps(content, indent=4))
+            (self.folder / f"{name}.json").write_text(json.dumps(content, indent=4), encoding="utf-8")
         source, any_space = self.source, all(fold.onnx_takes_any_space for fold in folds.values())
         template = templates("nnunet_moe.commands.export").get_template("card.md.jinja")
         card = template.render(
@@ -146,7 +146,7 @@ class ExportedModel:
             versions=versions("nnunet-moe", "nnunetv2", "torch"),
             scores=scores,
         )
-        (self.folder / "README.md").write_text(card)
+        (self.folder / "README.md").write_text(card, encoding="utf-8")
 
     def _never(self) -> list[str]:
         """Return the labels or regions that never appear with these modalities, because nobody annotated them there."""

@@ -94,7 +94,7 @@ def import_dataset(request: Request) -> Imported:
             "numTraining": len(training),
             "file_ending": ending,
         }
-        (unfinished / "dataset.json").write_text(json.dumps(description, indent=4))
+        (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
         _write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
 

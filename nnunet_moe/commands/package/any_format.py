@@ -59,7 +59,9 @@ class AnyFormatReader:
             converted = Path(folder) / f"image_0000{self._file_ending}"
             sitk.WriteImage(image, str(converted))
             if self._file_ending in TIFF:  # nnU-Net reads the spacing from this file
-                converted.with_name("image.json").write_text(json.dumps({"spacing": image.GetSpacing()[::-1]}))
+                converted.with_name("image.json").write_text(
+                    json.dumps({"spacing": image.GetSpacing()[::-1]}), encoding="utf-8"
+                )
             data, properties = self._reader.read_images([str(converted)])
         sent = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
         return data, {**properties, "sent": sent}

@@ -32,7 +32,7 @@ class PackagedModel:
     """Fold -> the codes of its training cases as digits, each only once; None if they are not known."""
 
     def write(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=4) + "\n")
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=4) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "PackagedModel":
@@ -42,7 +42,7 @@ class PackagedModel:
             ModelError: the file is missing or has another content.
         """
         try:
-            content = json.loads((folder / FILE).read_text())
+            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             packaged = cls(**{**content, "folds": tuple(content["folds"])})
             packaged._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -75,7 +75,7 @@ class InputMapping:
             SettingsError: the file is missing or not JSON, or a value in it is not allowed.
         """
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             names = [field.name for field in fields(cls)]
             if not isinstance(content, dict) or not set(names[:3]) <= content.keys() <= set(names):
                 raise SettingsError(
@@ -86,7 +86,7 @@ class InputMapping:
             raise SettingsError(f"{file} cannot be used: {error}") from error
 
     def write(self, file: Path) -> None:
-        file.write_text(json.dumps(asdict(self), indent=4) + "\n")
+        file.write_text(json.dumps(asdict(self), indent=4) + "\n", encoding="utf-8")
 
     def require_modalities(self, modalities: Sequence[str]) -> None:
         """Make sure that the model knows all modalities of the mapping.

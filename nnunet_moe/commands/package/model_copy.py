@@ -49,7 +49,7 @@ def copy_model(
         dataset_json, plans = stage.content("dataset"), stage.content("plans")
         dataset_json = dataset_json_of(dataset_json, tuple(True for _ in channel_names(dataset_json)))
         for name, kept in (("dataset", dataset_json), ("plans", plans)):
-            (target / f"{name}.json").write_text(json.dumps(kept, indent=4))
+            (target / f"{name}.json").write_text(json.dumps(kept, indent=4), encoding="utf-8")
         for fold in folds:
             stage.require_checkpoint(fold)
             checkpoint = read_checkpoint(stage.checkpoint_file(fold))
@@ -117,8 +117,8 @@ def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str
     try:
         if not table.exists():  # nnU-Net's own command planned it, for complete cases only
             return {fold: {tuple(True for _ in modalities)} for fold in folds} if folder.is_dir() else None
-        codes = Availability.from_csv(table.read_text(), modalities).codes
-        of_folds = json.loads(splits.read_text()) if splits.exists() else []
+        codes = Availability.from_csv(table.read_text(encoding="utf-8"), modalities).codes
+        of_folds = json.loads(splits.read_text(encoding="utf-8")) if splits.exists() else []
         cases = {fold: list(codes) if fold == "all" else of_folds[int(fold)]["train"] for fold in folds}
         return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
     except (

@@ -70,7 +70,7 @@ def package_model(request: Request) -> Packaged:
             mirroring=request.prediction.mirroring,
         )
         mapping.write(folder / "mapping.json")
-        (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n")
+        (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n", encoding="utf-8")
         wheel = write_wheel(folder)
         has = [name for name, is_there in zip(packaged.modalities, packaged.largest_code(), strict=True) if is_there]
         write_sample(folder / "sample" / "input", mapping, has, PlansManager(plans), dataset_json["file_ending"])
@@ -127,4 +127,6 @@ def _write_texts(
     }
     names = [".dockerignore", "Dockerfile", "README.md", "predict.py", "test.sh"]
     for name in [*names, "Apptainer.def"] if mapping.target == "fomo" else names:
-        (folder / name).write_text(environment.get_template(f"{name.lstrip('.')}.jinja").render(values))
+        (folder / name).write_text(
+            environment.get_template(f"{name.lstrip('.')}.jinja").render(values), encoding="utf-8"
+        )

@@ -62,7 +62,7 @@ def write_sample(
         file.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(_image(contrasts[number % len(contrasts)], plans, file_ending), str(file))
     if sockets:
-        (folder / "inputs.json").write_text(json.dumps(sockets, indent=4) + "\n")
+        (folder / "inputs.json").write_text(json.dumps(sockets, indent=4) + "\n", encoding="utf-8")
 
 
 def _keys(mapping: InputMapping, modalities: Sequence[str]) -> list[str]:

@@ -227,7 +227,7 @@ _CONTRACTS: dict[str, Callable[[InputMapping, argparse.Namespace], list[InputCas
 def _sockets(file: Path) -> list[tuple[str, str]]:
     """Read the slugs and folders that the platform lists. Older versions call a socket an interface."""
     try:
-        listed = json.loads(file.read_text())
+        listed = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(listed, list):
             raise ValueError(f"it holds a {type(listed).__name__}")
         sockets = [entry.get("socket") or entry["interface"] for entry in listed]

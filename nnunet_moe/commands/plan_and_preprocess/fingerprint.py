@@ -68,7 +68,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         # without a table, nnU-Net wrote the fingerprint, and zero-filled channels may have entered it
         if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
-            return json.loads(fingerprint_file.read_text())
+            return json.loads(fingerprint_file.read_text(encoding="utf-8"))
         num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
         results = map_cases(
             analyse_case,
@@ -92,7 +92,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         with atomic_write(fingerprint_file) as unfinished:
             save_json(fingerprint, str(unfinished))
         with atomic_write(table_file) as unfinished:
-            unfinished.write_text(self.availability.csv())
+            unfinished.write_text(self.availability.csv(), encoding="utf-8")
         return fingerprint
 
 
@@ -177,7 +177,7 @@ def without_foreground(fingerprint: dict[str, Any], availability: Availability) 
 def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:
     """Read the availability from which a fingerprint was computed, and check that the files are still the same."""
     try:
-        made_from = Availability.from_csv(table_file.read_text(), files.modalities)
+        made_from = Availability.from_csv(table_file.read_text(encoding="utf-8"), files.modalities)
     except (ModalityError, OSError, UnicodeDecodeError) as error:
         raise ModalityError(
             f"{table_file} cannot be used: {error} Recompute it and the fingerprint with --clean."

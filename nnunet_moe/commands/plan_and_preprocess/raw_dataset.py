@@ -103,7 +103,7 @@ def read_raw_dataset(name: str) -> RawDataset:
             f"{file} does not exist. A raw dataset needs imagesTr, labelsTr and dataset.json. Add the missing ones."
         )
     try:
-        dataset_json = json.loads(file.read_text())
+        dataset_json = json.loads(file.read_text(encoding="utf-8"))
         names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
         LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     except (ModalityError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:

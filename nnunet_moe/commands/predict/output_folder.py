@@ -88,7 +88,7 @@ class OutputFolder:
             contents |= {"dataset.json": self._context.dataset_json, "plans.json": self._context.plans.plans}
         for name, content in contents.items():
             with atomic_write(request.out / name) as unfinished:
-                unfinished.write_text(json.dumps(content, indent=4))
+                unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
         return todo
 
     def _require_no_outputs(self, cases: Sequence[CaseFiles]) -> None:
@@ -134,7 +134,7 @@ def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
 
 def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
     try:
-        before = json.loads(file.read_text())
+        before = json.loads(file.read_text(encoding="utf-8"))
         differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(

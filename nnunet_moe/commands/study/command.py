@@ -87,6 +87,11 @@ def run(namespace: argparse.Namespace) -> None:
             "A study needs Snakemake and PyYAML, but PyYAML is missing. Run: pip install 'nnunet-moe[study]'"
         )
     request = read_request(Request, namespace)
+    if request.only is None and not request.dry_run and importlib.util.find_spec("fcntl") is None:
+        raise SettingsError(
+            "This system cannot run a study, because its jobs need the file locks of Linux or macOS. On Windows, use "
+            "the Windows Subsystem for Linux, or run nnUNetv2_train and `nnunet_moe evaluate` for each trainer."
+        )
 
     from nnunet_moe.commands.study.models import write_plans
     from nnunet_moe.commands.study.plan import make_plan

@@ -107,7 +107,7 @@ def read_study(file: Path) -> Study:
         SettingsError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
     """
     try:
-        given = yaml.load(file.read_text(), _Loader)
+        given = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise SettingsError(f"{file} does not exist. Give the YAML file of a study.") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:

@@ -11,7 +11,6 @@ inherit. They are free once the last of these processes has ended, for any reaso
 """
 
 import argparse
-import fcntl
 import os
 import shlex
 import tempfile
@@ -20,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-DEVICES = Path(tempfile.gettempdir()) / f"nnunet_moe_devices_{os.getuid()}"
 SECONDS_BETWEEN_TRIES = 2
 
 
@@ -40,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.device:
         # a device for several jobs is given several times, and has as many locks
         counts = [options.device[:number].count(device) for number, device in enumerate(options.device)]
-        places = [DEVICES / f"{device}_{count}" for device, count in zip(options.device, counts, strict=True)]
+        folder = Path(tempfile.gettempdir()) / f"nnunet_moe_devices_{os.getuid()}"
+        places = [folder / f"{device}_{count}" for device, count in zip(options.device, counts, strict=True)]
         os.environ["CUDA_VISIBLE_DEVICES"] = options.device[_first_free(places)]
     print(f"+ {shlex.join(options.command)}", flush=True)
     os.execvp(options.command[0], options.command)
@@ -55,6 +54,8 @@ def hold(file: Path) -> int | None:
     Raises:
         OSError: the file cannot be opened.
     """
+    import fcntl  # only on POSIX systems, while other parts of a study also run elsewhere
+
     file.parent.mkdir(parents=True, exist_ok=True)
     opened = os.open(file, os.O_RDWR | os.O_CREAT)
     try:

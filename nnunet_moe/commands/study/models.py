@@ -103,14 +103,14 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
     plans["plans_name"] = study.study_plans
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     base = PlansManager(plans).get_configuration(study.configuration)
     settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
     if base.previous_stage_name is not None or "modality_code" in settings:
         what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
         raise SettingsError(f"{study.configuration} is {what}. Choose a configuration that needs no other one.")
     file = folder / f"{study.study_plans}.json"
-    begun = json.loads(file.read_text()) if file.exists() else None
+    begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     _require_new_methods(study, trained, settings, () if begun is None else begun["configurations"])
     for model in trained:
         method = model.method
@@ -164,7 +164,7 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
         raise SettingsError(
             f"{file} does not exist. Plan and preprocess the dataset, or choose other plans with 'plans'."
         )
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     if configuration not in plans["configurations"]:
         raise SettingsError(
             f"{file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. Choose one of "
@@ -231,7 +231,9 @@ def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict
 
 def _require_models_of(study: Study, trained: list[SeededRun], plans: dict[str, Any]) -> None:
     """Make sure that models that are trained or have begun to train used these plans."""
-    sets = LabelSets.of(json.loads((nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json").read_text()))
+    sets = LabelSets.of(
+        json.loads((nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json").read_text(encoding="utf-8"))
+    )
     label_sets_now = None if sets is None else [list(row) for row in sets.setting]
     for model in trained:
         for name in model.configurations.values():
@@ -264,4 +266,4 @@ def _differences(begun: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 def _write_json(file: Path, content: Any) -> None:
     with atomic_write(file) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=4))
+        unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")

@@ -77,7 +77,7 @@ class StudyPlan:
         file = self.out / JOBS
         if not file.exists():
             return {}
-        earlier = json.loads(file.read_text())
+        earlier = json.loads(file.read_text(encoding="utf-8"))
         return {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
 
     def seconds(self, job: str) -> list[float]:
@@ -85,7 +85,7 @@ class StudyPlan:
         file = self.out / "times" / f"{job}.tsv"
         if not file.exists():
             return []
-        with file.open() as opened:
+        with file.open(encoding="utf-8") as opened:
             return [float(row["s"]) for row in csv.DictReader(opened, delimiter="\t")]
 
     def describe(self, num_jobs: int | None) -> str:
@@ -139,7 +139,7 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
     dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
     if not dataset_file.exists():
         raise ModelError(f"{dataset_file} does not exist. Give an existing raw dataset in {file}.")
-    dataset_json = json.loads(dataset_file.read_text())
+    dataset_json = json.loads(dataset_file.read_text(encoding="utf-8"))
     modalities = channel_names(dataset_json)
     _require_folds(study)
     cases = list(training_cases(study.dataset).values())
@@ -156,7 +156,7 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
 def _require_folds(study: Study) -> None:
     """Make sure that the split has the study's folds. For others, nnU-Net would train on an unknown random split."""
     splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
-    number = len(json.loads(splits.read_text())) if splits.exists() else NUM_FOLDS
+    number = len(json.loads(splits.read_text(encoding="utf-8"))) if splits.exists() else NUM_FOLDS
     if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
         raise SettingsError(
             f"{study.dataset} has no fold {unknown[0]}. Its split has the folds 0 to {number - 1}. Choose from these."
@@ -168,7 +168,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
 
     Existing plans are kept, because someone may have changed them.
     """
-    begun = json.loads((out / JOBS).read_text())["jobs"] if (out / JOBS).exists() else {}
+    begun = json.loads((out / JOBS).read_text(encoding="utf-8"))["jobs"] if (out / JOBS).exists() else {}
     if PREPROCESS in begun and not (out / "done" / PREPROCESS).exists():
         return True
     file = nnunet_folder(nnUNet_preprocessed) / study.dataset / f"{study.plans}.json"
@@ -181,7 +181,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
         return True
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
-    ending = json.loads((raw / "dataset.json").read_text())["file_ending"]
+    ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
     cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"[!.]*{ending}")]
     # nnU-Net writes this file last for each case
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:

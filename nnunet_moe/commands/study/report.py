@@ -48,7 +48,7 @@ def write_report(plan: StudyPlan) -> Path:
         ModelError: no evaluation is finished, or the evaluations do not belong together.
     """
     study, done = plan.study, plan.done()
-    dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text())
+    dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text(encoding="utf-8"))
     modalities = channel_names(dataset_json)
     finished: dict[str, dict[Path, SeededRun]] = {}
     missing = []

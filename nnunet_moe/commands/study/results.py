@@ -85,7 +85,7 @@ def read_results(
     rows, seeds, cases = [], {}, {}
     for folder, model in folders.items():
         try:
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             names = dict.fromkeys(("trainer", "fold", "case", "code", "label", "configuration", "failure"), str)
             numbers = pd.read_csv(folder / "results.csv", nrows=0).columns.difference(list(names))
             empty = {number: [""] for number in numbers}  # names stay text, even if they look like numbers

@@ -171,7 +171,7 @@ def _write_jobs(plan: StudyPlan, machine: Machine) -> None:
         "python": sys.executable,
     }
     with atomic_write(plan.out / JOBS) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=4))
+        unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _snakemake(plan: StudyPlan, options: Sequence[str], lock: int) -> Iterator[s
     arguments = ["--snakefile", str(Path(__file__).parent / "Snakefile"), "--directory", str(plan.out)]
     arguments += ["--configfile", str(plan.out / JOBS), "--keep-going", "--rerun-incomplete", "--nocolor"]
     arguments += ["--rerun-triggers", "mtime", "--nolock"]  # our own lock is used, which ends with its process
-    with trainers_known(), (plan.out / SNAKEMAKE_LOG).open("a") as log:
+    with trainers_known(), (plan.out / SNAKEMAKE_LOG).open("a", encoding="utf-8") as log:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         environment |= {name: str(Path(os.environ[name]).resolve()) for name in FOLDERS if name in os.environ}
         process = subprocess.Popen(
@@ -243,4 +243,6 @@ def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None) -> 
 
 def _last_lines(log: Path, number: int) -> list[str]:
     """Return the last nonempty lines of a log."""
-    return [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()][-number:]
+    return [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").split("\n") if line.strip()][
+        -number:
+    ]

@@ -41,7 +41,7 @@ class Target:
                 raise ModelError(
                     f"{file} does not exist. Plan and preprocess the dataset, or choose another with -d and -p."
                 )
-        plans, dataset_json = (json.loads(file.read_text()) for file in (plans_file, dataset_file))
+        plans, dataset_json = (json.loads(file.read_text(encoding="utf-8")) for file in (plans_file, dataset_file))
         if self.configuration not in plans["configurations"]:
             raise ModelError(
                 f"{plans_file} has no configuration {self.configuration!r}, only {', '.join(plans['configurations'])}. "
