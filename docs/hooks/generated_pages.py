@@ -34,7 +34,7 @@ SETTINGS = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to the site."""
     root = Path(config.config_file_path).parent
-    pages = {page: root_page((root / file).read_text()) for file, page in ROOT_PAGES.items()}
+    pages = {page: root_page((root / file).read_text(encoding="utf-8")) for file, page in ROOT_PAGES.items()}
     pages["reference/settings.md"] = settings_page()
     pages["reference/trainers.md"] = trainers_page()
     pages |= {f"reference/commands/{verb}.md": command_page(verb) for verb in VERBS}
@@ -124,7 +124,7 @@ def trainers_page() -> str:
     (file,) = external_trainers_folder().glob("*.py")
     (names,) = (
         ast.literal_eval(node.value)
-        for node in ast.parse(file.read_text()).body
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
     )
     paths = file.parents[1].glob("[a-z]*.py")
