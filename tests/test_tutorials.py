@@ -27,6 +27,7 @@ def test_a_tutorial_runs_and_prints_what_its_page_shows(demo_run, tmp_path, page
     script = re.sub(
         r"^nnunet_moe demo\b", f"cat {demo_run.with_suffix('.txt').name}", script_of(blocks), flags=re.MULTILINE
     )
+    script = script.replace("seeds: [0, 1]", "seeds: [0]")
     for key, value in SHORTER.items():
         script = re.sub(rf"({key}\"?: )\d+", rf"\g<1>{value}", script)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -87,7 +87,7 @@ def _installed() -> Distribution:
     A build may leave metadata next to a checkout. They are not an installation and are skipped.
     """
     for found in distributions(name=NAME):
-        if found.read_text("METADATA", encoding="utf-8"):
+        if found.read_text("METADATA"):
             return found
     raise SettingsError(
         f"{NAME} is not installed here, but the container needs it. Run `pip install PATH_OF_THE_CHECKOUT`."
