@@ -24,6 +24,7 @@ from nnunet_moe.modalities.codes import (
 )
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write, remove_leftovers
+from nnunet_moe.runtime.threads import cpu_threads
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import given_settings, read_settings, unread_settings
 from nnunet_moe.trainers.cases import CasesTrainer
@@ -197,6 +198,14 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         """Seed the random generators, then initialize as nnU-Net does."""
         self._seed_generators()
         super().initialize()
+
+    def run_training(self) -> None:
+        with cpu_threads(self.device):
+            super().run_training()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with cpu_threads(self.device):
+            super().perform_actual_validation(save_probabilities)
 
     def on_train_start(self) -> None:
         """Start the training as nnU-Net does; the log lists the settings, and those in the plans without effect."""

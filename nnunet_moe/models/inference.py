@@ -32,6 +32,7 @@ from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.runtime.environment import trainers_known
+from nnunet_moe.runtime.threads import cpu_threads
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -217,7 +218,8 @@ def predict_logits(predictor: Any, data: np.ndarray) -> Tensor:
         predictor: one of nnU-Net's predictors.
         data: the image that `InferenceContext.preprocess` returned.
     """
-    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach()
+    with cpu_threads(predictor.device):
+        return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach()
 
 
 def is_overflow(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.backends import cudnn
 
 from nnunet_moe.architectures.stock_network import missing_modality_network
 from nnunet_moe.errors import ModelError
@@ -29,9 +30,6 @@ class Segmenter:
         device = torch.device(settings.device)
         options = {"tile_step_size": settings.step_size, "use_mirroring": settings.mirroring, "device": device}
         self._predictor = load_predictor(model, folds, **options)
-        if device.type == "cuda":  # nnU-Net lets cuDNN choose algorithms by time, but scores must not depend on that
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
         self.network = missing_modality_network(unwrap(self._predictor.network))
         self.network.require_segmentation()
         self.context = InferenceContext.of(self._predictor)
@@ -97,7 +95,10 @@ class Segmenter:
                 np.float32
             )  # the type in which nnU-Net reads it from a file
             data, properties = self._preprocess(case, code, previous)
-        return self.context.segmentation(predict_logits(self._predictor, data), properties)
+        # nnU-Net lets cuDNN choose algorithms by time, but scores must not depend on that
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            logits = predict_logits(self._predictor, data)
+        return self.context.segmentation(logits, properties)
 
     def write(self, segmentation: np.ndarray, file: str, case: CaseImages) -> None:
         """Write a segmentation as nnU-Net does, with the geometry of the images."""

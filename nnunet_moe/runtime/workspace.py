@@ -9,6 +9,7 @@ from typing import TextIO
 
 from nnunet_moe.errors import CommandError
 from nnunet_moe.runtime.environment import trainers_known
+from nnunet_moe.runtime.threads import usable_cores
 
 Progress = Callable[[str], str | None]
 """Takes a line of output and returns the text to show, or None."""
@@ -49,7 +50,7 @@ class Workspace:
                 "nnUNet_preprocessed": str(self.preprocessed),
                 "nnUNet_results": str(self.results),
                 # nnU-Net's defaults are for workstations with a GPU, and each of its processes imports torch
-                "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1))),
+                "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", str(min(8, usable_cores()))),
                 "nnUNet_n_proc_DA": "1" if "plan" in command else os.environ.get("nnUNet_n_proc_DA", "1"),
                 "PYTHONUNBUFFERED": "1",
             }

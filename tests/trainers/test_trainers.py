@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+import nnunet_in_process
 from facts import facts
 from made_batches import LABELS, batch_for
 from nnunet_moe.errors import ModalityError, SettingsError
@@ -443,3 +445,22 @@ def test_the_first_process_alone_writes_learning_curves(make_trainer, monkeypatc
         made.local_rank = rank
         made.on_epoch_end()
         assert list(read_training_logs(Path(made.output_folder))) == ([0] if rank == 0 else [])
+
+
+def test_training_and_validation_use_the_cores_that_the_process_may_use_and_not_all_of_the_machine(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    dataset.add_configuration("3d_short", num_epochs=1, num_iterations_per_epoch=1)
+    before, seen = torch.get_num_threads(), set()
+    trainer = nnunet_in_process.make_trainer(901, "3d_short", "nnUNetTrainerMoESD")
+    trainer.initialize()
+    trainer.network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)  # as nnU-Net's command does: a thread for each core of the machine
+    try:
+        trainer.run_training()
+        trainer.perform_actual_validation()
+        assert seen == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

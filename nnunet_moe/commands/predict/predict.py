@@ -1,6 +1,5 @@
 """Predict the cases of a folder, and record cases that cannot be predicted instead of stopping."""
 
-import os
 import time
 import traceback
 from collections import deque
@@ -164,9 +163,7 @@ class _Run:
 
 
 def _predictor(model: ModelFolder, request: Request) -> Any:
-    """Return nnU-Net's predictor with the folds loaded, with as many threads as in nnU-Net's command."""
-    device = torch.device(request.prediction.device)
-    torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
+    """Return nnU-Net's predictor with the folds loaded."""
     return load_predictor(
         model,
         request.model.folds,
@@ -174,7 +171,7 @@ def _predictor(model: ModelFolder, request: Request) -> Any:
         tile_step_size=request.prediction.step_size,
         use_mirroring=request.prediction.mirroring,
         perform_everything_on_device=request.on_device,
-        device=device,
+        device=torch.device(request.prediction.device),
         verbose=request.verbose,
     )
 

@@ -21,6 +21,7 @@ from nnunet_moe.commands.study.plan import JOBS, StudyPlan
 from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.threads import usable_cores
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 PROFILES = Path(__file__).parent / "profiles"
@@ -62,7 +63,7 @@ class Machine:
         if self.profile is not None:
             return 1
         given = os.environ.get("OMP_NUM_THREADS", "")
-        return max(1, int(given) if given.isdecimal() else _cores() // (self.jobs_at_a_time or 1))
+        return max(1, int(given) if given.isdecimal() else usable_cores() // (self.jobs_at_a_time or 1))
 
     def options(self) -> list[str]:
         """Return the options for Snakemake.
@@ -71,7 +72,7 @@ class Machine:
             SettingsError: the profile does not exist.
         """
         if self.profile is None:
-            cores = max(self.jobs_at_a_time or 1, _cores())
+            cores = max(self.jobs_at_a_time or 1, usable_cores())
             # ignore SNAKEMAKE_PROFILE, which is meant for other workflows
             return ["--profile", "none", "--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
         for folder in (PROFILES / self.profile, Path(self.profile)):
@@ -87,11 +88,6 @@ class Machine:
             return []
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         return [gpu.strip() for gpu in given.split(",")] if given else list(map(str, range(torch.cuda.device_count())))
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use; where the system does not report it, all cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_plan(plan: StudyPlan, machine: Machine) -> None:
