@@ -2,8 +2,8 @@
 
     python benchmarks/threads.py --out threads --repetitions 3
 
-Trains on the simulated images of `nnunet_moe demo`. In each repetition one training runs, then two run at the same time.
-The figure is the throughput of the two over that of the one. Augmentation runs in the process of the training
+Trains on the simulated images of `nnunet_moe demo`. In each repetition one training runs, then two run at the same
+time. The figure is the throughput of the two over that of the one. Augmentation runs in the process of the training
 (nnUNet_n_proc_DA=0), so that a training uses one core.
 """
 
