@@ -3,13 +3,14 @@
 Source: Cao et al., "Swin-Unet: Unet-like pure transformer for medical image segmentation", ECCV workshops 2022. The
 size is the small one of M4oE (Jiang, Shen, MICCAI 2024): patches of 4 pixels, two blocks in a stage, windows of 7
 tokens.
+
+timm's blocks are imported only where they are built: nnU-Net imports all our trainers to find one, and timm would add
+about a second to each of its commands.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
 PATCH, WINDOW, MLP_RATIO, DROP_PATH = 4, 7, 4, 0.2
@@ -62,6 +63,8 @@ class SwinEncoder(nn.Module):
         rates: Sequence[Sequence[float]],
         make_mlp: MakeMLP,
     ) -> None:
+        from nnunet_moe.architectures.swin_block import PatchMerging
+
         super().__init__()
         self.widths, self.maps = tuple(widths), tuple(maps)
         self.patches = nn.Conv2d(1, widths[0], PATCH, PATCH)
@@ -158,20 +161,6 @@ class PatchExpanding(nn.Module):
         return self.norm(squares.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3))
 
 
-class SwinBlock(SwinTransformerBlock):
-    """timm's block, corrected for maps that are not multiples of the window.
-
-    timm pads a map after the shift, but its attention mask is made for a map that is padded before the shift. So
-    windows at the end of an axis see the beginning of the axis. This class pads before the shift.
-    """
-
-    def _attn(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        rows, columns = self.window_size
-        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        return super()._attn(padded)[:, :height, :width]
-
-
 def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float], make_mlp: MakeMLP) -> nn.Sequential:
     """Build the blocks of a stage; every second one has shifted windows.
 
@@ -184,6 +173,8 @@ def blocks(width: int, size: tuple[int, int], stage: int, rates: Sequence[float]
         rates: rates of drop path, one for each block.
         make_mlp: makes the perceptrons of the blocks.
     """
+    from nnunet_moe.architectures.swin_block import SwinBlock
+
     made = []
     for number, rate in enumerate(rates):
         block = SwinBlock(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_moe.runtime.environment import external_trainers_folder
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"nnunet_moe": ".", "architectures": "architectures", "trainers": "trainers"}
 pytestmark = pytest.mark.short_processes
@@ -73,3 +75,9 @@ def test_every_folder_with_modules_is_listed_as_a_package():
         for folder in (init.parent for init in (ROOT / top).rglob("__init__.py"))
     }
     assert sorted(listed) == sorted({*found, "nnunet_moe.trainers.external"})
+
+
+def test_finding_a_trainer_imports_nothing_large_that_only_one_network_needs(tmp_path):
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import nnunet_moe_trainers; print('timm' in sys.modules)"
+    command = [sys.executable, "-c", script, str(external_trainers_folder())]
+    assert subprocess.check_output(command, cwd=tmp_path, text=True) == "False\n"
