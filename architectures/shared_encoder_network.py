@@ -132,8 +132,28 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         If all items have the same code, missing modalities do not pass through the encoder.
         """
         if torch.compiler.is_compiling() or not (available == available[0]).all() or not available.any():
-            return self._encoded(images, range(self.num_modalities))
+            everything = range(self.num_modalities)
+            if not torch.is_grad_enabled():
+                return self._encoded(images, everything)
+            found = self._encoded(self._without_zero_images(images, available), everything)
+            if self.fill_skips:  # the maps of missing modalities are replaced at every stage
+                return found
+            return [
+                torch.where(_over(available, stage), stage, empty.unsqueeze(1).to(stage.dtype))
+                for stage, empty in zip(found, self._of_zero_image(images), strict=True)
+            ]
         return self._maps_of_code(images, available[0].nonzero().flatten().tolist())
+
+    def _without_zero_images(self, images: Tensor, available: Tensor) -> Tensor:
+        """Replace the zero image of each missing modality by the first available image of the item.
+
+        The maps of these rows are not used. A zero image must not pass through the encoder in half precision: its
+        features are constant, so each norm multiplies the gradient by 1 / sqrt(eps) = 316, and a few norms overflow.
+        """
+        own = images[:, : self.num_modalities]
+        first = own[torch.arange(len(own), device=own.device), available.int().argmax(dim=1)]
+        own = torch.where(_over(available, own), own, first.unsqueeze(1))
+        return torch.cat((own, images[:, self.num_modalities :]), dim=1)
 
     def _maps_of_code(self, images: Tensor, present: Sequence[int]) -> list[Tensor]:
         found = self._encoded(images, present)
@@ -143,7 +163,9 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return [
             torch.stack(
                 [
-                    stage[:, present.index(modality)] if modality in present else empty.expand_as(stage[:, 0])
+                    stage[:, present.index(modality)]
+                    if modality in present
+                    else empty.to(stage.dtype).expand_as(stage[:, 0])
                     for modality in range(self.num_modalities)
                 ],
                 dim=1,
@@ -169,12 +191,17 @@ class SharedEncoderNetwork(MissingModalityNetwork):
     def _of_zero_image(self, images: Tensor) -> list[Tensor]:
         """Compute the encoder's maps `(B or 1, C_stage, *space_stage)` of a zero image.
 
-        If they do not depend on the input, they are cached until the weights or the patch's shape change.
+        If they do not depend on the input, they are cached until the weights or the patch's shape change. If gradients
+        are needed, they are computed in the precision of the weights, see `_without_zero_images`.
         """
-        if images.shape[1] > self.num_modalities:
-            return self.encoder(torch.cat((torch.zeros_like(images[:, :1]), images[:, self.num_modalities :]), dim=1))
-        zero = torch.zeros_like(images[:1, :1])
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        others = images[:, self.num_modalities :]
+        zero = torch.zeros_like(images[: None if others.shape[1] else 1, :1])
+        if torch.is_grad_enabled():
+            with torch.autocast(zero.device.type, enabled=False):
+                return self.encoder(torch.cat((zero, others), dim=1) if others.shape[1] else zero)
+        if others.shape[1]:
+            return self.encoder(torch.cat((zero, others), dim=1))
+        if torch.compiler.is_compiling():
             return self.encoder(zero)
         autocast = torch.is_autocast_enabled(zero.device.type)
         state = (zero.shape, zero.dtype, zero.device, autocast, state_of(self.encoder.parameters()))
@@ -183,9 +210,14 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         return self._kept[1]
 
 
+def _over(available: Tensor, features: Tensor) -> Tensor:
+    """Return `(B, K)` in a shape that broadcasts with `(B, K, ...)`."""
+    return available[(..., *[None] * (features.ndim - 2))]
+
+
 def _filled(features: Tensor, available: Tensor) -> Tensor:
     """Replace the features of missing modalities in `(B, K, C, *space)` by the mean of the available ones."""
-    is_there = available[(..., *[None] * (features.ndim - 2))]
+    is_there = _over(available, features)
     count = is_there.sum(dim=1, keepdim=True).clamp_min(1)
     mean = torch.where(is_there, features, 0).sum(dim=1, keepdim=True) / count
     return torch.where(is_there, features, mean)

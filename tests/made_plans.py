@@ -42,13 +42,14 @@ def _planned(dimensions: int) -> dict:
     }
 
 
-def made_plans(folder: Path, patch_size: list[int], settings: dict) -> dict:
+def made_plans(folder: Path, patch_size: list[int], settings: dict, features_per_stage: tuple = (4, 6, 8)) -> dict:
     """Plans of three modalities with one small configuration, `small`, as a trainer takes them.
 
     Args:
         folder: that `nnUNet_preprocessed` names; the plans are written there.
         patch_size: in pixels or voxels, two or three numbers.
         settings: what goes under the key `nnunet_moe`.
+        features_per_stage: also says how many stages there are.
     """
     dataset = folder / DATASET
     (dataset / "made").mkdir(parents=True)
@@ -63,5 +64,7 @@ def made_plans(folder: Path, patch_size: list[int], settings: dict) -> dict:
     }
     file = dataset / "nnUNetPlans.json"
     file.write_text(json.dumps(plans))
-    add_small_configuration(file, "small", patch_size=patch_size, features_per_stage=[4, 6, 8], settings=settings)
+    add_small_configuration(
+        file, "small", patch_size=patch_size, features_per_stage=list(features_per_stage), settings=settings
+    )
     return {**json.loads(file.read_text()), "continue_training": False}
