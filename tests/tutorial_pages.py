@@ -48,18 +48,20 @@ def printed_by_block(output: str) -> dict[int, list[str]]:
 
 
 def not_printed(shown: str, printed: list[str]) -> list[str]:
-    """Lines of a page that a command did not print, in this order; numbers may differ.
+    """Lines of a page that a command did not print; numbers may differ, and processes print in any order.
 
     `...` at the end of a line stands for its rest, and on a line of its own for other lines.
     """
-    remaining, missing = iter([_plain(line) for line in printed]), []
-    for line in filter(None, (line.strip() for line in shown.splitlines())):
-        if line == "...":
-            continue
-        start = _plain(line.removesuffix("..."))
-        if not any(got.startswith(start) if line.endswith("...") else start in got for got in remaining):
-            missing.append(line)
-    return missing
+    got = [_plain(line) for line in printed]
+    lines = [line.strip() for line in shown.splitlines() if line.strip() not in ("", "...")]
+    return [
+        line
+        for line in lines
+        if not any(
+            each.startswith(_plain(line.removesuffix("..."))) if line.endswith("...") else _plain(line) in each
+            for each in got
+        )
+    ]
 
 
 def _plain(line: str) -> str:

@@ -39,7 +39,7 @@ def write_wheel(folder: Path) -> Path:
     release = f"{PACKAGE}-{installed.version}"
     contents = dict(_package_files())
     for name in ("METADATA", "entry_points.txt", "licenses/LICENSE"):
-        contents[f"{release}.dist-info/{name}"] = (installed.read_text(name, encoding="utf-8") or "").encode()
+        contents[f"{release}.dist-info/{name}"] = (installed.read_text(name) or "").encode()
     contents[f"{release}.dist-info/WHEEL"] = WHEEL.encode()
     record = f"{release}.dist-info/RECORD"
     rows = [f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in contents.items()]
