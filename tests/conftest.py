@@ -31,7 +31,7 @@ LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_pe
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
 # reads the first when it is imported, so it is set before the test modules are
-os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0")
+os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", nnUNet_npp="1", nnUNet_nps="1")
 # two processes run the tests; threads of several on the same cores wait for each other, and nnU-Net's commands take one
 # thread a core whatever this says: let them at least not spin while they wait
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
@@ -112,6 +112,8 @@ def dataset(tmp_path_factory) -> Iterator[Dataset]:
     """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
+    from nnunet_in_process import command
+
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
     dataset = Dataset(workspace)
     write_phantom_cohort(dataset.raw, num_training=5, num_test=2, shape=(32, 36, 32))
@@ -123,7 +125,7 @@ def dataset(tmp_path_factory) -> Iterator[Dataset]:
         extractor = DatasetFingerprintExtractor(DATASET_ID, num_processes=1)
         extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
         extractor.run()
-        workspace.run("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "1")
+        command("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "3d_fullres", "-np", 1)
         shutil.copy(dataset.plans_file, dataset.planned_file)
         dataset.add_configuration(CONFIGURATION)
         yield dataset
@@ -132,8 +134,10 @@ def dataset(tmp_path_factory) -> Iterator[Dataset]:
 @pytest.fixture(scope="session")
 def trained(dataset) -> Dataset:
     """The dataset with two folds of MoE-SD trained on it."""
+    from nnunet_in_process import command
+
     for fold in (0, 1):
-        dataset.train(fold=fold, more=("--npz",))
+        command("nnUNetv2_train", DATASET_ID, CONFIGURATION, fold, "-tr", TRAINER, "-device", "cpu", "--npz")
     return dataset
 
 
