@@ -40,25 +40,33 @@ torch.set_num_threads(1)
 
 TOGETHER = {
     "trained": ("test_predict", "test_nnunet_commands", "test_evaluate", "test_export", "test_package"),
-    "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
     "demo_run": ("test_demo", "test_tutorials"),
+    "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }
-"""Which files need the same session fixture."""
+"""Which files need the same session fixture, the longest group first."""
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test's file; a file that shares nothing is a group of its own."""
+    file = Path(nodeid.split("::")[0]).stem
+    return next((name for name, files in TOGETHER.items() if file in files), file)
 
 
 class OneTrainedModel(LoadFileScheduling):
     """One process runs all files that use a model or dataset, so that it is made once; the others go file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = Path(nodeid.split("::")[0]).stem
-        return next((name for name, files in TOGETHER.items() if file in files), file)
+        return group_of(nodeid)
 
 
 def pytest_collection_modifyitems(items):
-    """What uses the dataset, which nnU-Net plans for half a minute, is slow; nobody has to remember to mark it.
+    """Mark what is slow, and begin with the groups that take longest, so that no process is left with one at the end.
 
-    The fixtures `trained`, `make_trainer` and all others that need the dataset are in `fixturenames` together with it.
+    What uses the dataset, which nnU-Net plans for half a minute, is slow; nobody has to remember to mark it. The
+    fixtures `trained`, `make_trainer` and all others that need the dataset are in `fixturenames` together with it.
     """
+    order = list(TOGETHER)
+    items.sort(key=lambda item: order.index(group) if (group := group_of(item.nodeid)) in order else len(order))
     for item in items:
         if {"dataset", "demo_run"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)

@@ -204,7 +204,7 @@ def test_the_cascade(dataset, tmp_path):
     second_stage = (full[0], images, tmp_path / "exported", 901, "3d_cascade_fullres")
     assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low")
     card = (tmp_path / "exported" / "c011" / "README.md").read_text()
-    assert "-prev_stage_predictions STAGE\n" in card and "STAGE holds the segmentations of 3d_lowres" in card
+    assert "-prev_stage_predictions STAGE\n" in card and "the segmentations of 3d_lowres" in card
 
 
 def assert_cohort_alike(predicted, images, folder, configuration, plans):
