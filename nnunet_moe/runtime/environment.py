@@ -38,8 +38,11 @@ def external_trainers_folder() -> Path:
 
 
 def export_line(shell: str) -> str:
-    """Return the line that adds our trainers to the variable, for `bash` (also zsh, sh) or `fish`."""
+    """Return the line that adds our trainers to the variable, for `bash` (also zsh, sh), `fish` or `powershell`."""
     folder = shlex.quote(str(external_trainers_folder()))
+    if shell == "powershell":
+        folder = "'" + str(external_trainers_folder()).replace("'", "''") + "'"
+        return f"$env:{VARIABLE} = {folder} + $(if ($env:{VARIABLE}) {{'{os.pathsep}' + $env:{VARIABLE}}})"
     if shell == "fish":
         return f"set -gx --path {VARIABLE} {folder} ${VARIABLE}"
     return f"export {VARIABLE}={folder}${{{VARIABLE}:+{os.pathsep}${VARIABLE}}}"

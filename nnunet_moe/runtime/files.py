@@ -39,9 +39,7 @@ def nnunet_folder(variable: Any) -> Path:
         ModelError: the variable is not set.
     """
     if not variable.is_set():
-        raise ModelError(
-            f"{variable.env_var_name} is not set. Set nnU-Net's three environment variables, as for a training."
-        )
+        raise ModelError(f"{variable.env_var_name} is not set. Set it to a folder, as nnU-Net's documentation says.")
     return Path(os.fspath(variable))
 
 

@@ -97,3 +97,10 @@ def test_the_version_has_one_source(monkeypatch, capsys):
     assert nnunet_moe.__version__ == "not installed"
     with pytest.raises(AttributeError, match="nothing_like_it"):
         nnunet_moe.nothing_like_it  # noqa: B018 - the look-up is the test
+
+
+def test_the_line_for_powershell_keeps_folders_that_are_set_and_quotes_an_apostrophe(monkeypatch):
+    monkeypatch.setattr("nnunet_moe.runtime.environment.external_trainers_folder", lambda: Path("/o'neill/external"))
+    line = export_line("powershell")
+    assert line.startswith("$env:nnUNet_extTrainer = '/o''neill/external' + $(if ($env:nnUNet_extTrainer) {'")
+    assert line.endswith("' + $env:nnUNet_extTrainer})")

@@ -14,10 +14,10 @@ class Request:
 
     shell: str | None = option(
         "--shell",
-        choices=("bash", "fish"),
+        choices=("bash", "fish", "powershell"),
         default=None,
         group="input and output",
-        help="print only the line for this shell (default: both)",
+        help="print only the line for this shell (default: those for bash and fish)",
     )
 
 

@@ -21,7 +21,9 @@ def verdict(results: Results, compared: pd.DataFrame, baseline: str | None = Non
     """
     label = results.shown_labels[0]
     code = None if results.complete_cases else ALL_EACH_HAS
-    of_what = "over all subsets of modalities" if code is None else "with all modalities that each case has"
+    is_every = len(results.codes) == 2 ** len(results.modalities) - 1
+    subsets = "all subsets" if is_every else f"the {len(results.codes)} scored subsets"
+    of_what = f"over {subsets} of modalities" if code is None else "with all modalities that each case has"
     means = {trainer: results.mean(trainer, code, label, "dsc") for trainer in results.trainers}
     ranked = sorted((name for name, mean in means.items() if mean.is_known), key=lambda name: -means[name].mean)
     if not ranked:

@@ -55,7 +55,8 @@ def export_models(request: Request) -> list[Path]:
                     folds[fold] = export.write_fold(loaded, onnx=request.onnx)
                     progress.update()
         for export, folds, name in zip(exports, written, names, strict=True):
-            export.write_rest(folds, None if evaluation is None else evaluation.scores(name), onnx=request.onnx)
+            scores = None if evaluation is None else evaluation.scores(name)
+            export.write_rest(folds, scores, onnx=request.onnx, dataset_id=request.dataset_id)
     return [out / subfolder for subfolder in subfolders]
 
 

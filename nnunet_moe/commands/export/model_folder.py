@@ -106,13 +106,16 @@ class ExportedModel:
             curves.plot_progress_png(str(folder))
         save_summary_json(NO_CASES, str(folder / "validation" / "summary.json"))
 
-    def write_rest(self, folds: Mapping[Fold, WrittenFold], scores: Scores | None, *, onnx: bool) -> None:
+    def write_rest(
+        self, folds: Mapping[Fold, WrittenFold], scores: Scores | None, *, onnx: bool, dataset_id: int | None
+    ) -> None:
         """Write the files that all folds share, and the model card.
 
         Args:
             folds: the results of `write_fold`.
             scores: the scores of the source for this code; None if they are not known.
             onnx: whether the folds have ONNX files.
+            dataset_id: the number of the dataset in whose place the folder lies; None for a folder elsewhere.
         """
         contents = {
             "plans": self.plans,
@@ -125,6 +128,7 @@ class ExportedModel:
         template = templates("nnunet_moe.commands.export").get_template("card.md.jinja")
         card = template.render(
             modalities=code_text(self.code, source.modalities),
+            dataset_id=dataset_id,
             channels={channel: source.modalities[channel] for channel in present_channels(len(self.code), self.code)},
             takes_one_image_type=source.network.takes_one_image_type,
             trained_for=None if source.is_dedicated else source.modalities,

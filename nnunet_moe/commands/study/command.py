@@ -83,9 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(namespace: argparse.Namespace) -> None:
     """Run the jobs of the study, list them, or do only one part of the work."""
     if importlib.util.find_spec("yaml") is None:
-        raise SettingsError(
-            "A study needs Snakemake and PyYAML, but PyYAML is missing. Run: pip install 'nnunet-moe[study]'"
-        )
+        raise SettingsError("A study needs PyYAML, which is missing. Install it with: pip install pyyaml")
     request = read_request(Request, namespace)
     if request.only is None and not request.dry_run and importlib.util.find_spec("fcntl") is None:
         raise SettingsError(

@@ -130,7 +130,10 @@ def require_runnable(plan: StudyPlan, machine: Machine) -> None:
         StudyError: Snakemake is missing.
     """
     if importlib.util.find_spec("snakemake") is None:
-        raise StudyError("A study needs Snakemake, which is missing. Run: pip install 'nnunet-moe[study]'")
+        raise StudyError(
+            "A study needs Snakemake 9, which is missing. It needs Python 3.11 or newer; this is Python "
+            f"{sys.version_info.major}.{sys.version_info.minor}. Install it with: pip install 'snakemake>=9,<10'"
+        )
     machine.options()
     out = plan.out
     if out.exists() and not out.is_dir():

@@ -146,6 +146,7 @@ def test_as_a_dataset_of_its_own_zipped_and_installed_it_predicts_by_number(
     export(tmp_path / "sender", "-m", "T1w+FLAIR", "-dataset_id", 911)
     folder = tmp_path / "sender" / "Dataset911_T1w_FLAIR" / STOCK
     assert list((tmp_path / "sender").rglob("dataset.json")) == [folder / "dataset.json"]  # where 3D Slicer looks
+    assert "nnUNetv2_predict -d 911 -c 3d_tiny -p nnUNetPlans -f 0 1 " in (folder / "README.md").read_text()
     files = {file.relative_to(folder) for file in folder.rglob("*")}
     assert files == {file.relative_to(exported / "T1w+FLAIR") for file in (exported / "T1w+FLAIR").rglob("*")}
     with pytest.raises(SystemExit, match=facts("Dataset911_T1w_FLAIR", "-dataset_id")):
