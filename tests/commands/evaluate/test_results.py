@@ -539,13 +539,8 @@ def test_the_verdict_names_no_winner_where_cases_are_few_or_differ_in_both_direc
 def test_the_verdict_on_one_trainer_is_its_mean_and_without_any_mean_it_says_why():
     scores = {T1W: [0.2], FLAIR: [0.4], BOTH: [0.6]}
     assert re.search(facts("MoESD", "40.0 %", "1 case"), outcome(of_cases(OURS, scores)))
-    two = Results(
-        of_cases(OURS, {T1W: [0.2], BOTH: [0.6]}),
-        modalities=NAMES,
-        codes=[T1W, BOTH],
-        trainers=(OURS,),
-        labels=(LABEL,),
-    )
+    rows = of_cases(OURS, {T1W: [0.2], BOTH: [0.6]})
+    two = Results(rows, modalities=NAMES, codes=[T1W, BOTH], trainers=(OURS,), dedicated=(), labels=(LABEL,))
     assert "over the 2 scored subsets" in verdict(two, comparisons(two))
     failed = [row(OURS, "a", code, math.nan, failure="broken") for code in (T1W, FLAIR, BOTH)]
     assert re.search(facts("No trainer", "failed"), outcome(failed))
