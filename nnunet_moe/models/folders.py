@@ -60,7 +60,7 @@ class ModelFolder:
         Raises:
             ModelError: its checkpoint is missing.
         """
-        if not self.checkpoint_file(fold).exists():
+        if not self.checkpoint_file(fold).is_file():
             there = sorted(str(file.relative_to(self.folder)) for file in self.folder.glob("fold_*/checkpoint_*.pth"))
             raise ModelError(
                 f"{self.checkpoint_file(fold)} does not exist. Trained checkpoints: {', '.join(there) or 'none'}. "
@@ -77,7 +77,8 @@ def trained_models(dataset: str, trainer: str, plans: str, checkpoint: str) -> l
         plans: identifier of the plans.
         checkpoint: name of the checkpoint file in each fold.
     """
-    folders = sorted((nnunet_folder(nnUNet_results) / dataset).glob(f"{trainer}__{plans}__*"))
+    found = (nnunet_folder(nnUNet_results) / dataset).glob("*__*__*")
+    folders = sorted(folder for folder in found if folder.name.split("__")[:2] == [trainer, plans])
     return [ModelFolder(trainer, plans, folder.name.split("__")[2], folder, checkpoint) for folder in folders]
 
 

@@ -31,6 +31,7 @@ from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.runtime.devices import require_device
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.threads import cpu_threads
 from nnunet_moe.settings.base import Settings
@@ -177,11 +178,14 @@ def load_predictor(
 
     Args:
         predictor_class: nnU-Net's predictor, or a class derived from it.
-        options: arguments of its constructor.
+        options: arguments of its constructor, `device` among them.
 
     Raises:
         ModelError: the predictor could not load the model.
+        SettingsError: the device does not work on this machine.
     """
+    require_device(options["device"])
+    require_device(options["device"])
     with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net prints what a CPU cannot do
         predictor: Any = predictor_class(**options, allow_tqdm=False)
         with loading(model.folder, folds):

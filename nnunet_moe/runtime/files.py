@@ -1,6 +1,7 @@
 """nnU-Net's folders, names and digests of files, and writing files as a whole or not at all."""
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.errors import FileError, ModelError, SettingsError
 
 UNFINISHED = ".unfinished_"
 """The start of the names of files that are being written, or that a killed process left behind."""
@@ -41,6 +42,28 @@ def nnunet_folder(variable: Any) -> Path:
     if not variable.is_set():
         raise ModelError(f"{variable.env_var_name} is not set. Set it to a folder, as nnU-Net's documentation says.")
     return Path(os.fspath(variable))
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        file: the file.
+        kind: what the content must be, `dict` or `list`.
+
+    Raises:
+        FileError: the file cannot be read, is not JSON, or has other content.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(
+            f"{file} cannot be read as JSON: {error}. Restore it, or rerun the command that wrote it."
+        ) from error
+    if not isinstance(content, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise FileError(f"{file} does not contain {wanted}. Restore it, or rerun the command that wrote it.")
+    return content
 
 
 def folder_name(name: str) -> str:

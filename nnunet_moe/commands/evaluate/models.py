@@ -1,6 +1,5 @@
 """Find the trained models to score, and the cases to score them on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.file_names import case_and_channel, list_cases
 from nnunet_moe.models.choice import Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -61,7 +60,7 @@ def validation_cases(dataset: str, fold: Fold) -> list[ScoredCase]:
         ModelError: the fold is not in the split, or a case is missing in the raw dataset.
     """
     file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
-    splits = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    splits = read_json(file, list) if file.exists() else []
     if not isinstance(fold, int) or fold >= len(splits):
         raise ModelError(
             f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Choose another fold with -f, or "
@@ -86,7 +85,7 @@ def training_cases(dataset: str) -> dict[str, ScoredCase]:
     if not (raw / "dataset.json").exists():
         raise ModelError(f"{raw / 'dataset.json'} is missing. The images are read from the raw dataset. Restore it.")
     files = get_filenames_of_train_images_and_targets(str(raw))
-    file_ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+    file_ending = read_json(raw / "dataset.json")["file_ending"]
     return {name: _case(name, paths["images"], paths["label"], file_ending) for name, paths in files.items()}
 
 
@@ -124,7 +123,7 @@ def _stands_for(plans_file: Path, name: str, configuration: str) -> bool:
     """Return whether a trained configuration is the requested one, or a dedicated one that inherits from it."""
     if name == configuration:
         return True
-    configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
+    configurations = read_json(plans_file)["configurations"]
     parents, parent = [], name
     while (parent := configurations.get(parent, {}).get("inherits_from")) is not None and parent not in parents:
         parents.append(parent)

@@ -19,6 +19,7 @@ from nnunet_moe.models.checkpoints import read_checkpoint
 from nnunet_moe.models.choice import FINAL_CHECKPOINT, Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.networks import find_trainer
+from nnunet_moe.runtime.files import read_json
 
 FOR_INFERENCE = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
 """What nnU-Net's predictor reads from a checkpoint, apart from the configuration.
@@ -118,7 +119,7 @@ def training_codes(dataset: str, folds: Sequence[Fold], modalities: Sequence[str
         if not table.exists():  # nnU-Net's own command planned it, for complete cases only
             return {fold: {tuple(True for _ in modalities)} for fold in folds} if folder.is_dir() else None
         codes = Availability.from_csv(table.read_text(encoding="utf-8"), modalities).codes
-        of_folds = json.loads(splits.read_text(encoding="utf-8")) if splits.exists() else []
+        of_folds = read_json(splits, list) if splits.exists() else []
         cases = {fold: list(codes) if fold == "all" else of_folds[int(fold)]["train"] for fold in folds}
         return {fold: {codes[case] for case in of_fold} for fold, of_fold in cases.items()}
     except (

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
@@ -63,14 +64,17 @@ class CaseSet:
     labels: Path
 
 
+DEFAULT_METRICS = MetricSettings()
+
+
 @dataclass(frozen=True)
 class EvaluationOptions:
     """Options of `nnunet_moe evaluate`, under the same names."""
 
     codes: tuple[str, ...] | None = None
-    connectivity: int = 26
-    min_lesion: float = 0.0
-    tolerance: float = 1.0
+    connectivity: int = DEFAULT_METRICS.connectivity
+    min_lesion: float = DEFAULT_METRICS.min_lesion_mm3
+    tolerance: float = DEFAULT_METRICS.tolerance_mm
     step_size: float = DEFAULT_STEP_SIZE
     disable_tta: bool = False
 
@@ -256,15 +260,13 @@ def _evaluation(value: Any, key: str) -> EvaluationOptions:
     if "codes" in found:
         found["codes"] = tuple(str(code) for code in _list(found["codes"], "codes"))
     for name, option in found.items():
-        if name == "disable_tta":
-            allowed, fits = "true or false", isinstance(option, bool)
-        elif name == "connectivity":
-            allowed, fits = "6, 18 or 26", option in (6, 18, 26)
-        elif name == "step_size":
-            require_step_size(option)
-            continue
-        else:
-            allowed, fits = "a number, 0 or larger", name == "codes" or (_is_number(option) and option >= 0)
-        if not fits:
-            raise SettingsError(f"{name} is {option!r}. It must be {allowed}.")
-    return EvaluationOptions(**found)
+        if name == "disable_tta" and not isinstance(option, bool):
+            raise SettingsError(f"{name} is {option!r}. It must be true or false.")
+        if name in ("connectivity", "min_lesion", "tolerance") and not _is_number(option):
+            raise SettingsError(f"{name} is {option!r}. It must be a number.")
+    options = EvaluationOptions(**found)
+    require_step_size(options.step_size)
+    MetricSettings(
+        connectivity=options.connectivity, min_lesion_mm3=options.min_lesion, tolerance_mm=options.tolerance
+    )  # refuses what `evaluate` refuses
+    return options

@@ -18,7 +18,7 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.models.networks import find_trainer
-from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import PLANS_KEY, read_settings, unread_settings
 
@@ -103,14 +103,14 @@ def plans_of(study: Study, trained: list[SeededRun]) -> tuple[Path, dict[str, An
     folder = nnunet_folder(nnUNet_preprocessed) / study.dataset
     plans = read_plans(folder / f"{study.plans}.json", study.configuration)
     plans["plans_name"] = study.study_plans
-    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    dataset_json = read_json(folder / "dataset.json")
     base = PlansManager(plans).get_configuration(study.configuration)
     settings = {**base.configuration.get(PLANS_KEY, {}), **study.settings}
     if base.previous_stage_name is not None or "modality_code" in settings:
         what = "for a dedicated model" if "modality_code" in settings else "the second stage of a cascade"
         raise SettingsError(f"{study.configuration} is {what}. Choose a configuration that needs no other one.")
     file = folder / f"{study.study_plans}.json"
-    begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    begun = read_json(file) if file.exists() else None
     _require_new_methods(study, trained, settings, () if begun is None else begun["configurations"])
     for model in trained:
         method = model.method
@@ -164,7 +164,7 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
         raise SettingsError(
             f"{file} does not exist. Plan and preprocess the dataset, or choose other plans with 'plans'."
         )
-    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans = read_json(file)
     if configuration not in plans["configurations"]:
         raise SettingsError(
             f"{file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. Choose one of "

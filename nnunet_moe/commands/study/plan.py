@@ -26,7 +26,7 @@ from nnunet_moe.commands.study.models import NUM_FOLDS, SeededRun, plans_of, rea
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json
 
 JOBS = "jobs.json"
 PLANNED = ("2d", "3d_lowres", "3d_fullres")  # nnU-Net's configurations that do not need another one
@@ -139,7 +139,7 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
     dataset_file = nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json"
     if not dataset_file.exists():
         raise ModelError(f"{dataset_file} does not exist. Give an existing raw dataset in {file}.")
-    dataset_json = json.loads(dataset_file.read_text(encoding="utf-8"))
+    dataset_json = read_json(dataset_file)
     modalities = channel_names(dataset_json)
     _require_folds(study)
     cases = list(training_cases(study.dataset).values())
@@ -156,7 +156,7 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
 def _require_folds(study: Study) -> None:
     """Make sure that the split has the study's folds. For others, nnU-Net would train on an unknown random split."""
     splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
-    number = len(json.loads(splits.read_text(encoding="utf-8"))) if splits.exists() else NUM_FOLDS
+    number = len(read_json(splits, list)) if splits.exists() else NUM_FOLDS
     if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
         raise SettingsError(
             f"{study.dataset} has no fold {unknown[0]}. Its split has the folds 0 to {number - 1}. Choose from these."
@@ -181,7 +181,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
         return True
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
-    ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+    ending = read_json(raw / "dataset.json")["file_ending"]
     cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"[!.]*{ending}")]
     # nnU-Net writes this file last for each case
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:

@@ -32,7 +32,7 @@ from nnunet_moe.reports.figures import COLOURS, colour, new_figure
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import PLAIN, Cell, Table, short_name
 from nnunet_moe.runtime.environment import versions
-from nnunet_moe.runtime.files import folder_name, nnunet_folder
+from nnunet_moe.runtime.files import folder_name, nnunet_folder, read_json
 from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.training_log import Epoch, read_training_logs
 
@@ -48,7 +48,7 @@ def write_report(plan: StudyPlan) -> Path:
         ModelError: no evaluation is finished, or the evaluations do not belong together.
     """
     study, done = plan.study, plan.done()
-    dataset_json = json.loads((nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json").read_text(encoding="utf-8"))
+    dataset_json = read_json(nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json")
     modalities = channel_names(dataset_json)
     finished: dict[str, dict[Path, SeededRun]] = {}
     missing = []

@@ -1,6 +1,5 @@
 """Convert a checkpoint into initial weights, with the method `upcycled` of the network to train."""
 
-import json
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.models.checkpoints import read_checkpoint
 from nnunet_moe.models.networks import planned_network
-from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
+from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder, read_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Target:
                 raise ModelError(
                     f"{file} does not exist. Plan and preprocess the dataset, or choose another with -d and -p."
                 )
-        plans, dataset_json = (json.loads(file.read_text(encoding="utf-8")) for file in (plans_file, dataset_file))
+        plans, dataset_json = (read_json(file) for file in (plans_file, dataset_file))
         if self.configuration not in plans["configurations"]:
             raise ModelError(
                 f"{plans_file} has no configuration {self.configuration!r}, only {', '.join(plans['configurations'])}. "

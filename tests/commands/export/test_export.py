@@ -334,6 +334,7 @@ def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
         (("--all",), {"configuration": "2d"}, ("2d", "not been trained")),
         (("--all", "-chk", "checkpoint_latest.pth"), {}, ("checkpoint_latest.pth", "does not exist")),
         (("--all", "-d", 77), {}, ("-d 77", "dataset")),
+        (("--all",), {"trainer": "nnUNetTrainer*"}, ("nnUNetTrainer*", "not been trained")),
         (("--all", "-dataset_id", 911), {}, ("-dataset_id", "--all", "-m")),
         (("-m", "T1w", "-dataset_id", 0), {}, ("-dataset_id 0", "1 to 999")),
     ],
