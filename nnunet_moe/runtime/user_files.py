@@ -31,7 +31,7 @@ def user_files(paths: Iterable[Path]) -> Iterator[None]:
         yield
     except OSError as error:
         named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if _is_path(name)]
-        theirs = next((path for path in named if any(map(lambda folder: _is_within(path, folder), given))), None)
+        theirs = next((path for path in named if any([_is_theirs(path, each, error) for each in given])), None)
         if theirs is None and error.errno not in _OF_THE_MACHINE:
             raise
         raise FileError(_message(error, theirs or next(iter(named), None))) from error
@@ -52,7 +52,10 @@ def _is_path(name: object) -> bool:
     return isinstance(name, (str, bytes, os.PathLike))
 
 
-def _is_within(path: Path, folder: Path) -> bool:
-    """Return whether a path is the folder, below it or above it; above, a parent folder caused the error."""
-    path, folder = (Path(os.path.abspath(each)) for each in (path, folder))
-    return path == folder or folder in path.parents or path in folder.parents
+def _is_theirs(path: Path, given: Path, error: OSError) -> bool:
+    """Return whether a path is the given one or below it, or a folder above it in which it cannot be made."""
+    path, given = (Path(os.path.abspath(each)) for each in (path, given))
+    if path == given or given in path.parents:
+        return True
+    cannot_make = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
+    return path in given.parents and isinstance(error, cannot_make) and not os.path.lexists(given)

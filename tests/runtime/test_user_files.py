@@ -25,7 +25,9 @@ def test_a_full_disk_is_the_users_wherever_it_is():
 
 
 def test_any_other_file_is_ours(tmp_path):
-    for error in (FileNotFoundError(errno.ENOENT, "gone", str(tmp_path / "other")), OSError("without a file")):
+    above = IsADirectoryError(errno.EISDIR, "is a directory", str(tmp_path))  # nobody makes a folder by opening one
+    gone = FileNotFoundError(errno.ENOENT, "gone", str(tmp_path / "other"))
+    for error in (gone, above, OSError("without a file")):
         with pytest.raises(type(error)), user_files([tmp_path / "given"]):
             raise error
 
