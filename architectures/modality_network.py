@@ -120,6 +120,7 @@ class ModalityNetwork(MissingModalityNetwork):
         code = available.to(dtype)
         if self.training:
             return CodeInput(code + self.code_noise_sd * torch.randn_like(code))
-        if torch.compiler.is_compiling() or not (available == available[0]).all():
+        if torch.compiler.is_compiling():
             return CodeInput(code)  # a compiled graph cannot depend on the value of the code
-        return CodeInput(code[:1], key=tuple(available[0].tolist()))
+        codes = available.tolist()  # the only wait for a GPU
+        return CodeInput(code) if any(each != codes[0] for each in codes) else CodeInput(code[:1], key=tuple(codes[0]))

@@ -5,9 +5,9 @@ MICCAI 2024, eqs. 2 and 3. The output for a token x is sum_e g(x)_e E_e(x), with
 the experts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -41,6 +41,8 @@ class MoEMLP(nn.Module):
 
     image_type: Tensor | None = None
     """`(B,)` whole numbers from 0 to E - 1, the image types of the items; set before each forward pass."""
+    routes: "Routes | None" = None
+    """The items of each expert, which all mixtures of a network share; None to find them from `image_type`."""
 
     def __init__(self, channels: int, hidden: int, *, num_experts: int, routing: Routing) -> None:
         super().__init__()
@@ -97,13 +99,11 @@ class MoEMLP(nn.Module):
 
     def _routed(self, tokens: Tensor) -> Tensor:
         """Apply to each item only the expert of its image type; equal to `_mixed` with weights of 0 and 1."""
-        image_types, outputs, order = self._image_types(), [], []
-        for expert in image_types.unique().tolist():
-            items = (image_types == expert).nonzero().flatten()
+        routes, outputs = self.routes or routes_of(self._image_types()), []
+        for expert, items in routes.items_of_experts:
             hidden = F.gelu(F.linear(tokens[items], self.weight_in[expert], self.bias_in[expert]))
             outputs.append(F.linear(hidden, self.weight_out[expert], self.bias_out[expert]))
-            order.append(items)
-        return torch.cat(outputs)[torch.cat(order).argsort()]
+        return torch.cat(outputs)[routes.places]
 
     def _image_types(self) -> Tensor:
         if self.image_type is None:
@@ -115,6 +115,32 @@ class MoEMLP(nn.Module):
     def extra_repr(self) -> str:
         """Describe the layer for `print(network)`."""
         return f"experts x hidden x channels: {', '.join(map(str, self.weight_in.shape))}, routing={self.routing}"
+
+
+class Routes(NamedTuple):
+    """Which items of a batch go to which expert."""
+
+    items_of_experts: list[tuple[int, Tensor]]
+    """The experts that have items, each with the positions of its items in the batch."""
+    places: Tensor
+    """`(B,)`, for each item its position among the items in the order of the experts."""
+
+
+def routes_of(image_type: Tensor) -> Routes:
+    """Return which items go to which expert. On a GPU, the host waits once for the device.
+
+    Args:
+        image_type: `(B,)` whole numbers, the image types of the items.
+    """
+    image_types = image_type.tolist()
+
+    def on_device(values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values)).to(image_type.device, non_blocking=True)
+
+    order = sorted(range(len(image_types)), key=image_types.__getitem__)
+    experts = [(expert, [item for item in order if image_types[item] == expert]) for expert in sorted(set(image_types))]
+    places = sorted(range(len(order)), key=order.__getitem__)
+    return Routes([(expert, on_device(items)) for expert, items in experts], on_device(places))
 
 
 @contextmanager

@@ -131,18 +131,20 @@ class SharedEncoderNetwork(MissingModalityNetwork):
 
         If all items have the same code, missing modalities do not pass through the encoder.
         """
-        if torch.compiler.is_compiling() or not (available == available[0]).all() or not available.any():
-            everything = range(self.num_modalities)
-            if not torch.is_grad_enabled():
-                return self._encoded(images, everything)
-            found = self._encoded(self._without_zero_images(images, available), everything)
-            if self.fill_skips:  # the maps of missing modalities are replaced at every stage
-                return found
-            return [
-                torch.where(_over(available, stage), stage, empty.unsqueeze(1).to(stage.dtype))
-                for stage, empty in zip(found, self._of_zero_image(images), strict=True)
-            ]
-        return self._maps_of_code(images, available[0].nonzero().flatten().tolist())
+        if not torch.compiler.is_compiling():
+            codes = available.tolist()  # the only wait for a GPU
+            if any(codes[0]) and all(each == codes[0] for each in codes):
+                return self._maps_of_code(images, [number for number, is_there in enumerate(codes[0]) if is_there])
+        everything = range(self.num_modalities)
+        if not torch.is_grad_enabled():
+            return self._encoded(images, everything)
+        found = self._encoded(self._without_zero_images(images, available), everything)
+        if self.fill_skips:  # the maps of missing modalities are replaced at every stage
+            return found
+        return [
+            torch.where(_over(available, stage), stage, empty.unsqueeze(1).to(stage.dtype))
+            for stage, empty in zip(found, self._of_zero_image(images), strict=True)
+        ]
 
     def _without_zero_images(self, images: Tensor, available: Tensor) -> Tensor:
         """Replace the zero image of each missing modality by the first available image of the item.
@@ -185,7 +187,7 @@ class SharedEncoderNetwork(MissingModalityNetwork):
     def _encoded(self, images: Tensor, modalities: Sequence[int]) -> list[Tensor]:
         """Compute the encoder's maps `(B, len(modalities), C_stage, *space_stage)`."""
         others = images[:, self.num_modalities :]
-        rows = torch.cat([torch.cat((images[:, [modality]], others), dim=1) for modality in modalities])
+        rows = torch.cat([torch.cat((images[:, modality : modality + 1], others), dim=1) for modality in modalities])
         return [stage.unflatten(0, (len(modalities), -1)).transpose(0, 1) for stage in self.encoder(rows)]
 
     def _of_zero_image(self, images: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
-from nnunet_moe.architectures.moe_mlp import MoEMLP
+from nnunet_moe.architectures.moe_mlp import MoEMLP, routes_of
 from nnunet_moe.architectures.new_image_types import image_types_of, with_new_image_types
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
 from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
@@ -95,8 +95,10 @@ class SwinUNetwork(MissingModalityNetwork):
             available: `(B, K)` bool, one true in each row.
         """
         image_type = available.long().argmax(dim=1)
+        needs_routes = any(mixture.routing == "image_type" for mixture in self.mixtures)
+        routes = routes_of(image_type) if needs_routes and not torch.compiler.is_compiling() else None
         for mixture in self.mixtures:
-            mixture.image_type = image_type
+            mixture.image_type, mixture.routes = image_type, routes
 
     def _logits(self, image: Tensor, available: Tensor) -> Logits:
         self.use_image_types(available)

@@ -244,8 +244,8 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         loss = self.backward(data, target, iteration)
         self._clip_and_step()
 
-        parts = {name: value.detach().cpu().numpy() for name, value in loss.items()}
-        return {"loss": sum(parts.values()), **parts}
+        values = torch.stack([value.detach() for value in loss.values()]).cpu().numpy()  # the one wait for the device
+        return {"loss": sum(values), **dict(zip(loss, values, strict=True))}
 
     @abstractmethod
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
@@ -286,11 +286,14 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         """
         turn = torch.tensor(self.validation_codes[self._validation_step % len(self.validation_codes)])
         self._validation_step += 1
-        has_turn = (available_modalities(batch["data"][:, : self._num_modalities()]) | ~turn).all(dim=1)
+        # on the device, because the CPU would look through the voxels for longer than a GPU validates
+        batch = {**batch, "data": batch["data"].to(self.device, non_blocking=True)}
+        has_turn = (available_modalities(batch["data"][:, : self._num_modalities()]).cpu() | ~turn).all(dim=1)
         if has_turn.any():
             batch = in_place_of_others(batch, has_turn)
-        reduced = drop_modalities(batch["data"], turn.expand(len(batch["data"]), -1))
-        available = available_modalities(reduced[:, : self._num_modalities()])
+        kept = turn.to(self.device, non_blocking=True)
+        reduced = drop_modalities(batch["data"], kept.expand(len(batch["data"]), -1))
+        available = available_modalities(reduced[:, : self._num_modalities()]).cpu()
         self._use_label_sets(batch, available)
         number = number_of_code(available, self.validation_codes)
         return {**super().validation_step({**batch, "data": reduced}), "code": number}

@@ -127,7 +127,7 @@ class nnUNetTrainerLCKD(nnUNetTrainerMissingModality):
         number = 1 + int(torch.randint(most, (), generator=generator))
         code = torch.zeros(1, num_modalities, dtype=torch.bool)
         code[0, torch.randperm(num_modalities, generator=generator)[:number]] = True
-        return code.to(data.device)
+        return code.to(data.device, non_blocking=True)
 
     def backward(self, data: Tensor, target: Levels, iteration: int) -> dict[str, Tensor]:
         """Compute L_seg + weight L_kd of one view and the gradients; see the base class."""

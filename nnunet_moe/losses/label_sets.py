@@ -5,7 +5,7 @@ MICCAI 2024 (dynamic selection). Decisions: docs/how_to/label_sets.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class LabelSetGroup:
     """B, the number of items in the whole batch."""
     num_outputs: int
     """C, the number of all outputs of the network."""
+    _indices: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """What was copied to a device: to index by a list, the host waits for the device each time."""
 
     @property
     def share(self) -> float:
@@ -42,7 +44,9 @@ class LabelSetGroup:
         Returns:
             `(items, outputs, *space)`.
         """
-        return _of_levels(lambda level: self._of_items(level)[:, self.outputs], logits)
+        return _of_levels(
+            lambda level: self._of_items(level)[:, self._index("outputs", self.outputs, level.device)], logits
+        )
 
     def target(self, target: Levels) -> Levels:
         """Select the target of the group's items, reduced to the set's labels or regions.
@@ -60,15 +64,24 @@ class LabelSetGroup:
         return _of_levels(self._of_items, voxels)
 
     def _of_items(self, level: Any) -> Any:
-        return level if level is None or len(self.items) == self.batch_size else level[self.items]
+        if level is None or len(self.items) == self.batch_size:
+            return level
+        return level[self._index("items", self.items, level.device)]
 
     def _target(self, target: Tensor) -> Tensor:
         target = self._of_items(target)
         if target.shape[1] > 1 or target.dtype == torch.bool:
-            return target[:, [*self.outputs, *range(self.num_outputs, target.shape[1])]]
-        numbers = torch.zeros(self.num_outputs, dtype=target.dtype, device=target.device)
-        numbers[self.outputs] = torch.arange(len(self.outputs), dtype=target.dtype, device=target.device)
+            kept = [*self.outputs, *range(self.num_outputs, target.shape[1])]
+            return target[:, self._index("regions", kept, target.device)]
+        new_numbers = [self.outputs.index(label) if label in self.outputs else 0 for label in range(self.num_outputs)]
+        numbers = self._index("numbers", new_numbers, target.device).to(target.dtype)
         return torch.where(target < self.num_outputs, numbers[target.long().clamp(0, self.num_outputs - 1)], target)
+
+    def _index(self, name: str, values: list[int], device: torch.device) -> Tensor:
+        """Return whole numbers as a tensor on a device, to which they are copied once."""
+        if (name, device) not in self._indices:
+            self._indices[name, device] = torch.tensor(values).to(device, non_blocking=True)
+        return self._indices[name, device]
 
 
 class LabelSetLoss(nn.Module):

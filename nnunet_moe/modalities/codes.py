@@ -47,12 +47,12 @@ def available_modalities(image: Tensor) -> Tensor:
     """Read the code of each item of a batch from its NaNs.
 
     Args:
-        image: `(B, K, *space)`; a channel with any NaN is missing.
+        image: `(B, K, *space)`; a channel with any NaN is missing. Other values are finite.
 
     Returns:
         `(B, K)` bool.
     """
-    return ~torch.isnan(image).flatten(2).any(dim=2)
+    return ~image.flatten(2).sum(dim=2).isnan()  # a sum with NaN is NaN; several times faster than looking for NaN
 
 
 def zero_absent(image: Tensor, available: Tensor) -> Tensor:
@@ -95,9 +95,11 @@ def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         `(B, K)` bool on the device of `available`.
     """
-    has = available.cpu()
+    # on the device of `available`, so that the host need not wait for it; MPS has no float64
+    has = available.cpu() if available.device.type == "mps" else available
+    draws = torch.rand(len(has), generator=generator, dtype=torch.float64).to(has.device, non_blocking=True)
     num_subsets = 2 ** has.sum(dim=1) - 1
-    number = 1 + (torch.rand(len(has), generator=generator, dtype=torch.float64) * num_subsets).long()
+    number = 1 + (draws * num_subsets).long()
     digit = has.long().cumsum(dim=1) - 1  # the n-th modality that the case has is kept if bit n of the number is set
     subset = has & (number[:, None] >> digit.clamp_min(0)).bitwise_and(1).bool()
     return subset.to(available.device)

@@ -1,0 +1,107 @@
+"""Steps of every trainer on a device that is not the CPU: nothing is left behind, and the host rarely waits for it."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from made_plans import DATASET_JSON, NAMES, made_plans
+from nnunet_moe.trainers import base
+from nnunet_moe.trainers.external import nnunet_moe_trainers
+from pretended_cuda import OnCuda, PretendedCuda
+
+TRAINERS = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
+LABEL_SETS = {
+    **DATASET_JSON,
+    "labels": {"background": 0, "cube": 1, "ball": 2},
+    "label_sets": {NAMES[0]: ["cube"], NAMES[1]: ["ball"]},
+}
+OF_NNUNET_IN_VALIDATION = 4
+"""nnU-Net's own copies of counts and loss in a validation step."""
+
+
+@pytest.fixture
+def cuda():
+    with PretendedCuda() as pretended:
+        yield pretended
+
+
+@pytest.fixture
+def made(cuda, tmp_path, monkeypatch):
+    """A trainer by its name on the pretended device, initialised, with a small 2D network."""
+    monkeypatch.setattr(base, "autocast", lambda _: nullcontext())
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+
+    def make(name, dataset_json=DATASET_JSON):
+        settings = {"num_epochs": 1, "num_iterations_per_epoch": 200, "warm_up_fraction": 0.0, "width": 12}
+        if TRAINERS[name].is_dedicated:
+            settings["modality_code"] = [1, 0, 1]
+        if name == "nnUNetTrainerLCKDFixedTeacher":
+            settings["teacher"] = NAMES[0]
+        plans = made_plans(tmp_path / "preprocessed", [32, 32], settings)
+        trainer = TRAINERS[name](plans, "small", 0, dataset_json, torch.device("cuda"))
+        trainer.initialize()
+        trainer.grad_scaler = None
+        trainer.network.train()
+        return trainer
+
+    return make
+
+
+def batch_for(trainer):
+    """Items that differ in what they have, as nnU-Net's loader gives them: on the CPU."""
+    available = [[0, 1, 1], [1, 0, 0], [1, 1, 1]]
+    if trainer.network_class.takes_one_image_type:
+        available = torch.eye(3).tolist()
+    elif trainer.is_dedicated:
+        available = [[1, 1, 1], [1, 0, 1]]
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(len(available), len(NAMES), 32, 32, generator=generator)
+    data[~torch.tensor(available, dtype=torch.bool)] = torch.nan
+    label = torch.randint(0, 2, (len(available), 1, 32, 32), generator=generator).to(torch.int16)
+    batch = {"data": data, "keys": [f"case{item}" for item in range(len(data))]}
+    scales = trainer._get_deep_supervision_scales()
+    if scales is None:
+        return {**batch, "target": label}
+    return {**batch, "target": [label[(..., *(slice(None, None, round(1 / s)) for s in of))] for of in scales]}
+
+
+def waits_of(cuda, step, *arguments) -> int:
+    """How often a step makes the host wait, the second time that it runs."""
+    step(*arguments)
+    cuda.waits.clear()
+    step(*arguments)
+    return sum(cuda.waits.values())
+
+
+def test_an_operation_on_both_devices_is_found(cuda):
+    moved = torch.ones(2).to("cuda")
+    assert isinstance(moved, OnCuda) and moved.device.type == "cuda"
+    with pytest.raises(RuntimeError, match="on the CPU"):
+        moved + torch.ones(2)
+    cuda.waits.clear()
+    assert (moved + 1).tolist() == [2, 2]
+    assert sum(cuda.waits.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINERS)
+def test_all_steps_run_on_the_device_and_the_host_rarely_waits(made, cuda, name):
+    trainer = made(name)
+    batch = batch_for(trainer)
+    assert waits_of(cuda, trainer.train_step, batch) <= 3, cuda.waits
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        assert waits_of(cuda, trainer.validation_step, batch) <= OF_NNUNET_IN_VALIDATION + 3, cuda.waits
+        if trainer.is_pretraining:
+            return
+        trainer.network.eval()
+        trainer.set_deep_supervision_enabled(False)
+        assert waits_of(cuda, trainer.network, OnCuda(batch["data"][:1])) <= 1, cuda.waits
+
+
+@pytest.mark.slow
+def test_label_sets_are_copied_to_the_device_without_waiting(made, cuda):
+    trainer = made("nnUNetTrainerMoESD", LABEL_SETS)
+    assert waits_of(cuda, trainer.train_step, batch_for(trainer)) <= 6, cuda.waits
