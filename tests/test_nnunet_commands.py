@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from facts import facts
+from nnunet_in_process import command
 from nnunet_moe.errors import CommandError, ModelError
 from nnunet_moe.modalities.codes import all_codes, code_digits
 from nnunet_moe.prediction import MissingModalityPredictor
@@ -18,10 +19,10 @@ CPU = torch.device("cpu")
 SERIAL = ("-npp", "1", "-nps", "1")
 
 
-def predict(dataset, subsets, folder, *more, folds=("0",), workers=SERIAL):
+def predict(subsets, folder, *more, folds=("0",), workers=SERIAL):
     arguments = ("-d", "901", "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-device", "cpu", "-f", *folds)
     where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(folder))
-    dataset.workspace.run("nnUNetv2_predict", *arguments, *where, *workers, *more)
+    command("nnUNetv2_predict", *arguments, *where, *workers, *more)
     return segmentations(folder)
 
 
@@ -52,7 +53,7 @@ def image_of(subsets, code):
 @pytest.fixture(scope="module")
 def predicted(trained, subsets):
     """The case under all codes, by fold 0 and nnUNetv2_predict."""
-    return predict(trained, subsets, subsets.predictions)
+    return predict(subsets, subsets.predictions)
 
 
 def test_every_code_is_predicted_in_the_geometry_of_its_images(predicted, subsets):
@@ -63,13 +64,13 @@ def test_every_code_is_predicted_in_the_geometry_of_its_images(predicted, subset
 
 
 def test_without_worker_processes_the_prediction_is_the_same(trained, subsets, predicted, tmp_path):
-    assert_same(predict(trained, subsets, tmp_path / "out", workers=("-npp", "0", "-nps", "0")), predicted)
+    assert_same(predict(subsets, tmp_path / "out", workers=("-npp", "0", "-nps", "0")), predicted)
 
 
 def test_prediction_from_the_model_folder_is_the_same(trained, subsets, predicted, tmp_path):
     where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(tmp_path))
     model = ("-m", str(trained.model_folder()), "-f", "0", "-device", "cpu")
-    trained.workspace.run("nnUNetv2_predict_from_modelfolder", *where, *model, *SERIAL)
+    command("nnUNetv2_predict_from_modelfolder", *where, *model, *SERIAL)
     assert_same(segmentations(tmp_path), predicted)
 
 
@@ -107,7 +108,7 @@ def test_an_ensemble_of_folds_is_the_mean_of_both(trained, subsets, predicted, t
     assert (single[0] - single[1]).abs().max() > 1e-2
     assert torch.equal(together, (single[0] + single[1]) / 2)
 
-    by_command = predict(trained, subsets, tmp_path, folds=("0", "1"))
+    by_command = predict(subsets, tmp_path, folds=("0", "1"))
     for code in all_codes(3):
         ensemble.list_of_parameters = both
         segmentation = ensemble.predict_single_npy_array(*image_of(subsets, code))

@@ -739,8 +739,10 @@ def untrained(trainer: str, configuration: str, dataset: int = 901) -> tuple:
     ],
 )
 def test_the_texts_tell_which_cases_a_model_takes(
-    trainer, configuration, takes, inputs, dataset, tmp_path, monkeypatch, capfd
+    trainer, configuration, takes, inputs, dataset, tmp_path, monkeypatch, capfd, request
 ):
+    planned = dataset.plans_file.read_text()
+    request.addfinalizer(lambda: dataset.plans_file.write_text(planned))
     dataset.add_configuration("3d_pair", modality_code=[1, 0, 1])
     small = {"patch_size": [32, 32], "features_per_stage": [4, 6], "settings": {"width": 12}}
     plans = json.loads(dataset.plans_file.read_text())

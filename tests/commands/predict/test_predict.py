@@ -27,6 +27,7 @@ import pytest
 import SimpleITK as sitk
 
 from facts import facts
+from nnunet_in_process import command
 from nnunet_moe.cli import main
 from nnunet_moe.commands.predict.manifest import Manifest, Prediction
 from nnunet_moe.errors import ModelError
@@ -58,7 +59,7 @@ def by_nnunet(trained, subsets, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("by_nnunet")
     where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(out))
     options = [*map(str, MODEL), "--save_probabilities", "-npp", "0", "-nps", "0"]
-    trained.workspace.run("nnUNetv2_predict", *where, *options)
+    command("nnUNetv2_predict", *where, *options)
     return out
 
 
