@@ -27,7 +27,7 @@ class LabelSetGroup:
     """B, the number of items in the whole batch."""
     num_outputs: int
     """C, the number of all outputs of the network."""
-    _indices: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _indices: dict[Any, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What was copied to a device: to index by a list, the host waits for the device each time."""
 
     @property
