@@ -196,14 +196,14 @@ class SharedEncoderNetwork(MissingModalityNetwork):
         If they do not depend on the input, they are cached until the weights or the patch's shape change. If gradients
         are needed, they are computed in the precision of the weights, see `_without_zero_images`.
         """
-        others = images[:, self.num_modalities :]
-        zero = torch.zeros_like(images[: None if others.shape[1] else 1, :1])
+        depends_on_input = images.shape[1] > self.num_modalities
+        zero = torch.zeros_like(images[: None if depends_on_input else 1, :1])
+        if depends_on_input:
+            zero = torch.cat((zero, images[:, self.num_modalities :]), dim=1)
         if torch.is_grad_enabled():
             with torch.autocast(zero.device.type, enabled=False):
-                return self.encoder(torch.cat((zero, others), dim=1) if others.shape[1] else zero)
-        if others.shape[1]:
-            return self.encoder(torch.cat((zero, others), dim=1))
-        if torch.compiler.is_compiling():
+                return self.encoder(zero)
+        if depends_on_input or torch.compiler.is_compiling():
             return self.encoder(zero)
         autocast = torch.is_autocast_enabled(zero.device.type)
         state = (zero.shape, zero.dtype, zero.device, autocast, state_of(self.encoder.parameters()))

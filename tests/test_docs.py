@@ -1,7 +1,6 @@
 """The docs name what exists, and name all of it."""
 
 import argparse
-import ast
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_moe.cli import VERBS, make_parser
-from nnunet_moe.runtime.environment import external_trainers_folder
+from nnunet_moe.trainers.external import nnunet_moe_trainers
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -18,14 +17,7 @@ BASES = {"nnUNetTrainerMissingModality", "nnUNetTrainerTwoViews"}
 """What our trainers inherit from; nnU-Net does not find them."""
 
 
-def trainers() -> set[str]:
-    (file,) = external_trainers_folder().glob("*.py")
-    (names,) = (
-        ast.literal_eval(node.value)
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    )
-    return set(names)
+TRAINERS = set(nnunet_moe_trainers.__all__)
 
 
 def options() -> dict[str, set[str]]:
@@ -53,14 +45,14 @@ def test_a_page_names_verbs_options_and_trainers_that_exist(page):
         unknown = [word for word in own if re.match(r"--?[a-zA-Z]", word) and word not in known[verb]]
         assert not unknown, f"{page}: nnunet_moe {verb} {unknown}"
     named = set(re.findall(r"\bnnUNetTrainer[A-Za-z0-9]*", text))
-    assert named <= trainers() | OF_NNUNET | BASES, page
+    assert named <= TRAINERS | OF_NNUNET | BASES, page
 
 
 def test_every_verb_is_in_the_readme_and_every_trainer_in_the_page_that_helps_to_choose_one():
     readme = (ROOT / "README.md").read_text()
     assert [verb for verb in VERBS if f"`nnunet_moe {verb}`" not in readme] == []
     page = (ROOT / "docs" / "how_to" / "choose_a_trainer.md").read_text()
-    assert sorted(trainers() - set(re.findall(r"\bnnUNetTrainer[A-Za-z0-9]+", page))) == []
+    assert sorted(TRAINERS - set(re.findall(r"\bnnUNetTrainer[A-Za-z0-9]+", page))) == []
 
 
 def test_the_navigation_of_the_site_has_a_page_for_every_verb():

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import importlib
 import inspect
 import itertools
 import re
@@ -14,9 +13,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from nnunet_moe.cli import VERBS, make_parser
-from nnunet_moe.runtime.environment import external_trainers_folder
 from nnunet_moe.settings import base, lckd, m4oe, moesd
 from nnunet_moe.settings.fields import range_of
+from nnunet_moe.trainers.external import nnunet_moe_trainers
 
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 """File at the root of the repository -> page of the site."""
@@ -121,16 +120,8 @@ def settings_of(module: ModuleType, name: str) -> list[tuple[str, ...]]:
 
 def trainers_page() -> str:
     """Return the table of all trainers that nnU-Net finds, with the first paragraph of their docstrings."""
-    (file,) = external_trainers_folder().glob("*.py")
-    (names,) = (
-        ast.literal_eval(node.value)
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
-    )
-    paths = file.parents[1].glob("[a-z]*.py")
-    modules = [importlib.import_module(f"nnunet_moe.trainers.{path.stem}") for path in paths]
-    classes = {name: getattr(module, name) for module in modules for name in names if hasattr(module, name)}
-    rows = [(f"`{name}`", cell((inspect.getdoc(classes[name]) or "").split("\n\n")[0])) for name in names]
+    classes = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
+    rows = [(f"`{name}`", cell((inspect.getdoc(made) or "").split("\n\n")[0])) for name, made in classes.items()]
     return (
         '# Trainers\n\n`nnUNetv2_train ... -tr NAME` takes these names after `eval "$(nnunet_moe env)"`. '
         "[Choose a trainer](../how_to/choose_a_trainer.md) says when to use which.\n\n"
