@@ -5,12 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from made_plans import DATASET_JSON, NAMES, made_plans
+from made_plans import DATASET_JSON, NAMES
+from made_trainers import TRAINERS, levels_of, made_trainer
 from nnunet_moe.trainers import base
-from nnunet_moe.trainers.external import nnunet_moe_trainers
 from pretended_cuda import OnCuda, PretendedCuda
 
-TRAINERS = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
 LABEL_SETS = {
     **DATASET_JSON,
     "labels": {"background": 0, "cube": 1, "ball": 2},
@@ -30,18 +29,11 @@ def cuda():
 def made(cuda, tmp_path, monkeypatch):
     """A trainer by its name on the pretended device, initialised, with a small 2D network."""
     monkeypatch.setattr(base, "autocast", lambda _: nullcontext())
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
 
     def make(name, dataset_json=DATASET_JSON):
-        settings = {"num_epochs": 1, "num_iterations_per_epoch": 200, "warm_up_fraction": 0.0, "width": 12}
-        if TRAINERS[name].is_dedicated:
-            settings["modality_code"] = [1, 0, 1]
-        if name == "nnUNetTrainerLCKDFixedTeacher":
-            settings["teacher"] = NAMES[0]
-        plans = made_plans(tmp_path / "preprocessed", [32, 32], settings)
-        trainer = TRAINERS[name](plans, "small", 0, dataset_json, torch.device("cuda"))
-        trainer.initialize()
+        trainer = made_trainer(
+            name, tmp_path, monkeypatch, patch_size=[32, 32], dataset_json=dataset_json, device="cuda"
+        )
         trainer.grad_scaler = None
         trainer.network.train()
         return trainer
@@ -60,11 +52,8 @@ def batch_for(trainer):
     data = torch.randn(len(available), len(NAMES), 32, 32, generator=generator)
     data[~torch.tensor(available, dtype=torch.bool)] = torch.nan
     label = torch.randint(0, 2, (len(available), 1, 32, 32), generator=generator).to(torch.int16)
-    batch = {"data": data, "keys": [f"case{item}" for item in range(len(data))]}
-    scales = trainer._get_deep_supervision_scales()
-    if scales is None:
-        return {**batch, "target": label}
-    return {**batch, "target": [label[(..., *(slice(None, None, round(1 / s)) for s in of))] for of in scales]}
+    keys = [f"case{item}" for item in range(len(data))]
+    return {"data": data, "keys": keys, "target": levels_of(trainer, label)}
 
 
 def waits_of(cuda, step, *arguments) -> int:

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
-from made_plans import DATASET_JSON, NAMES, made_plans
-from nnunet_moe.trainers.external import nnunet_moe_trainers
+from made_plans import NAMES
+from made_trainers import TRAINERS, levels_of, made_trainer
 
-TRAINERS = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
 STAGES = (4, 4, 6, 6, 8, 8)
 SIZE = 64
 STEPS = 12
@@ -19,21 +18,7 @@ SMALLEST_SCALE = 2**10
 def made(tmp_path, monkeypatch):
     """A trainer by its name, initialised, with a network of six stages."""
     monkeypatch.setenv("nnunet_moe_bf16", "0")
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-
-    def make(name):
-        settings = {"num_epochs": 1, "num_iterations_per_epoch": 200, "warm_up_fraction": 0.0, "width": 12}
-        if TRAINERS[name].is_dedicated:
-            settings["modality_code"] = [1, 0, 1]
-        if name == "nnUNetTrainerLCKDFixedTeacher":
-            settings["teacher"] = NAMES[0]
-        plans = made_plans(tmp_path / "preprocessed", [SIZE, SIZE], settings, STAGES)
-        trainer = TRAINERS[name](plans, "small", 0, DATASET_JSON, torch.device("cpu"))
-        trainer.initialize()
-        return trainer
-
-    return make
+    return lambda name: made_trainer(name, tmp_path, monkeypatch, patch_size=[SIZE, SIZE], features=STAGES)
 
 
 def batch_for(trainer, available):
@@ -47,10 +32,7 @@ def batch_for(trainer, available):
     label[:, :, 20:80, 40:88] = 1
     data = torch.randn(len(available), len(NAMES), SIZE, SIZE, generator=generator) + 2.0 * label
     data[~torch.tensor(available, dtype=torch.bool)] = torch.nan
-    scales = trainer._get_deep_supervision_scales()
-    if scales is None:
-        return {"data": data, "target": label}
-    return {"data": data, "target": [label[(..., *(slice(None, None, round(1 / s)) for s in of))] for of in scales]}
+    return {"data": data, "target": levels_of(trainer, label)}
 
 
 def batches_for(trainer):

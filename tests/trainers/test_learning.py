@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from made_plans import DATASET_JSON, NAMES, made_plans
+from made_plans import NAMES
+from made_trainers import TRAINERS, levels_of, made_trainer
 from nnunet_moe.modalities.codes import drop_modalities
-from nnunet_moe.trainers.external import nnunet_moe_trainers
 
 pytestmark = pytest.mark.slow
 
-TRAINERS = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
 PRETRAINING = [name for name, trainer in TRAINERS.items() if trainer.is_pretraining]
 ONE_TYPE = [name for name, trainer in TRAINERS.items() if trainer.network_class.takes_one_image_type]
 SEGMENTING = [name for name in TRAINERS if name not in PRETRAINING]
@@ -20,20 +19,10 @@ MOST_STEPS = 200
 def made(tmp_path, monkeypatch):
     """A trainer by its name, initialised, with a small network."""
     monkeypatch.setenv("nnunet_moe_bf16", "0")
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
 
     def make(name):
-        # one epoch of all steps; LCKD drops modalities from the first of them on
-        settings = {"num_epochs": 1, "num_iterations_per_epoch": MOST_STEPS, "warm_up_fraction": 0.0, "width": 12}
-        if TRAINERS[name].is_dedicated:
-            settings["modality_code"] = [1, 0, 1]
-        if name == "nnUNetTrainerLCKDFixedTeacher":
-            settings["teacher"] = NAMES[0]
-        plans = made_plans(tmp_path / "preprocessed", [64, 64] if name in ONE_TYPE else [16, 16, 16], settings)
-        trainer = TRAINERS[name](plans, "small", 0, DATASET_JSON, torch.device("cpu"))
-        trainer.initialize()
-        return trainer
+        patch_size = [64, 64] if name in ONE_TYPE else [16, 16, 16]
+        return made_trainer(name, tmp_path, monkeypatch, patch_size=patch_size, num_iterations=MOST_STEPS)
 
     return make
 
@@ -51,11 +40,7 @@ def batch_for(trainer, *, one_image_type):
     data = 0.3 * torch.randn(len(corners), len(NAMES), *space, generator=generator) + 2.0 * label
     if one_image_type:
         data[~torch.eye(len(NAMES), dtype=torch.bool)] = torch.nan
-    scales = trainer._get_deep_supervision_scales()
-    if scales is None:
-        return {"data": data, "target": label}
-    steps = [[slice(None, None, round(1 / factor)) for factor in scale] for scale in scales]
-    return {"data": data, "target": [label[(..., *step)] for step in steps]}
+    return {"data": data, "target": levels_of(trainer, label)}
 
 
 def dice(trainer, batch, code=None):
