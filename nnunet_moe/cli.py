@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nnunet_moe.commands.demo import command as demo
 from nnunet_moe.commands.env import command as env
@@ -59,15 +59,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (command, text) in VERBS.items():
-        of_verb = verbs.add_parser(
-            verb,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {command.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_options(of_verb)
+        command.add_options(verbs.add_parser(verb, help=text, **_texts(verb)))
     return parser
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """Make the parser of only one verb."""
+    parser = argparse.ArgumentParser(prog=f"nnunet_moe {verb}", **_texts(verb))
+    VERBS[verb][0].add_options(parser)
+    return parser
+
+
+def _texts(verb: str) -> dict[str, Any]:
+    """Return what the help of a verb shows around its options."""
+    command, text = VERBS[verb]
+    return {
+        "description": f"{text[0].upper()}{text[1:]}.",
+        "epilog": f"example:\n  {command.EXAMPLE}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,13 +1,12 @@
 """The docs name what exists, and name all of it."""
 
-import argparse
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from nnunet_moe.cli import VERBS, make_parser
+from nnunet_moe.cli import VERBS, parser_of
 from nnunet_moe.trainers.external import nnunet_moe_trainers
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +20,7 @@ TRAINERS = set(nnunet_moe_trainers.__all__)
 
 
 def options() -> dict[str, set[str]]:
-    (verbs,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return {verb: set(parser._option_string_actions) for verb, parser in verbs.choices.items()}
+    return {verb: set(parser_of(verb)._option_string_actions) for verb in VERBS}
 
 
 def commands(text: str) -> list[list[str]]:

@@ -12,7 +12,7 @@ from types import ModuleType
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from nnunet_moe.cli import VERBS, make_parser
+from nnunet_moe.cli import VERBS, parser_of
 from nnunet_moe.settings import base, lckd, m4oe, moesd
 from nnunet_moe.settings.fields import range_of
 from nnunet_moe.trainers.external import nnunet_moe_trainers
@@ -63,12 +63,6 @@ def command_page(verb: str) -> str:
     if parser.epilog:
         parts += ["## Example", fenced_example(parser.epilog)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def parser_of(verb: str) -> argparse.ArgumentParser:
-    """Return the parser of one verb."""
-    verbs = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return verbs.choices[verb]
 
 
 def invocation(action: argparse.Action) -> str:

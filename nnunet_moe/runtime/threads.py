@@ -12,6 +12,12 @@ VARIABLE = "OMP_NUM_THREADS"
 """The variable by which users limit the threads of numerical libraries."""
 
 
+def wanted_threads() -> int | None:
+    """Return the number of threads that the user set by `OMP_NUM_THREADS`, at least 1; None if it is not set."""
+    given = os.environ.get(VARIABLE, "").split(",")[0]  # "4,2" is 4 threads, each with 2 in nested regions
+    return max(1, int(given)) if given.isdecimal() else None
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
@@ -20,9 +26,7 @@ def usable_cores() -> int:
     """
     from joblib import cpu_count  # knows affinity masks and both versions of cgroups
 
-    cores = cpu_count()
-    wanted = os.environ.get(VARIABLE, "").split(",")[0]  # "4,2" is 4 threads, each with 2 in nested regions
-    return max(1, min(cores, int(wanted))) if wanted.isdecimal() else cores
+    return min(cpu_count(), wanted_threads() or cpu_count())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from facts import facts
-from nnunet_moe.cli import VERBS, make_parser
+from nnunet_moe.cli import VERBS, make_parser, parser_of
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import NamedValues, add_options, one_of, option, options_of, read_request
 
@@ -113,11 +113,6 @@ def test_help_lists_the_options_below_the_headings_of_their_groups():
     add_options(parser, Outer)
     rest, of_model, of_compute = re.split(r"^(?:model|compute):$", parser.format_help(), flags=re.MULTILINE)
     assert "--out" in rest and "-names" in of_model and "-size" in of_compute
-
-
-def parser_of(verb: str) -> argparse.ArgumentParser:
-    verbs = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return verbs.choices[verb]
 
 
 def places_of(request: type) -> list[Field]:

@@ -21,7 +21,7 @@ from nnunet_moe.commands.study.plan import JOBS, StudyPlan
 from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
-from nnunet_moe.runtime.threads import usable_cores
+from nnunet_moe.runtime.threads import usable_cores, wanted_threads
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 PROFILES = Path(__file__).parent / "profiles"
@@ -62,8 +62,7 @@ class Machine:
         """
         if self.profile is not None:
             return 1
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        return max(1, int(given) if given.isdecimal() else usable_cores() // (self.jobs_at_a_time or 1))
+        return wanted_threads() or max(1, usable_cores() // (self.jobs_at_a_time or 1))
 
     def options(self) -> list[str]:
         """Return the options for Snakemake.
