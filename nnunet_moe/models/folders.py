@@ -1,6 +1,5 @@
 """The model folders that nnU-Net's training command writes, and their checkpoints."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_moe.errors import ModelError
+from nnunet_moe.errors import FileError, ModelError
 from nnunet_moe.models.choice import Fold
-from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.runtime.files import nnunet_folder, read_json
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,10 @@ class ModelFolder:
         Raises:
             ModelError: the file cannot be read.
         """
-        file = self.folder / f"{name}.json"
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"{file} cannot be read: {error}. Every trained model has this file. Restore it, or train again."
-            ) from error
+            return read_json(self.folder / f"{name}.json")
+        except FileError as error:
+            raise ModelError(f"{error} Every trained model has this file.") from error
 
     def require_checkpoint(self, fold: Fold) -> None:
         """Make sure that a fold was trained.
