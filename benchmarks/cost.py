@@ -11,14 +11,14 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from measuring import in_turn, initialized, levels_of, ratio, table
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
@@ -289,49 +289,13 @@ def _resident(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def in_turn(
-    candidates: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device, *, warm_up: bool = True
-) -> dict[str, list[float]]:
-    """Measure the seconds of each candidate in each repetition, by default after a warm-up repetition."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for repetition in range(0 if warm_up else 1, repetitions + 1):
-        first = repetition % len(candidates)  # the order matters, because the first candidate finds other free memory
-        for name in [*list(candidates)[first:], *list(candidates)[:first]]:
-            _wait(device)
-            start = time.perf_counter()
-            candidates[name]()
-            _wait(device)
-            if repetition:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def ratio(times: dict[str, list[float]], name: str, reference: str, *, digits: int = 2) -> str:
-    """Return the median of the paired ratios, with the lowest and the highest."""
-    ratios = sorted(a / b for a, b in zip(times[name], times[reference], strict=True))
-    median, lowest, highest = (f"{value:.{digits}f}" for value in (statistics.median(ratios), ratios[0], ratios[-1]))
-    return f"{median} ({lowest} to {highest})"
-
-
-def table(title: str, rows: dict[str, str]) -> str:
-    return markdown_table((title, ""), list(rows.items())) + "\n"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def _step(trainer: str, plans: dict, device: torch.device) -> Callable[[], Any]:
-    with redirect_stdout(sys.stderr):
-        made = TRAINERS[trainer]({**plans, "continue_training": False}, "3d_fullres", 0, _dataset_json(), device)
-        made.initialize()
+    made = initialized(TRAINERS[trainer], plans, "3d_fullres", device)
     image = _patch(plans, made.configuration_manager.batch_size)
     generator = torch.Generator().manual_seed(1)
-    target = torch.randint(0, 2, (len(image), 1, *image.shape[2:]), generator=generator).to(torch.int16)
-    scales = made._get_deep_supervision_scales() or [[1.0, 1.0, 1.0]]
-    targets = [target[:, :, :: round(1 / z), :: round(1 / y), :: round(1 / x)] for z, y, x in scales]
-    return lambda: made.train_step({"data": image, "target": targets})
+    label = torch.randint(0, 2, (len(image), 1, *image.shape[2:]), generator=generator).to(torch.int16)
+    batch = {"data": image, "target": levels_of(made, label)}
+    return lambda: made.train_step(batch)
 
 
 def _network(trainer: type[nnUNetTrainer], plans: dict, num_channels: int = len(SIGNAL)) -> nn.Module:
@@ -345,11 +309,6 @@ def _network(trainer: type[nnUNetTrainer], plans: dict, num_channels: int = len(
 def _patch(plans: dict, batch_size: int, num_channels: int = len(SIGNAL)) -> Tensor:
     size = PlansManager(plans).get_configuration("3d_fullres").patch_size
     return torch.randn(batch_size, num_channels, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _dataset_json() -> dict:
-    names = {str(channel): name for channel, name in enumerate(SIGNAL)}
-    return {"channel_names": names, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 
 
 def _planned(folder: Path, shape: list[int]) -> Workspace:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from cost import in_turn, ratio
+from measuring import in_turn, ratio
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.run.run_training import get_trainer_from_args

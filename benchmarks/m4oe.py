@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from abdomen import FILE_ENDING, LABEL_SETS, SIGNAL, write_cohort
-from cost import in_turn, ratio, table
+from measuring import in_turn, ratio, table
 from torch import Tensor
 
 from nnunet_moe.architectures.moe_mlp import gates_kept

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cost import in_turn, ratio
+from measuring import in_turn, ratio
 from nnunetv2.paths import nnUNet_results
 
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
