@@ -1,7 +1,7 @@
 """Convolutions whose kernel is a function of the modality code.
 
 First the kernel is computed from the code, then one convolution runs, so the cost is that of a plain convolution. Each
-item of a batch has its own code and therefore its own kernel.
+item of a batch has its own code and therefore its own kernel; `item_kernels` says how such a batch is convolved.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from nnunet_moe.architectures.item_kernels import Way, way_for
 from nnunet_moe.modalities.codes import Code
+from nnunet_moe.settings.moesd import ItemKernels
 
 _CONVOLUTION = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -31,10 +33,13 @@ class CodeInput:
 class CodeConv(nn.Module, ABC):
     """The base class of convolutions whose kernel depends on the modality code.
 
-    A subclass implements `kernels`. The network sets `code_input` before each forward pass.
+    A subclass implements `kernels`, and `summed` to compute the same without them. The network sets `code_input` before
+    each forward pass.
 
     Args:
         conv: a 2D or 3D convolution, ungrouped and with zero padding; its stride, padding and dilation are used.
+        item_kernels: the way to convolve a batch whose items have their own kernels; `auto` follows
+            `item_kernels.way_for`.
 
     Raises:
         ValueError: the convolution is of another type.
@@ -43,7 +48,7 @@ class CodeConv(nn.Module, ABC):
     code_input: CodeInput | None
     """The codes of the current batch; None until the network sets it."""
 
-    def __init__(self, conv: _ConvNd) -> None:
+    def __init__(self, conv: _ConvNd, *, item_kernels: ItemKernels = "auto") -> None:
         super().__init__()
         if type(conv) not in _CONVOLUTION or conv.groups != 1 or conv.padding_mode != "zeros":
             raise ValueError(
@@ -51,6 +56,7 @@ class CodeConv(nn.Module, ABC):
             )
         self._convolution = _CONVOLUTION[type(conv)]
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.item_kernels: ItemKernels = item_kernels
         self.code_input = None
         self._kept: tuple[object, tuple[Tensor, Tensor | None]] | None = None
 
@@ -63,6 +69,23 @@ class CodeConv(nn.Module, ABC):
 
         Returns:
             Kernels `(B, C_out, C_in, *kernel)`, and biases `(B, C_out)` or None.
+        """
+
+    @property
+    @abstractmethod
+    def num_terms(self) -> int:
+        """The number of terms that `summed` adds up for an output channel."""
+
+    @abstractmethod
+    def summed(self, x: Tensor, code: Tensor) -> Tensor:
+        """Convolve each item with the kernel of its own code, as a weighted sum of terms that do not depend on it.
+
+        Args:
+            x: `(B, C_in, *space)`.
+            code: `(B, K)`.
+
+        Returns:
+            `(B, C_out, *space')`.
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,10 +102,10 @@ class CodeConv(nn.Module, ABC):
         """
         if self.code_input is None:
             raise RuntimeError(f"{type(self).__name__} has no modality code. It only works inside a ModalityNetwork.")
+        if len(self.code_input.code) > 1:
+            return self._convolve_items(x, self.code_input.code)
         weight, bias = self._kept_or_made(self.code_input)
-        if len(weight) == 1:
-            return self._convolve(x, weight[0], None if bias is None else bias[0])
-        return self._convolve_items(x, weight, bias)
+        return self._convolve(x, weight[0], None if bias is None else bias[0])
 
     def train(self, mode: bool = True) -> "CodeConv":
         """Set training or evaluation mode, and delete the cached kernel."""
@@ -92,14 +115,30 @@ class CodeConv(nn.Module, ABC):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
         return self._convolution(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
-    def _convolve_items(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve with one kernel for each item, in the way that was faster in `benchmarks/cost.py`."""
-        if torch.is_autocast_enabled(x.device.type):
-            # split and unbind instead of indices: the gradient of an index is a full-size tensor, mostly zeros
-            biases = [None] * len(weight) if bias is None else bias.unbind()
-            items = zip(x.split(1), weight.unbind(), biases, strict=True)
-            return torch.cat([self._convolve(*item) for item in items])
-        # items become the groups of one convolution, so that a single call uses all kernels
+    def _convolve_items(self, x: Tensor, code: Tensor) -> Tensor:
+        """Convolve each item `(C_in, *space)` of a batch with the kernel of its own code."""
+        way = self._way(x)
+        if way == "sum":
+            return self.summed(x, code)
+        weight, bias = self._made(code)
+        return self._looped(x, weight, bias) if way == "loop" else self._grouped(x, weight, bias)
+
+    def _way(self, x: Tensor) -> Way:
+        if self.item_kernels != "auto":
+            return self.item_kernels
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        return way_for(
+            device=device, dimensions=x.ndim - 2, batch_size=len(x), num_terms=self.num_terms, autocast=autocast
+        )
+
+    def _looped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # split and unbind instead of indices: the gradient of an index is a full-size tensor, mostly zeros
+        biases = [None] * len(weight) if bias is None else bias.unbind()
+        items = zip(x.split(1), weight.unbind(), biases, strict=True)
+        return torch.cat([self._convolve(*item) for item in items])
+
+    def _grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         joined = x.reshape(1, -1, *x.shape[2:])
         y = self._convolve(joined, weight.flatten(0, 1), None if bias is None else bias.flatten(), groups=len(weight))
         return y.reshape(*weight.shape[:2], *y.shape[2:])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.settings.moesd import ItemKernels
 
 
 class MoEConv(CodeConv):
@@ -22,15 +23,16 @@ class MoEConv(CodeConv):
     Args:
         experts: E convolutions (2D or 3D, ungrouped, zero padding); their weights are copied.
         num_modalities: K.
+        item_kernels: see the base class.
 
     Raises:
         ValueError: there are no experts, they differ in shape or settings, or convolutions of this type cannot be
             mixed.
     """
 
-    def __init__(self, experts: Sequence[_ConvNd], *, num_modalities: int) -> None:
+    def __init__(self, experts: Sequence[_ConvNd], *, num_modalities: int, item_kernels: ItemKernels = "auto") -> None:
         first = _require_same_convolutions(experts)
-        super().__init__(first)
+        super().__init__(first, item_kernels=item_kernels)
         self.weight = nn.Parameter(torch.stack([expert.weight.detach() for expert in experts]))
         biases = [expert.bias.detach() for expert in experts if expert.bias is not None]
         self.bias = nn.Parameter(torch.stack(biases)) if biases else None
@@ -40,6 +42,11 @@ class MoEConv(CodeConv):
     def num_experts(self) -> int:
         """E, the number of experts."""
         return self.weight.shape[0]
+
+    @property
+    def num_terms(self) -> int:
+        """E; each expert is a term."""
+        return self.num_experts
 
     def gates(self, code: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Compute phi, the weights of the experts.
@@ -64,6 +71,14 @@ class MoEConv(CodeConv):
         weight = torch.einsum("be,e...->b...", gates, self.weight.to(dtype)).to(self.weight.dtype)
         bias = None if self.bias is None else (gates @ self.bias.to(dtype)).to(self.bias.dtype)
         return weight, bias
+
+    def summed(self, x: Tensor, code: Tensor) -> Tensor:
+        """Compute the outputs of all experts, and their sums weighted by the gates; see the base class."""
+        bias = None if self.bias is None else self.bias.flatten()
+        terms = self._convolve(x, self.weight.flatten(0, 1), bias).unflatten(1, self.weight.shape[:2])
+        with torch.autocast(x.device.type, enabled=False):  # a gate's gradient is a sum over all voxels
+            gates = self.gates(code)
+            return torch.einsum("be,be...->b...", gates, terms.to(gates.dtype)).to(terms.dtype)
 
     def extra_repr(self) -> str:
         """Describe the layer for `print(network)`."""

@@ -32,7 +32,8 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
     Args:
         network: a network that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet).
         settings: `placement`, as above; `conditioning`, how the convolutions depend on the code; `num_experts`, the
-            number of experts; `expert_spread`, how different their initial weights are.
+            number of experts; `expert_spread`, how different their initial weights are; `item_kernels`, how a batch is
+            convolved.
         num_modalities: K.
 
     Returns:
@@ -95,11 +96,11 @@ def _block(stack: StackedConvBlocks, position: int) -> ConvDropoutNormReLU:
 
 def _layer_for(conv: _ConvNd, network: nn.Module, settings: ExpertSettings, num_modalities: int) -> CodeConv:
     if settings.conditioning == "filter_scaling":
-        return FilterScalingConv(conv, num_modalities=num_modalities)
+        return FilterScalingConv(conv, num_modalities=num_modalities, item_kernels=settings.item_kernels)
     experts = [_initialised_like(conv, network) for _ in range(settings.num_experts)]
     if settings.expert_spread < 1:
         _draw_together(experts, _initialised_like(conv, network), settings.expert_spread)
-    return MoEConv(experts, num_modalities=num_modalities)
+    return MoEConv(experts, num_modalities=num_modalities, item_kernels=settings.item_kernels)
 
 
 def _draw_together(experts: list[_ConvNd], shared: _ConvNd, spread: float) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from measuring import in_turn, initialized, levels_of, ratio, table
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -34,6 +33,7 @@ from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.runtime.workspace import Workspace
+from nnunet_moe.settings.moesd import ItemKernels
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
 
@@ -42,6 +42,7 @@ PLANS = {"PlainConvUNet": "nnUNetPlans", "ResEnc-M": "nnUNetResEncUNetMPlans"}
 TRAINERS = {t.__name__: t for t in (nnUNetTrainer, nnUNetTrainerModalityDropout, nnUNetTrainerMoESD, nnUNetTrainerLCKD)}
 STOCK, DROPOUT, MOESD, LCKD = TRAINERS
 PARTS = ("steps", "memory", "forward", "kernels", "modalities")
+WAYS: tuple[ItemKernels, ...] = ("loop", "grouped", "sum")
 NUM_MODALITIES = 4  # for the part "modalities"
 
 
@@ -67,7 +68,7 @@ def main() -> None:
         if "forward" in options.parts:
             report_forward(plans, device, options.repetitions)
         if "kernels" in options.parts and network == "PlainConvUNet":
-            report_kernels(plans, device, options.repetitions)
+            report_kernels(plans, options.items, device, options.repetitions)
         if "modalities" in options.parts:
             report_modalities(plans, device, options.repetitions)
 
@@ -137,27 +138,32 @@ def report_forward(plans: dict, device: torch.device, repetitions: int) -> None:
         print(f"MoESD / {name}: {ratio(times, ours, name)}\n")
 
 
-def report_kernels(plans: dict, device: torch.device, repetitions: int) -> None:
-    """Print the time of forward and backward of a layer with one kernel for each item, and of alternatives to it."""
+def report_kernels(plans: dict, items: int | None, device: torch.device, repetitions: int) -> None:
+    """Print the time of forward and backward of each mixture with one kernel for each item, by the three ways.
+
+    Args:
+        items: number of items in a batch; None for the batch size of the plans.
+    """
     precision = torch.autocast("cuda") if device.type == "cuda" else cpu_autocast(device)
     with precision:
         half = torch.is_autocast_enabled(device.type)
     label = f"autocast to {torch.get_autocast_dtype(device.type)}" if half else "torch.float32"
-    ways = {"used": _used, "loop": _loop, "grouped": _grouped, "N convolutions": _experts}
-    rows = []
-    for layer, shape in _layers(plans):
-        layer.to(device).train()
-        x = torch.randn(shape, device=device, requires_grad=True)
-        code = torch.rand(len(x), len(SIGNAL), device=device)
-        runs = {name: _forward_and_backward(way, layer, x, code, precision) for name, way in ways.items()}
-        times = in_turn(runs, repetitions, device)
-        others = [statistics.median(times[name]) for name in ("loop", "grouped", "N convolutions")]
-        best = ("loop", "grouped", "N convolutions")[others.index(min(others))]
-        cells = [f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in times.values()]
-        name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[2:]))}"
-        rows.append((name, *cells, ratio(times, "used", best)))
-    columns = (f"per-item kernels, {label}: C_in, C_out, input", *ways, "used / best")
-    print(markdown_table(columns, rows), end="\n\n", flush=True)
+    for configuration in ("3d_fullres", "2d"):
+        batch_size = items or PlansManager(plans).get_configuration(configuration).batch_size
+        rows = []
+        for layer, shape in _layers(plans, configuration):
+            layer.to(device).train()
+            x = torch.randn((batch_size, *shape), device=device, requires_grad=True)
+            layer.code_input = CodeInput(torch.rand(batch_size, len(SIGNAL), device=device))
+            times = in_turn({w: _convolved(layer, w, x, precision) for w in ("auto", *WAYS)}, repetitions, device)
+            medians = {way: statistics.median(times[way]) for way in WAYS}
+            name = f"{layer.weight.shape[2]}, {layer.weight.shape[1]}, {'x'.join(map(str, shape[1:]))}"
+            others = [ratio(times, way, WAYS[0]) for way in WAYS[1:]]
+            best = min(medians, key=lambda way: medians[way])
+            rows.append((name, f"{1e3 * medians[WAYS[0]]:.1f} ms", *others, ratio(times, "auto", best)))
+        title = f"{configuration}, {batch_size} items, {label}: C_in, C_out, input"
+        columns = (title, WAYS[0], *(f"{way} / {WAYS[0]}" for way in WAYS[1:]), "auto / best")
+        print(markdown_table(columns, rows), end="\n\n", flush=True)
 
 
 def report_modalities(plans: dict, device: torch.device, repetitions: int) -> None:
@@ -190,71 +196,32 @@ def report_modalities(plans: dict, device: torch.device, repetitions: int) -> No
     print()
 
 
-def _used(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
-    layer.code_input = CodeInput(code)
-    return layer(x)
-
-
-def _loop(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
-    weight, bias = _kernels(layer, code)
-    items = zip(x.split(1), weight, bias, strict=True)
-    return torch.cat([F.conv3d(item, w, b, layer.stride, layer.padding) for item, w, b in items])
-
-
-def _grouped(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
-    weight, bias = _kernels(layer, code)
-    joined = x.reshape(1, -1, *x.shape[2:])
-    y = F.conv3d(joined, weight.flatten(0, 1), bias.flatten(), layer.stride, layer.padding, groups=len(x))
-    return y.reshape(len(x), -1, *y.shape[2:])
-
-
-def _experts(layer: MoEConv, x: Tensor, code: Tensor) -> Tensor:
-    gates = layer.gates(code).reshape(len(x), -1, 1, 1, 1, 1)
-    assert layer.bias is not None
-    experts = zip(layer.weight, layer.bias, strict=True)
-    outputs = torch.stack([F.conv3d(x, w, b, layer.stride, layer.padding) for w, b in experts], dim=1)
-    return (gates * outputs).sum(dim=1)
-
-
-def _kernels(layer: MoEConv, code: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.autocast(code.device.type, enabled=False):
-        weight, bias = layer.kernels(code)
-    assert bias is not None
-    return weight, bias
-
-
-def _forward_and_backward(
-    way: Callable[[MoEConv, Tensor, Tensor], Tensor],
-    layer: MoEConv,
-    x: Tensor,
-    code: Tensor,
-    precision: AbstractContextManager,
-) -> Callable[[], None]:
+def _convolved(layer: MoEConv, way: ItemKernels, x: Tensor, precision: AbstractContextManager) -> Callable[[], None]:
     def run() -> None:
         layer.zero_grad()
         x.grad = None
+        layer.item_kernels = way
         with precision:
-            y = way(layer, x, code)
+            y = layer(x)
         y.backward(torch.ones_like(y))
 
     return run
 
 
-def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
-    """Yield the mixtures of the planned network with the shape of their input for a batch.
+def _layers(plans: dict, configuration: str) -> Iterator[tuple[MoEConv, torch.Size]]:
+    """Yield the mixtures of the planned network with the shape of an item, `(C_in, *space)`.
 
     Mixtures of equal shapes are listed only once.
     """
-    network = _network(nnUNetTrainerMoESD, plans).eval()
+    network = _network(nnUNetTrainerMoESD, plans, configuration=configuration).eval()
     assert isinstance(network, ModalityNetwork)
     shapes: dict[CodeConv, torch.Size] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: shapes.update({layer: inputs[0].shape}))
+        layer.register_forward_pre_hook(lambda layer, inputs: shapes.update({layer: inputs[0].shape[1:]}))
         for layer in network.mixtures
     ]
-    batch_size = PlansManager(plans).get_configuration("3d_fullres").batch_size
     with torch.inference_mode():
-        network(_patch(plans, batch_size=1))
+        network(_patch(plans, batch_size=1, configuration=configuration))
     for hook in hooks:
         hook.remove()
     seen = set()
@@ -262,7 +229,7 @@ def _layers(plans: dict) -> Iterator[tuple[MoEConv, torch.Size]]:
         kind = (tuple(layer.get_parameter("weight").shape), shape)
         if kind not in seen and isinstance(layer, MoEConv):
             seen.add(kind)
-            yield layer, torch.Size((batch_size, *shape[1:]))
+            yield layer, shape
 
 
 def _peak_of_a_step(trainer: str, network: str, precision: str, folder: Path, device: torch.device) -> int:
@@ -298,16 +265,21 @@ def _step(trainer: str, plans: dict, device: torch.device) -> Callable[[], Any]:
     return lambda: made.train_step(batch)
 
 
-def _network(trainer: type[nnUNetTrainer], plans: dict, num_channels: int = len(SIGNAL)) -> nn.Module:
+def _network(
+    trainer: type[nnUNetTrainer],
+    plans: dict,
+    num_channels: int = len(SIGNAL),
+    configuration: str = "3d_fullres",
+) -> nn.Module:
     manager = PlansManager(plans)
-    configuration = manager.get_configuration("3d_fullres")
+    planned = manager.get_configuration(configuration)
     for key in ("normalization_schemes", "use_mask_for_norm"):
-        configuration.configuration[key] = configuration.configuration[key][:1] * num_channels
-    return trainer.build_network_architecture(manager, configuration, num_channels, 2, False)
+        planned.configuration[key] = planned.configuration[key][:1] * num_channels
+    return trainer.build_network_architecture(manager, planned, num_channels, 2, False)
 
 
-def _patch(plans: dict, batch_size: int, num_channels: int = len(SIGNAL)) -> Tensor:
-    size = PlansManager(plans).get_configuration("3d_fullres").patch_size
+def _patch(plans: dict, batch_size: int, num_channels: int = len(SIGNAL), configuration: str = "3d_fullres") -> Tensor:
+    size = PlansManager(plans).get_configuration(configuration).patch_size
     return torch.randn(batch_size, num_channels, *size, generator=torch.Generator().manual_seed(0))
 
 
@@ -349,6 +321,9 @@ def _options() -> argparse.Namespace:
         "--networks", nargs="+", choices=PLANS, default=list(PLANS), help="measure these networks (default: all)"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="run these parts (default: all)")
+    parser.add_argument(
+        "--items", type=int, help="in the part 'kernels', use batches of this many items (default: as planned)"
+    )
     parser.add_argument("--repetitions", type=int, default=3, help="repeat this many times (default: %(default)s)")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -34,6 +34,11 @@ def number(default: float, low: float, high: float) -> Any:
     return setting(default, accepts, f"a number from {low} to {high}")
 
 
+def choice(default: str, values: tuple[str, ...]) -> Any:
+    """Make a setting that is one of several words."""
+    return setting(default, lambda value: isinstance(value, str) and value in values, f"one of {', '.join(values)}")
+
+
 def switch(default: bool) -> Any:
     """Make a setting that is true or false."""
     return setting(default, lambda value: isinstance(value, bool), "true or false")

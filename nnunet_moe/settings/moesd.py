@@ -4,12 +4,14 @@ Symbols are as in docs/explanation/moesd.md.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from nnunet_moe.settings.base import Settings
-from nnunet_moe.settings.fields import number, setting, whole
+from nnunet_moe.settings.fields import choice, number, setting, whole
 
 PLACEMENTS = ("stem", "encoder", "decoder")
+
+ItemKernels = Literal["auto", "loop", "grouped", "sum"]
 
 
 def _is_placement(value: object) -> bool:
@@ -32,6 +34,10 @@ class ExpertSettings(Settings):
     """The places where convolutions depend on the code."""
     code_noise_sd: float = number(0.2, 0, 1000)
     """SD of the Gaussian noise that is added to the code in training, where each modality is 0 or 1."""
+    item_kernels: Literal["auto", "loop", "grouped", "sum"] = choice("auto", get_args(ItemKernels))
+    """How to convolve a batch whose items have their own kernels: item by item (`loop`), as groups of one convolution
+    (`grouped`), or as a weighted sum of all experts' outputs (`sum`, which needs more memory). `auto` chooses by
+    device, dimension, batch size and number of experts. All compute the same up to rounding."""
     conditioning: Literal["experts", "filter_scaling"] = "experts"
     """How convolutions depend on the code. The trainer fixes it; it cannot be set in the plans."""
 

@@ -86,6 +86,7 @@ def test_self_distillation_has_no_experts_and_experts_have_no_self_distillation(
         ("specialization_sign", 2), ("specialization_sign", 0.5), ("ramp_up_fraction", 1.1), ("num_epochs", 0),
         ("num_iterations_per_epoch", None), ("num_val_iterations_per_epoch", -3), ("seed", -1),
         ("modality_code", [0, 0]), ("modality_code", "101"), ("modality_code", [1, 2]), ("modality_code", []),
+        ("item_kernels", "Loop"), ("item_kernels", ["sum"]), ("item_kernels", None),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_an_error_that_names_key_value_and_range(name, value):

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from made_plans import DATASET_JSON, NAMES
 from made_trainers import TRAINERS, levels_of, made_trainer
@@ -19,6 +20,26 @@ OF_NNUNET_IN_VALIDATION = 4
 """nnU-Net's own copies of counts and loss in a validation step."""
 
 
+class Launches(TorchDispatchMode):
+    """Inside the block, counts the convolutions, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.forward += function is torch.ops.aten.convolution.default
+        self.backward += function is torch.ops.aten.convolution_backward.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def autocast_on_cuda():
+    torch.set_autocast_enabled("cuda", True)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+
+
 @pytest.fixture
 def cuda():
     with PretendedCuda() as pretended:
@@ -32,7 +53,7 @@ def made(cuda, tmp_path, monkeypatch):
 
     def make(name, dataset_json=DATASET_JSON):
         trainer = made_trainer(
-            name, tmp_path, monkeypatch, patch_size=[32, 32], dataset_json=dataset_json, device="cuda"
+            name, tmp_path / name, monkeypatch, patch_size=[32, 32], dataset_json=dataset_json, device="cuda"
         )
         trainer.grad_scaler = None
         trainer.network.train()
@@ -54,6 +75,16 @@ def batch_for(trainer):
     label = torch.randint(0, 2, (len(available), 1, 32, 32), generator=generator).to(torch.int16)
     keys = [f"case{item}" for item in range(len(data))]
     return {"data": data, "keys": keys, "target": levels_of(trainer, label)}
+
+
+def launches_of(trainer, items):
+    """The convolutions of a training step with this number of complete items."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(items, len(NAMES), 32, 32, generator=generator)
+    label = torch.randint(0, 2, (items, 1, 32, 32), generator=generator).to(torch.int16)
+    with Launches() as launches:
+        trainer.train_step({"data": data, "target": levels_of(trainer, label)})
+    return launches
 
 
 def waits_of(cuda, step, *arguments) -> int:
@@ -94,3 +125,8 @@ def test_all_steps_run_on_the_device_and_the_host_rarely_waits(made, cuda, name)
 def test_label_sets_are_copied_to_the_device_without_waiting(made, cuda):
     trainer = made("nnUNetTrainerMoESD", LABEL_SETS)
     assert waits_of(cuda, trainer.train_step, batch_for(trainer)) <= 6, cuda.waits
+
+
+def test_with_twelve_items_moesd_launches_at_most_half_more_convolutions_than_modality_dropout(made, autocast_on_cuda):
+    ours, baseline = (launches_of(made(name), 12) for name in ("nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout"))
+    assert 0 < ours.forward <= 1.5 * baseline.forward and 0 < ours.backward <= 1.5 * baseline.backward
