@@ -8,6 +8,12 @@ import numpy as np
 import pandas as pd
 
 from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.nested import (
+    MORE_WAS_WORSE,
+    NESTED_PAIRS,
+    difference_to_dedicated,
+    more_was_worse,
+)
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, CORRELATION_WEIGHTS, CSCORE, WITHOUT_CORRELATION, Results
 from nnunet_moe.commands.evaluate.statistics import (
     compare,
@@ -32,26 +38,25 @@ EACH_CASE = "all codes of both, each case's mean"
 
 
 def means(results: Results) -> pd.DataFrame:
-    """Make a table of means, with one row for each trainer, code, label and metric."""
+    """Make a table of means, with one row for each trainer, code, label and metric.
+
+    If codes are nested, each trainer and label has one more row: how often more modalities were worse.
+    """
     rows = []
     for label in results.shown_labels:
         for trainer in results.trainers:
             for metric in (*METRICS, WITHOUT_CORRELATION, *CORRELATION_WEIGHTS):
                 for text, code in results.rows.items():
+                    about = {"trainer": trainer, "code": text, "label": label, "metric": metric}
+                    difference = difference_to_dedicated(results, trainer, code, label, metric)
                     mean = results.mean(trainer, code, label, metric)
-                    rows.append(
-                        {
-                            "trainer": trainer,
-                            "code": text,
-                            "label": label,
-                            "metric": metric,
-                            "mean": mean.mean,
-                            "standard_error": mean.standard_error,
-                            "cases": mean.cases,
-                            "failed": mean.failed,
-                        }
-                    )
-    return pd.DataFrame(rows)
+                    rows.append({**about, **vars(mean), "difference_to_dedicated": difference})
+            if (worse := more_was_worse(results, trainer, label)) is not None:
+                about = {"trainer": trainer, "code": NESTED_PAIRS, "label": label, "metric": MORE_WAS_WORSE}
+                rows.append({**about, **vars(worse.mean), "pairs": worse.pairs})
+    columns = ["trainer", "code", "label", "metric", "mean", "standard_error", "cases", "failed"]
+    table = pd.DataFrame(rows, columns=[*columns, "difference_to_dedicated", "pairs"])
+    return table.astype({"pairs": "Int64"})
 
 
 def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
@@ -140,7 +145,7 @@ def _gap(
     cases: Collection[str] | None,
 ) -> float:
     """Compute the closed gap from means over the same cases and codes; NaN unless each code has a dedicated model."""
-    dedicated = next((trainer for trainer in results.trainers if trainer in results.dedicated), None)
+    dedicated = results.reference_models
     if dedicated is None or dedicated in (first, second):
         return math.nan
     triples = []

@@ -15,6 +15,7 @@ from nnunet_moe.commands.evaluate.analysis import comparisons, means, modality_w
 from nnunet_moe.commands.evaluate.evaluate import Evaluation
 from nnunet_moe.commands.evaluate.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.nested_tables import nested_tables
 from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, Results
 from nnunet_moe.commands.evaluate.scoring import versions_of_figures
@@ -49,10 +50,10 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
     report.unlink(missing_ok=True)  # a report exists only next to the files it was made from
     for folder in (out / "tables", out / "figures"):
         shutil.rmtree(folder, ignore_errors=True)
-    compared, worth = comparisons(results), modality_worth(results)
+    averaged, compared, worth = means(results), comparisons(results), modality_worth(results)
     for name, table in (
         ("results", results.table.astype(dict.fromkeys(("lesions", "reference_lesions"), "Int64"))),
-        ("means", means(results)),
+        ("means", averaged),
         ("comparisons", compared),
         ("modalities", worth),
     ):
@@ -62,7 +63,8 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
     sections = []
     for label in results.shown_labels:
         section = Section(label)
-        tables = {"codes": code_table(results, label), "metrics": metrics_table(results, label)}
+        tables = {"codes": code_table(results, label), **nested_tables(results, averaged, label)}
+        tables["metrics"] = metrics_table(results, label)
         if len(results.trainers) > 1:
             tables["comparisons"] = comparison_table(compared, label)
         if (of_modalities := modality_table(worth, label)).rows:

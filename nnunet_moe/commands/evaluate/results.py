@@ -88,6 +88,15 @@ class Results:
         return failed[["trainer", "fold", "case", "code", "failure"]].drop_duplicates(ignore_index=True)
 
     @property
+    def reference_models(self) -> str | None:
+        """The dedicated models that the other trainers are compared with: the first ones; None if there are none."""
+        return next((trainer for trainer in self.trainers if trainer in self.dedicated), None)
+
+    def trainings(self, trainer: str) -> list[tuple["Results", str]]:
+        """Return each training of a trainer: the results that hold its scores, and its name in them."""
+        return [(self, trainer)]
+
+    @property
     def shown_labels(self) -> tuple[str, ...]:
         """The labels; if there are several, their mean comes first."""
         return (MEAN_OVER_LABELS, *self.labels) if len(self.labels) > 1 else self.labels

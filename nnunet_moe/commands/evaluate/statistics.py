@@ -1,4 +1,4 @@
-"""Compare two models in pairs, and compute what each modality is worth.
+"""Compare two models in pairs, count where more modalities were worse, and compute what each modality is worth.
 
 Definitions and sources: docs/explanation/metrics.md.
 """
@@ -15,6 +15,8 @@ from scipy import stats
 from nnunet_moe.modalities.codes import Code
 
 DECIMALS = 12  # equal differences must stay equal in the ranking, despite rounding errors
+WORSE = 0.01
+"""More modalities were worse if the DSC fell by more than this: one point."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Comparison:
     """Matched-pairs rank-biserial correlation, -1 (the second is always better) to 1 (the first is)."""
     p: float
     """Two-sided Wilcoxon signed-rank test."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of pairs, which belong to cases."""
+
+    share: float
+    """0 to 1; NaN without pairs."""
+    standard_error: float
+    """Over cases; NaN for a single case."""
+    pairs: int
+    cases: int
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
@@ -79,6 +93,42 @@ def gap_closed(value: float, baseline: float, dedicated: float) -> float:
     """
     gap = dedicated - baseline
     return 100 * (value - baseline) / gap if gap > 0 else math.nan
+
+
+def nested_pairs(codes: Sequence[Code]) -> list[tuple[Code, Code]]:
+    """List the pairs of codes in which the second has all modalities of the first, and more.
+
+    Args:
+        codes: different codes of K modalities each.
+    """
+    return [
+        (few, more)
+        for few in codes
+        for more in codes
+        if few != more and all(has_more or not has for has, has_more in zip(few, more, strict=True))
+    ]
+
+
+def share_worse(changes: np.ndarray) -> Share:
+    """Compute the share of pairs in which the score fell by more than `WORSE`.
+
+    The pairs of one case are not independent. So the standard error is that of a ratio of two sums over cases (Cochran
+    1977). If all cases have the same number of pairs, it is the standard error of their shares.
+
+    Args:
+        changes: `(N, P)`, the score with more modalities minus the score with fewer, for N cases and P pairs. NaN if
+            one of the scores is not defined; such a pair does not count.
+    """
+    pairs = np.isfinite(changes).sum(axis=1)
+    worse = (np.round(changes, DECIMALS) < -WORSE).sum(axis=1)
+    pairs, worse = pairs[pairs > 0], worse[pairs > 0]
+    if not pairs.size:
+        return Share(math.nan, math.nan, 0, 0)
+    share = float(worse.sum() / pairs.sum())
+    spread = (
+        np.sqrt(pairs.size / (pairs.size - 1) * np.square(worse - share * pairs).sum()) if pairs.size > 1 else math.nan
+    )
+    return Share(share, float(spread / pairs.sum()), int(pairs.sum()), pairs.size)
 
 
 def loss_when_missing(scores: Mapping[Code, float], modality: int) -> float:

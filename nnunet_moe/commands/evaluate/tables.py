@@ -38,14 +38,13 @@ def code_table(results: Results, label: str) -> Table:
     """
     columns = [("Modalities", name) for name in results.modalities] + [("", "Cases")]
     columns += [(TITLES[metric], short_name(trainer)) for metric in MAIN_METRICS for trainer in results.trainers]
-    rows = []
-    for text, code in results.rows.items():
-        named = [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
-        rows.append((*(_circles(code) if code in results.codes else named), *_mean_cells(results, label, code)))
+    rows = [
+        (*code_cells(results, text, code), *_mean_cells(results, label, code)) for text, code in results.rows.items()
+    ]
     notes = [
         f"Mean ± standard error over cases, in percent. {PRESENT} is available, {ABSENT} is missing. In each row and "
         "metric, the best trainer is bold and the second best is underlined.",
-        *_case_notes(results),
+        *case_notes(results),
     ]
     notes += _cscore_notes(results, label)
     return Table(f"{label}: DSC and CScore by modalities", tuple(columns), tuple(rows), tuple(notes))
@@ -85,14 +84,14 @@ def metrics_table(results: Results, label: str) -> Table:
             found = {metric: results.mean(trainer, code, label, metric) for metric in metrics}
             if any(mean.cases or mean.failed for mean in found.values()):
                 cells = [Cell(_mean_text(mean, metric, with_error=False)) for metric, mean in found.items()]
-                correlation = Cell(_number(results.correlation(trainer, code, label), ".3f"))
+                correlation = Cell(number(results.correlation(trainer, code, label), ".3f"))
                 cases = Cell(str(len(results.cases_of(code))))
                 rows.append((Cell(short_name(trainer)), Cell(results.code_text(code)), cases, *cells, correlation))
     note = (
         "Each mean is over the cases for which the metric is defined. Shares are in percent. For the definitions, see "
         "docs/explanation/metrics.md of nnunet-moe."
     )
-    return Table(f"{label}: all metrics", columns, tuple(rows), (note, *_case_notes(results)))
+    return Table(f"{label}: all metrics", columns, tuple(rows), (note, *case_notes(results)))
 
 
 def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
@@ -115,12 +114,12 @@ def comparison_table(comparisons: pd.DataFrame, label: str) -> Table:
             Cell(TITLES[row["metric"]]),
             Cell(row["code"]),
             Cell(str(row["pairs"])),
-            Cell(_number(100 * row["mean_difference"], "+.2f")),
-            Cell(_number(100 * row["median_difference"], "+.2f")),
-            Cell(_number(row["effect_size"], "+.2f")),
-            Cell(_number(row["p"], ".2g")),
-            Cell(_number(row["p_holm"], ".2g")),
-            Cell(_number(row["gap_closed_percent"], ".0f")),
+            Cell(number(100 * row["mean_difference"], "+.2f")),
+            Cell(number(100 * row["median_difference"], "+.2f")),
+            Cell(number(row["effect_size"], "+.2f")),
+            Cell(number(row["p"], ".2g")),
+            Cell(number(row["p_holm"], ".2g")),
+            Cell(number(row["gap_closed_percent"], ".0f")),
         )
         for row in comparisons[comparisons["label"] == label].to_dict("records")
     ]
@@ -143,7 +142,7 @@ def modality_table(worth: pd.DataFrame, label: str) -> Table:
             Cell(short_name(row["trainer"])),
             Cell(TITLES[row["metric"]]),
             Cell(row["modality"]),
-            *(Cell(_number(100 * row[name], ".2f")) for name in ("loss_when_missing", "score_alone", "shapley_value")),
+            *(Cell(number(100 * row[name], ".2f")) for name in ("loss_when_missing", "score_alone", "shapley_value")),
         )
         for row in worth[worth["label"] == label].to_dict("records")
     ]
@@ -186,7 +185,7 @@ def _mean_text(mean: Mean, metric: str, *, with_error: bool = True) -> str:
     return f"{scale * mean.mean:.2f}{error}"
 
 
-def _case_notes(results: Results) -> list[str]:
+def case_notes(results: Results) -> list[str]:
     notes = []
     num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
@@ -210,9 +209,12 @@ def unscored_note(results: Results) -> str:
     return f"Not scored, because the requested modalities are missing: {cases}."
 
 
-def _circles(code: Code) -> list[Cell]:
-    return [Cell(PRESENT if available else ABSENT) for available in code]
+def code_cells(results: Results, text: str, code: Code | None) -> list[Cell]:
+    """Return one cell for each modality: circles for a scored code, otherwise the text of the row."""
+    if code is not None and code in results.codes:
+        return [Cell(PRESENT if available else ABSENT) for available in code]
+    return [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
     return UNKNOWN if math.isnan(value) else f"{value:{form}}"

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.evaluate.analysis import comparisons, means
 from nnunet_moe.commands.evaluate.figures import scores_by_code
+from nnunet_moe.commands.evaluate.nested_tables import nested_tables
 from nnunet_moe.commands.evaluate.tables import code_table, comparison_table, failure_table
 from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.commands.study.definition import folder_of
@@ -196,7 +197,8 @@ def _sections(plan: StudyPlan, results: StudyResults, compared: pd.DataFrame, ca
     """Make the tables and pictures of one set of cases."""
     out = plan.out / "report" / folder_of(cases)
     spread = pd.concat([seed_spread(results, label, "dsc") for label in results.shown_labels])
-    tables = {"means": means(results), "comparisons": compared, "seeds": spread.explode("by_seed")}
+    averaged = means(results)
+    tables = {"means": averaged, "comparisons": compared, "seeds": spread.explode("by_seed")}
     for name, table in tables.items():
         write(out / f"{name}.csv", table.to_csv(index=False))
     sections, codes = [], [results.code_text(code) for code in results.codes]
@@ -204,6 +206,8 @@ def _sections(plan: StudyPlan, results: StudyResults, compared: pd.DataFrame, ca
         stem, title = out / folder_name(label), f"{cases}: {label}"
         section = Section(title)
         section.add_table(stem.with_name(f"{stem.name}_codes"), code_table(results, label))
+        for name, table in nested_tables(results, averaged, label).items():
+            section.add_table(stem.with_name(f"{stem.name}_{name}"), table)
         if _pairs(results, plan.study.baseline):
             section.add_table(stem.with_name(f"{stem.name}_comparisons"), comparison_table(compared, label))
         of_label = spread[spread["label"] == label]

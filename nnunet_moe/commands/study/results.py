@@ -54,6 +54,10 @@ class StudyResults(Results):
         )
         """The same scores, where each trainer is a method with one seed."""
 
+    def trainings(self, trainer: str) -> list[tuple[Results, str]]:
+        """Return the trainings of a method with each of its seeds."""
+        return [(self.by_seed, name) for name in self.seeds[trainer]]
+
     def values(
         self, trainer: str, code: Code, label: str, metric: str, cases: Collection[str] | None = None
     ) -> pd.Series | None:

@@ -429,7 +429,8 @@ def test_everything_is_written_and_the_same_again(tmp_path):
     assert files[0] == files[1]
     assert {str(file) for file in files[0]} == {
         "results.csv", "means.csv", "comparisons.csv", "modalities.csv", "summary.json", "report.html",
-        *(f"tables/lesion_{name}.{ending}" for name in ("codes", "metrics", "comparisons", "modalities")
+        *(f"tables/lesion_{name}.{ending}" for name in
+          ("codes", "metrics", "comparisons", "modalities", "dedicated", "more_was_worse")
           for ending in ("md", "csv", "tex")),
         *(f"figures/{name}.png" for name in
           ("lesion_scores", "lesion_differences", "case_worst", f"gates_{OURS}")),
@@ -489,8 +490,9 @@ def test_the_report_in_a_browser(browser, tmp_path):
         return browser.execute_script(f"return {script}")
 
     captions = find("[...document.querySelectorAll('figure:has(table) figcaption')].map(x => x.textContent)")
-    assert captions == ["Failed segmentations: 1", "lesion: DSC and CScore by modalities", "lesion: all metrics",
-                        "lesion: trainers compared", "lesion: what each modality is worth"]  # fmt: skip
+    assert captions == ["Failed segmentations: 1", "lesion: DSC and CScore by modalities", "lesion: more was worse",
+                        "lesion: all metrics", "lesion: trainers compared",
+                        "lesion: what each modality is worth"]  # fmt: skip
     assert find("document.querySelectorAll('table')[1].tBodies[0].rows.length") == 4
     assert "1 failed" in find("document.querySelectorAll('table')[1].tBodies[0].rows[0].textContent")
     pictures = find("[...document.images].map(x => [x.alt, x.complete && x.naturalWidth > 100])")

@@ -10,9 +10,11 @@ from nnunet_moe.commands.evaluate.statistics import (
     gap_closed,
     holm,
     loss_when_missing,
+    nested_pairs,
     rank_biserial,
     score_alone,
     shapley_values,
+    share_worse,
 )
 from nnunet_moe.modalities.codes import all_codes
 
@@ -95,3 +97,37 @@ def test_without_all_codes_there_is_no_shapley_value():
     assert all(math.isnan(value) for value in shapley_values({A: 0.2, AB: 0.6}))
     assert math.isnan(loss_when_missing({A: 0.2, AB: 0.6}, 0))
     assert loss_when_missing({A: 0.2, AB: 0.6}, 1) == pytest.approx(0.4)
+
+
+def test_nested_pairs_are_each_code_with_those_that_have_all_of_it_and_more():
+    assert nested_pairs([A, AB, B]) == [(A, AB), (B, AB)]
+    assert nested_pairs([A, B]) == [] and nested_pairs([AB]) == []
+    for number in (
+        2,
+        3,
+        4,
+    ):  # a modality is in both, only in the larger one, or in none: 3^K, minus equal and empty ones
+        assert len(nested_pairs(all_codes(number))) == 3**number - 2 * 2**number + 1
+
+
+def test_the_share_of_falls_computed_by_hand():
+    """Case a falls in 1 of 3 pairs, b in 1 of 1, c has none: 2 of 4. Residuals are 1 - 3/2 and 1 - 1/2."""
+    nan = math.nan
+    worse = share_worse(np.array([[-0.02, -0.005, 0.3], [-0.5, nan, nan], [nan, nan, nan]]))
+    assert (worse.share, worse.pairs, worse.cases) == (0.5, 4, 2)
+    assert worse.standard_error == pytest.approx(math.sqrt(2 * (0.25 + 0.25)) / 4)
+    changes = np.random.default_rng(0).normal(size=(9, 12))
+    of_cases = (changes < -0.01).mean(axis=1)
+    assert share_worse(changes).standard_error == pytest.approx(of_cases.std(ddof=1) / 3)
+
+
+def test_a_fall_of_exactly_one_point_is_not_worse():
+    assert 0.30 - 0.31 < -0.01, "in binary it is more than a point"
+    assert share_worse(np.array([[0.30 - 0.31]])).share == 0
+    assert share_worse(np.array([[0.30 - 0.3101]])).share == 1
+
+
+@pytest.mark.parametrize("changes", [np.empty((0, 0)), np.full((3, 2), math.nan)])
+def test_without_pairs_there_is_no_share(changes):
+    worse = share_worse(changes)
+    assert math.isnan(worse.share) and math.isnan(worse.standard_error) and (worse.pairs, worse.cases) == (0, 0)
