@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,26 @@ from nnunet_moe.runtime.devices import default_device, device_option
 from nnunet_moe.runtime.options import option, read_request
 
 if TYPE_CHECKING:
+    from nnunet_moe.commands.study.machine import Machine
     from nnunet_moe.commands.study.plan import StudyPlan
-    from nnunet_moe.commands.study.run import Machine
+
+
+def _gpu_numbers(text: str) -> tuple[int, ...]:
+    """Read the numbers of GPUs from a text such as `0,1`.
+
+    Raises:
+        SettingsError: it holds anything but whole numbers, or a number twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]+", part) for part in parts):
+        raise SettingsError(f"-gpus is {text!r}. It must be whole numbers with commas between them, for example 0,1.")
+    numbers = tuple(map(int, parts))
+    if twice := [str(number) for number in dict.fromkeys(numbers) if numbers.count(number) > 1]:
+        raise SettingsError(
+            f"-gpus is {text!r}, which names {', '.join(twice)} twice. Name each GPU once. For several jobs on each "
+            "GPU, use -jobs."
+        )
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,15 @@ class Request:
         group="jobs",
         help="run this many jobs at a time on this machine (default: as many as fit on its GPUs, else 1)",
     )
+    gpus: tuple[int, ...] = option(
+        "-gpus",
+        type=_gpu_numbers,
+        default=(),
+        metavar="NUMBERS",
+        group="jobs",
+        help="use these GPUs, for example 0,1; each job sees one of them (default: those in CUDA_VISIBLE_DEVICES, or "
+        "all)",
+    )
     profile: str | None = option(
         "--profile",
         default=None,
@@ -70,6 +98,19 @@ class Request:
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
             raise SettingsError(f"-jobs is {self.jobs}. It must be at least 1.")
+        if self.gpus and self.profile is not None:
+            raise SettingsError(
+                "-gpus is for this machine. With --profile, the cluster assigns the GPUs. Remove one of these options."
+            )
+        if self.gpus and self.machine_device != "cuda":
+            raise SettingsError(
+                f"-gpus needs -device cuda. Here the device is {self.machine_device}. Remove -gpus, or change -device."
+            )
+
+    @property
+    def machine_device(self) -> str:
+        """The device of the jobs."""
+        return self.device or ("cuda" if self.profile is not None else default_device())
 
 
 EXAMPLE = "nnunet_moe study study.yaml -o results --dry_run"
@@ -91,14 +132,13 @@ def run(namespace: argparse.Namespace) -> None:
             "the Windows Subsystem for Linux, or run nnUNetv2_train and `nnunet_moe evaluate` for each trainer."
         )
 
+    from nnunet_moe.commands.study.machine import Machine
     from nnunet_moe.commands.study.models import write_plans
     from nnunet_moe.commands.study.plan import make_plan
     from nnunet_moe.commands.study.report import write_report
-    from nnunet_moe.commands.study.run import Machine
 
-    device = request.device or ("cuda" if request.profile is not None else default_device())
-    machine = Machine(device, request.jobs, request.profile, tuple(namespace.more))
-    plan = make_plan(request.file, request.out.resolve(), device)
+    machine = Machine(request.machine_device, request.jobs, request.profile, tuple(namespace.more), gpus=request.gpus)
+    plan = make_plan(request.file, request.out.resolve(), machine.device)
     if request.dry_run:
         _list_jobs(plan, machine)
     elif request.only == "plans":

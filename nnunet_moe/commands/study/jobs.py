@@ -8,6 +8,8 @@ from nnunet_moe.commands.study.definition import VALIDATION, CaseSet, Evaluation
 from nnunet_moe.commands.study.models import SeededRun
 
 KINDS = ("preprocess", "plans", "train", "evaluate")
+ON_A_DEVICE = ("train", "evaluate")
+"""The kinds of jobs of which only a few run at a time. The others are short, or need no device."""
 PREPROCESS, PLANS = "preprocess/preprocess", "plans/plans"
 
 
@@ -17,10 +19,15 @@ class Job:
 
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    like: str = ""
+    """Jobs of one kind with the same text are expected to take the same time."""
 
 
 def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str, *, preprocess: bool) -> dict[str, Job]:
-    """Return all jobs as `KIND/NAME` -> job, in an order in which they could run one after another.
+    """Return all jobs as `KIND/NAME` -> job, in the order in which they start one after another.
+
+    This is the order of the file: the first seed of every method, then the second seed of every method, and so on. The
+    evaluations of a model follow its trainings directly, so that the first comparison comes early.
 
     Args:
         study: the study.
@@ -34,18 +41,25 @@ def jobs_of(study: Study, trained: Sequence[SeededRun], file: Path, device: str,
         options = ("-d", study.dataset, "-c", study.configuration)
         jobs[PREPROCESS] = Job(("nnunet_moe", "plan_and_preprocess", *options, "--no_pbar"))
     jobs[PLANS] = Job(("nnunet_moe", "study", str(file), "-o", ".", "--only", "plans"), tuple(jobs))
-    for model in trained:
+    for model in _seed_by_seed(trained):
+        like = model.method.name
         trainings = {}
         for name, configuration in model.configurations.items():
             for fold in study.folds:
                 what = (study.dataset, configuration, str(fold), "-tr", model.method.trainer, "-p", study.study_plans)
                 # --c resumes a killed training, and starts a new one otherwise
                 command = ("nnUNetv2_train", *what, "-device", device, "--c")
-                trainings[f"train/{name}_fold{fold}"] = Job(command, (PLANS,))
+                trainings[f"train/{name}_fold{fold}"] = Job(command, (PLANS,), like)
         jobs |= trainings
         for cases in case_sets(study):
-            jobs[evaluation_job(model, cases)] = Job(_evaluate(study, model, cases, device), tuple(trainings))
+            command = _evaluate(study, model, cases, device)
+            jobs[evaluation_job(model, cases)] = Job(command, tuple(trainings), f"{like} on {cases}")
     return jobs
+
+
+def _seed_by_seed(trained: Sequence[SeededRun]) -> list[SeededRun]:
+    """Sort models by the place of their seed among the seeds of their method, and keep the order of the methods."""
+    return sorted(trained, key=lambda model: model.method.seeds.index(model.seed))
 
 
 def case_sets(study: Study) -> dict[str, CaseSet | None]:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
 from nnunet_moe.commands.evaluate.models import folder_cases, training_cases
 from nnunet_moe.commands.study.definition import Study, read_study
+from nnunet_moe.commands.study.estimate import duration, expected_seconds, mean, seconds_left
 from nnunet_moe.commands.study.jobs import (
     KINDS,
+    ON_A_DEVICE,
     PLANS,
     PREPROCESS,
     Job,
@@ -46,6 +48,10 @@ class StudyPlan:
     def marker(self, job: str) -> Path:
         """Return the marker file of a job. It exists once the job is done."""
         return self.out / "done" / job
+
+    def log(self, job: str) -> Path:
+        """Return the file with the output of a job."""
+        return self.out / "logs" / f"{job}.log"
 
     def done(self) -> set[str]:
         """Return the jobs that are done and have not changed since."""
@@ -94,31 +100,43 @@ class StudyPlan:
         Args:
             num_jobs: number of jobs that run at a time; None if a cluster decides.
         """
-        lines = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"]
-        seconds, unknown, all_done = 0.0, [], self.done()
+        lines, done = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"], self.done()
         for kind in KINDS:
-            of_kind = [job for job in self.jobs if job.startswith(f"{kind}/")]
-            if not of_kind:
-                continue
-            done = [job for job in of_kind if job in all_done]
-            missing, times = len(of_kind) - len(done), [time for job in done for time in self.seconds(job)]
-            each = f", {_duration(sum(times) / len(times))} each" if times else ""
-            lines.append(f"  {kind:10} {len(done):4} of {len(of_kind)} done{each}")
-            if times:
-                seconds += missing * sum(times) / len(times)
-            elif missing and kind in ("train", "evaluate"):
-                unknown.append(kind)
-        left = len(self.jobs) - len(all_done)
+            if of_kind := [job for job in self.jobs if job.startswith(f"{kind}/")]:
+                finished = [job for job in of_kind if job in done]
+                times = [time for job in finished for time in self.seconds(job)]
+                each = f", {duration(mean(times))} each" if times else ""
+                lines.append(f"  {kind:10} {len(finished):4} of {len(of_kind)} done{each}")
+        left = len(self.jobs) - len(done)
         if not left:
             return "\n".join([*lines, "All jobs are done."])
         parallel = "" if num_jobs is None else f", {num_jobs} at a time"
         lines.append(f"  {left} of {len(self.jobs)} jobs are left{parallel}.")
+        return "\n".join([*lines, *(f"  {line}" for line in self.time_left(num_jobs, done))])
+
+    def time_left(self, num_jobs: int | None, done: set[str], running: Mapping[str, float] | None = None) -> list[str]:
+        """Estimate the remaining time from the jobs that are done, in one or two sentences.
+
+        Args:
+            num_jobs: number of jobs that run at a time; None if a cluster decides.
+            done: the jobs that are done.
+            running: job that runs now -> seconds since its start.
+        """
+        running = running or {}
+        expected = expected_seconds(self.jobs, {job: time for job in done for time in self.seconds(job)})
+        left = [job for job in self.jobs if job not in done]
+        lines = []
+        if num_jobs is None:
+            seconds = sum(max(0.0, expected.get(job, 0.0) - running.get(job, 0.0)) for job in left)
+            at_once = "of computing time in total"
+        else:
+            seconds, at_once = seconds_left(self.jobs, done, expected, num_jobs, running), "to go"
         if seconds:
-            at_once = "of computing time in total" if num_jobs is None else "to go"
-            lines.append(f"  About {_duration(seconds / (num_jobs or 1))} {at_once}.")
-        if unknown:
-            lines.append(f"  The time for {' and '.join(unknown)} is known once the first such job is done.")
-        return "\n".join(lines)
+            lines.append(f"About {duration(seconds)} {at_once}.")
+        kinds = dict.fromkeys(job.split("/")[0] for job in left if job not in expected)
+        if unknown := [kind for kind in ON_A_DEVICE if kind in kinds]:
+            lines.append(f"The time for {' and '.join(unknown)} is known once the first such job is done.")
+        return lines
 
 
 def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
@@ -198,10 +216,3 @@ def _without_device(command: Sequence[str]) -> list[str]:
     if "-device" in command:
         del command[command.index("-device") : command.index("-device") + 2]
     return command
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

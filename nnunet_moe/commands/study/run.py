@@ -9,84 +9,25 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from nnunetv2.paths import nnUNet_results
 
 from nnunet_moe.commands.study.job import hold
-from nnunet_moe.commands.study.jobs import PLANS, PREPROCESS
+from nnunet_moe.commands.study.jobs import ON_A_DEVICE, PLANS, PREPROCESS
+from nnunet_moe.commands.study.machine import Machine
 from nnunet_moe.commands.study.plan import JOBS, StudyPlan
 from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
-from nnunet_moe.runtime.threads import usable_cores, wanted_threads
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
-PROFILES = Path(__file__).parent / "profiles"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SECONDS_TO_STOP = 60
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how the jobs run."""
-
-    device: str
-    """`cpu`, `cuda` or `mps`."""
-    num_jobs: int | None = None
-    """Number of jobs at a time on this machine; by default one for each GPU, or one."""
-    profile: str | None = None
-    """Snakemake's profile for a cluster: one that comes with this package, or a folder."""
-    more: tuple[str, ...] = ()
-    """More options for Snakemake."""
-
-    @property
-    def jobs_at_a_time(self) -> int | None:
-        """Number of jobs at a time; None on a cluster, where the profile decides."""
-        return None if self.profile is not None else self.num_jobs or max(1, len(self._gpus()))
-
-    @property
-    def devices(self) -> list[str]:
-        """The CUDA device of each job at a time; empty on a cluster, which assigns devices itself."""
-        gpus = self._gpus()
-        return [gpus[job % len(gpus)] for job in range(self.jobs_at_a_time or 0)] if gpus else []
-
-    @property
-    def threads(self) -> int:
-        """Number of threads of each job, for OMP_NUM_THREADS and similar variables.
-
-        It is the user's OMP_NUM_THREADS if set, else the job's share of the cores. With a profile it is 1, unless the
-        profile sets threads.
-        """
-        if self.profile is not None:
-            return 1
-        return wanted_threads() or max(1, usable_cores() // (self.jobs_at_a_time or 1))
-
-    def options(self) -> list[str]:
-        """Return the options for Snakemake.
-
-        Raises:
-            SettingsError: the profile does not exist.
-        """
-        if self.profile is None:
-            cores = max(self.jobs_at_a_time or 1, usable_cores())
-            # ignore SNAKEMAKE_PROFILE, which is meant for other workflows
-            return ["--profile", "none", "--cores", str(cores), "--resources", f"devices={self.jobs_at_a_time}"]
-        for folder in (PROFILES / self.profile, Path(self.profile)):
-            if folder.is_dir():
-                return ["--profile", str(folder.resolve())]
-        known = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
-        raise SettingsError(
-            f"--profile {self.profile} does not exist. Give a folder, or a profile of this package: {known}."
-        )
-
-    def _gpus(self) -> list[str]:
-        if self.device != "cuda" or self.profile is not None:
-            return []
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return [gpu.strip() for gpu in given.split(",")] if given else list(map(str, range(torch.cuda.device_count())))
+SNAKEMAKE = (9, 17)
+"""The first version of Snakemake in which each job can have its own priority."""
 
 
 def run_plan(plan: StudyPlan, machine: Machine) -> None:
@@ -106,9 +47,9 @@ def run_plan(plan: StudyPlan, machine: Machine) -> None:
         _write_jobs(plan, machine)
         begun = time.time()
         with _interruptible(), _snakemake(plan, [*where, *machine.more], lock) as process:
-            _watch(process, plan, machine.jobs_at_a_time)
+            _watch(process, plan, machine.jobs_at_a_time, begun)
     done = plan.done()
-    logs = {job: plan.out / "logs" / f"{job}.log" for job in plan.jobs if job not in done}
+    logs = {job: plan.log(job) for job in plan.jobs if job not in done}
     if not logs:
         return
     failed = {job: log for job, log in logs.items() if log.exists() and log.stat().st_mtime >= begun}
@@ -125,20 +66,31 @@ def require_runnable(plan: StudyPlan, machine: Machine) -> None:
     """Check all requirements that can be checked before the study runs.
 
     Raises:
-        SettingsError: the output folder holds other files, or the profile does not exist.
-        StudyError: Snakemake is missing.
+        SettingsError: the output folder holds other files, or the profile or a GPU does not exist.
+        StudyError: Snakemake is missing or too old.
     """
-    if importlib.util.find_spec("snakemake") is None:
-        raise StudyError(
-            "A study needs Snakemake 9, which is missing. It needs Python 3.11 or newer; this is Python "
-            f"{sys.version_info.major}.{sys.version_info.minor}. Install it with: pip install 'snakemake>=9,<10'"
-        )
+    _require_snakemake()
     machine.options()
+    machine.require_gpus()
     out = plan.out
     if out.exists() and not out.is_dir():
         raise SettingsError(f"-o {out} is a file. Choose a folder.")
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (JOBS, RUNNING)):
         raise SettingsError(f"-o {out} is not empty and holds no study. Choose another folder.")
+
+
+def _require_snakemake() -> None:
+    needed = ".".join(map(str, SNAKEMAKE))
+    found = "missing"
+    if importlib.util.find_spec("snakemake") is not None:
+        installed = version("snakemake")
+        if tuple(map(int, installed.split(".")[:2])) >= SNAKEMAKE:
+            return
+        found = f"installed as {installed}"
+    raise StudyError(
+        f"A study needs Snakemake {needed} or newer, which is {found}. It needs Python 3.11 or newer; this is Python "
+        f"{sys.version_info.major}.{sys.version_info.minor}. Install it with: pip install 'snakemake>={needed},<10'"
+    )
 
 
 @contextmanager
@@ -162,6 +114,8 @@ def _write_jobs(plan: StudyPlan, machine: Machine) -> None:
     locks = nnunet_folder(nnUNet_results) / plan.study.dataset / f"locks_{plan.study.study_plans}"
     content = {
         "jobs": {name: asdict(job) for name, job in plan.jobs.items()},
+        "order": list(plan.jobs),
+        "on_a_device": ON_A_DEVICE,
         "earlier": {name: command for name, command in plan.earlier_commands().items() if name not in plan.jobs},
         "devices": machine.devices,
         "threads": machine.threads,
@@ -225,15 +179,23 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None) -> None:
-    """Print each job that finishes, until Snakemake ends."""
-    done = plan.done()
+def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None, begun: float) -> None:
+    """Print each job that finishes and a new estimate of the remaining time, until Snakemake ends.
+
+    Args:
+        begun: the time at which Snakemake started. A job's log that was written since shows that the job has started.
+    """
+    done, started = plan.done(), {}
     while True:
-        has_ended = process.poll() is not None
+        has_ended, now = process.poll() is not None, time.time()
+        for job in [job for job in plan.jobs if job not in done and job not in started]:
+            if (log := plan.log(job)).exists() and log.stat().st_mtime >= begun:
+                started[job] = now
         for job in [job for job in plan.jobs if job not in done and plan.marker(job).exists()]:
             done.add(job)
-            left = plan.describe(num_jobs).splitlines()[-1].strip()
-            print(f"[{len(done)} of {len(plan.jobs)}] {job} done. {left}", flush=True)
+            running = {job: now - start for job, start in started.items() if job not in done}
+            left = plan.time_left(num_jobs, done, running) or ["All jobs are done."] * (len(done) == len(plan.jobs))
+            print(" ".join([f"[{len(done)} of {len(plan.jobs)}] {job} done.", *left]), flush=True)
         if has_ended:
             return
         time.sleep(1)

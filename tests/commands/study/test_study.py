@@ -1,5 +1,6 @@
 """`nnunet_moe study`: what its file may say, the jobs that follow from it, and a tiny study that is killed once."""
 
+import argparse
 import csv
 import json
 import os
@@ -20,16 +21,19 @@ import yaml
 from facts import facts
 from nnunet_in_process import make_trainer
 from nnunet_moe.cli import main
+from nnunet_moe.commands.study.command import Request
 from nnunet_moe.commands.study.definition import CaseSet, EvaluationOptions, Method, Study, read_study
 from nnunet_moe.commands.study.job import hold
 from nnunet_moe.commands.study.jobs import Job, jobs_of
+from nnunet_moe.commands.study.machine import Machine
 from nnunet_moe.commands.study.models import trained_methods, write_plans
 from nnunet_moe.commands.study.plan import make_plan
 from nnunet_moe.commands.study.report import write_report
 from nnunet_moe.commands.study.results import StudyResults, read_results, seed_spread
-from nnunet_moe.commands.study.run import Machine, run_plan
+from nnunet_moe.commands.study.run import run_plan
 from nnunet_moe.errors import ModelError, SettingsError, StudyError
 from nnunet_moe.modalities.codes import all_codes
+from nnunet_moe.runtime.options import add_options, read_request
 
 MOESD, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
 SMALLEST = {"dataset": 901, "configuration": "3d_tiny", "trainers": [MOESD]}
@@ -389,6 +393,46 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
     assert len(jobs[f"evaluate/{DEDICATED}_seed0__real_patients"].needs) == 4
 
 
+def test_jobs_keep_the_order_of_the_file_seed_by_seed_and_evaluate_each_model_after_its_trainings(dataset, tmp_path):
+    methods = (
+        Method("b", MOESD, {"alpha": 0}, seeds=(3, 1, 2)),
+        Method(DEDICATED, DEDICATED, seeds=(5,)),
+        Method("nnUNetTrainer", "nnUNetTrainer"),
+        Method("a", MOESD, seeds=(0, 3)),
+    )
+    study = Study("tiny", dataset.raw.name, "3d_tiny", methods, folds=(1, 0), cases={"x": CaseSet(tmp_path, tmp_path)})
+    trained = trained_methods(study, [code for code in all_codes(3) if code[0]][-2:])
+    jobs = jobs_of(study, trained, tmp_path / "tiny.yaml", "cpu", preprocess=True)
+    assert list(jobs) == [
+        "preprocess/preprocess",
+        "plans/plans",
+        *("train/b_seed3_fold1", "train/b_seed3_fold0", "evaluate/b_seed3__validation_cases", "evaluate/b_seed3__x"),
+        *(f"train/{DEDICATED}_seed5_{code}_fold{fold}" for code in ("101", "111") for fold in (1, 0)),
+        *(f"evaluate/{DEDICATED}_seed5__validation_cases", f"evaluate/{DEDICATED}_seed5__x"),
+        *("train/nnUNetTrainer_seed0_fold1", "train/nnUNetTrainer_seed0_fold0"),
+        *("evaluate/nnUNetTrainer_seed0__validation_cases", "evaluate/nnUNetTrainer_seed0__x"),
+        *("train/a_seed0_fold1", "train/a_seed0_fold0", "evaluate/a_seed0__validation_cases", "evaluate/a_seed0__x"),
+        *("train/b_seed1_fold1", "train/b_seed1_fold0", "evaluate/b_seed1__validation_cases", "evaluate/b_seed1__x"),
+        *("train/a_seed3_fold1", "train/a_seed3_fold0", "evaluate/a_seed3__validation_cases", "evaluate/a_seed3__x"),
+        *("train/b_seed2_fold1", "train/b_seed2_fold0", "evaluate/b_seed2__validation_cases", "evaluate/b_seed2__x"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_job_comes_before_a_job_that_it_needs(dataset, tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    seeds = tuple(map(int, draw.permutation(4)[: 1 + seed % 4]))
+    trainers = draw.choice([MOESD, DEDICATED], 1 + seed % 3)
+    rows = enumerate(map(str, trainers))
+    methods = tuple(Method(f"m{row}", trainer, seeds=(*seeds[row:], 9)) for row, trainer in rows)
+    study = Study("tiny", dataset.raw.name, "3d_tiny", methods, folds=tuple(map(int, draw.permutation(5)[:2])))
+    jobs = jobs_of(study, trained_methods(study, all_codes(3)[4:]), tmp_path, "cpu", preprocess=bool(seed % 2))
+    names = list(jobs)
+    assert all(names.index(need) < names.index(name) for name, job in jobs.items() for need in job.needs)
+    trained = {need for job in jobs.values() for need in job.needs} - {"plans/plans", "preprocess/preprocess"}
+    assert trained == {name for name in names if name.startswith("train/")}, "every training is needed"
+
+
 # running
 
 
@@ -414,8 +458,11 @@ def test_the_plan_tells_the_jobs_and_from_the_first_one_the_time(dataset, tmp_pa
     assert plan.describe(2).splitlines()[-3:] == [
         "  evaluate      1 of 4 done, 10 min each",
         "  7 of 9 jobs are left, 2 at a time.",
-        "  About 30 min to go.",
+        "  About 40 min to go.",  # two trainings; their evaluations; the last training; its evaluation
     ]
+    running = {name: 300.0 for name in (f"train/{MOESD}_seed1_fold0", f"train/{MOESD}_seed2_fold0")}
+    assert plan.time_left(2, plan.done(), running) == ["About 35 min to go."]
+    assert plan.time_left(None, plan.done(), running) == ["About 50 min of computing time in total."]
 
 
 def test_what_is_not_preprocessed(dataset, tmp_path):
@@ -538,7 +585,7 @@ def test_a_study_that_is_stopped_stops_its_jobs(dataset, tmp_path, send, to_all,
     script = (
         "import sys; from pathlib import Path; from dataclasses import replace; "
         "from nnunet_moe.commands.study.plan import make_plan; from nnunet_moe.commands.study.jobs import Job; "
-        "from nnunet_moe.commands.study.run import Machine, run_plan; "
+        "from nnunet_moe.commands.study.machine import Machine; from nnunet_moe.commands.study.run import run_plan; "
         f"plan = make_plan(Path({str(written(tmp_path, SMALLEST))!r}), Path({str(out)!r}), 'cpu'); "
         f"job = Job(('sh', '-c', 'trap \"\" {trap or 'USR1'}; sleep 600; touch ended')); "
         "run_plan(replace(plan, jobs={'train/a': job}), Machine('cpu'))"
@@ -572,6 +619,84 @@ def test_the_devices_and_the_number_of_jobs(monkeypatch, tmp_path):
     profile = Path(cluster.options()[1])
     assert yaml.safe_load((profile / "config.yaml").read_text())["executor"] == "slurm"
     assert Machine("cuda", profile=str(tmp_path)).options() == ["--profile", str(tmp_path)]
+
+
+def test_the_gpus_of_a_study(monkeypatch):
+    def request(*options):
+        parser = argparse.ArgumentParser()
+        add_options(parser, Request)
+        return read_request(Request, parser.parse_args(["study.yaml", "-o", "out", *options]))
+
+    assert request("-device", "cuda").gpus == ()
+    assert request("-device", "cuda", "-gpus", "3, 1").gpus == (3, 1)
+    for given, said in (
+        (("-gpus", "0,1", "-device", "cpu"), ("-gpus", "-device", "cpu", "cuda")),
+        (("-gpus", "0,1", "--profile", "slurm"), ("-gpus", "--profile")),
+        (("-device", "cuda", "-gpus", "0,1,01"), ("-gpus", "0,1,01", "1 twice", "-jobs")),
+        *((("-device", "cuda", "-gpus", text), ("-gpus", text, "whole numbers")) for text in ("", "0,", "a", "1.0")),
+    ):
+        with pytest.raises(SettingsError, match=facts(*said)):
+            request(*given)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,4")
+    machine = Machine("cuda", gpus=(3, 1))
+    machine.require_gpus()
+    assert (machine.jobs_at_a_time, machine.devices) == (2, ["3", "1"])
+    assert Machine("cuda", 3, gpus=(3, 1)).devices == ["3", "1", "3"]
+    with pytest.raises(SettingsError, match=facts("-gpus", 5, "CUDA_VISIBLE_DEVICES", "1, 3, 4")):
+        Machine("cuda", gpus=(3, 5)).require_gpus()
+
+
+def noting(job: Job, name: str, before: str = "true") -> Job:
+    """A job with the same needs that notes its name and its GPU, and leaves what an evaluation leaves."""
+    folder = job.command[job.command.index("-o") + 1] if name.startswith("evaluate/") else "."
+    note = f"{before}; echo {name} $CUDA_VISIBLE_DEVICES >> noted; mkdir -p {folder}; touch {folder}/report.html"
+    return replace(job, command=("sh", "-c", note))
+
+
+def test_a_study_that_an_earlier_version_began_goes_on_in_the_order_of_its_file(dataset, tmp_path, capsys):
+    content = {**SMALLEST, "trainers": [{"trainer": MOESD, "name": "z"}, BASELINE], "seeds": [0, 1]}
+    made = make_plan(written(tmp_path, content), tmp_path / "out", "cpu")
+    plan = replace(made, jobs={name: noting(job, name) for name, job in made.jobs.items()})
+    done = ["train/z_seed1_fold0", f"train/{BASELINE}_seed0_fold0", f"evaluate/{BASELINE}_seed0__validation_cases"]
+    for file in (*map(plan.marker, done), plan.out / "evaluations/validation_cases" / f"{BASELINE}_seed0/report.html"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    commands = {name: {"command": job.command, "needs": job.needs} for name, job in plan.jobs.items()}
+    (plan.out / "jobs.json").write_text(json.dumps({"jobs": commands, "earlier": {}, "devices": [], "threads": 1}))
+    run_plan(plan, Machine("cpu"))
+    left = [
+        "plans/plans",
+        *("train/z_seed0_fold0", "evaluate/z_seed0__validation_cases"),
+        "evaluate/z_seed1__validation_cases",
+        *(f"train/{BASELINE}_seed1_fold0", f"evaluate/{BASELINE}_seed1__validation_cases"),
+    ]
+    assert (plan.out / "noted").read_text().splitlines() == left
+    assert plan.done() == set(plan.jobs)
+    told = [line for line in capsys.readouterr().out.splitlines() if " done." in line and line.startswith("[")]
+    assert [line.split()[3] for line in told] == left
+    assert told[-1] == f"[9 of 9] {left[-1]} done. All jobs are done."
+    assert all(re.search(r"About \d+ s to go", line) for line in told[1:-1])
+
+
+def test_jobs_at_the_same_time_have_one_gpu_each_and_begin_with_the_first(dataset, tmp_path, monkeypatch):
+    """The first two trainings wait for each other, so they run at once."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    content = {**SMALLEST, "trainers": [{"trainer": MOESD, "name": "z"}, BASELINE, DEDICATED]}
+    content["evaluation"] = {"codes": ["T1w", "T1w+T2w"]}
+    made = make_plan(written(tmp_path, content), tmp_path / "out", "cuda")
+    first = ["train/z_seed0_fold0", f"train/{BASELINE}_seed0_fold0"]
+    waits = {
+        name: f"touch {Path(name).name}; for i in $(seq 600); do [ -e {Path(other).name} ] && break; sleep 0.1; done"
+        for name, other in zip(first, first[::-1], strict=True)
+    }
+    plan = replace(made, jobs={name: noting(job, name, waits.get(name, "true")) for name, job in made.jobs.items()})
+    run_plan(plan, Machine("cuda", gpus=(3, 5)))
+    noted = [line.split() for line in (plan.out / "noted").read_text().splitlines()]
+    assert noted[0] == ["plans/plans", "5,3"], "only trainings and evaluations get a GPU"
+    assert {name for name, _ in noted} == set(plan.jobs)
+    assert {name for name, _ in noted[1:3]} == set(first)
+    assert {gpu for _, gpu in noted[1:3]} == {"3", "5"} and {gpu for _, gpu in noted[1:]} == {"3", "5"}
 
 
 def test_a_profile_for_other_work_is_none_for_a_study(dataset, tmp_path, monkeypatch):
