@@ -42,7 +42,13 @@ def _planned(dimensions: int) -> dict:
     }
 
 
-def made_plans(folder: Path, patch_size: list[int], settings: dict, features_per_stage: tuple = (4, 6, 8)) -> dict:
+def made_plans(
+    folder: Path,
+    patch_size: list[int],
+    settings: dict,
+    features_per_stage: tuple = (4, 6, 8),
+    previous_stage: str | None = None,
+) -> dict:
     """Plans of three modalities with one small configuration, `small`, as a trainer takes them.
 
     Args:
@@ -50,6 +56,7 @@ def made_plans(folder: Path, patch_size: list[int], settings: dict, features_per
         patch_size: in pixels or voxels, two or three numbers.
         settings: what goes under the key `nnunet_moe`.
         features_per_stage: also says how many stages there are.
+        previous_stage: the configuration whose segmentations are further channels, as in a cascade; none by default.
     """
     dataset = folder / DATASET
     (dataset / "made").mkdir(parents=True)
@@ -67,4 +74,6 @@ def made_plans(folder: Path, patch_size: list[int], settings: dict, features_per
     add_small_configuration(
         file, "small", patch_size=patch_size, features_per_stage=list(features_per_stage), settings=settings
     )
-    return {**json.loads(file.read_text()), "continue_training": False}
+    plans = {**json.loads(file.read_text()), "continue_training": False}
+    plans["configurations"]["small"]["previous_stage"] = previous_stage
+    return plans

@@ -21,12 +21,14 @@ def made_trainer(
     features: tuple = (4, 6, 8),
     dataset_json: dict = DATASET_JSON,
     device: str = "cpu",
+    previous_stage: str | None = None,
 ):
     """A trainer by its name, initialised; its one epoch drops modalities from the first iteration on.
 
     Args:
         folder: gets nnU-Net's three folders, to which `patch` points nnU-Net.
         features: of each stage.
+        previous_stage: see `made_plans`.
     """
     for each in ("raw", "preprocessed", "results"):
         patch.setenv(f"nnUNet_{each}", str(folder / each))
@@ -36,7 +38,7 @@ def made_trainer(
         settings["modality_code"] = [1, 0, 1]
     if name == "nnUNetTrainerLCKDFixedTeacher":
         settings["teacher"] = NAMES[0]
-    plans = made_plans(folder / "preprocessed", patch_size, settings, features)
+    plans = made_plans(folder / "preprocessed", patch_size, settings, features, previous_stage)
     trainer = TRAINERS[name](plans, "small", 0, dataset_json, torch.device(device))
     trainer.initialize()
     return trainer

@@ -10,13 +10,14 @@ thread for a device; for Python, it is on cuda:0.
 """
 
 import sys
+import threading
 from collections import Counter
+from contextlib import nullcontext
 from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA, META = torch.device("cuda", 0), torch.device("meta")
 READ_BY_THE_HOST = {
@@ -24,7 +25,11 @@ READ_BY_THE_HOST = {
 }
 """Operations whose result, or the size of it, the host needs at once."""
 MAY_MIX = {"copy_", "_to_copy", "index", "index_put_"}
-"""Operations that take tensors of both devices on a GPU, too."""
+"""Operations that take tensors of both devices on a GPU, too; an index on the CPU is copied at once."""
+
+
+class MixedDevicesError(RuntimeError):
+    """An operation has tensors of both devices, as on a GPU."""
 
 
 class OnCuda(torch.Tensor):
@@ -62,7 +67,7 @@ class _DeviceNames(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
-        if name in ("autocast", "is_autocast_enabled"):
+        if function is torch.device or name in ("autocast", "is_autocast_enabled"):
             return function(*args, **kwargs)
         if name in ("tensor", "as_tensor") and _says_cuda(kwargs.get("device")):
             PretendedCuda.now.wait("copy of numbers")
@@ -71,7 +76,25 @@ class _DeviceNames(TorchFunctionMode):
             index = args[1]
             index = tuple(map(_moved, index)) if isinstance(index, tuple) else _moved(index)
             return function(args[0], index, *args[2:])
-        return function(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs))
+        return function(*_mapped(_to_meta, args), **_mapped(_to_meta, kwargs))
+
+
+def _mapped(function, value):
+    """What torch's `tree_map` gives for the arguments of operations, in a tenth of its time."""
+    if type(value) in (tuple, list):
+        return type(value)([_mapped(function, each) for each in value])
+    if type(value) is dict:
+        return {key: _mapped(function, each) for key, each in value.items()}
+    return function(value)
+
+
+def _tensors(value):
+    """All tensors among the arguments or results of an operation."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for each in value for tensor in _tensors(each)]
+    return [tensor for each in value.values() for tensor in _tensors(each)] if isinstance(value, dict) else []
 
 
 def _says_cuda(value):
@@ -91,56 +114,108 @@ def _moved(index):
 
 
 class PretendedCuda(TorchDispatchMode):
-    """Inside the block, cuda:0 exists; `waits` counts by what and where the host waits for it."""
+    """Inside the block, cuda:0 exists.
+
+    Attributes:
+        waits: by what and where the host waited for the device -> how often.
+        on_the_host: by what and where the host computed -> the most elements of a tensor on the CPU that it read or
+            wrote in one operation. Views and copies to the device do not count.
+        mixed: operations that failed because of tensors of both devices; nnU-Net's predictor catches such errors.
+    """
 
     now: "PretendedCuda"
 
     def __init__(self):
         super().__init__()
         self.waits: Counter = Counter()
+        self.on_the_host: Counter = Counter()
+        self.mixed: list[str] = []
         self._names = _DeviceNames()
-        self._moves = mock.patch("torch.nn.Module.to", lambda module, *_, **__: on_cuda(module))
+        self._patches = (
+            mock.patch("torch.nn.Module.to", lambda module, *_, **__: on_cuda(module)),
+            # tensors of an inference mode have no versions, which views of our tensors need
+            mock.patch("torch._C._InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext()),
+            mock.patch("threading.Thread.run", self._in_thread(threading.Thread.run)),
+        )
 
     def __enter__(self):
         PretendedCuda.now = self
         self._names.__enter__()
-        self._moves.start()
+        for patch in self._patches:
+            patch.start()
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self._moves.stop()
+        for patch in self._patches:
+            patch.stop()
         self._names.__exit__(*error)
 
+    def _in_thread(self, run):
+        """Let a new thread, such as that of nnU-Net's predictor, have the modes of the one that makes it."""
+
+        def run_with_modes(thread):
+            with self._names:
+                TorchDispatchMode.__enter__(self)
+                try:
+                    run(thread)
+                finally:
+                    TorchDispatchMode.__exit__(self, None, None, None)
+
+        return run_with_modes
+
+    def forget(self):
+        """Count from here."""
+        self.waits.clear()
+        self.on_the_host.clear()
+
     def wait(self, what):
-        frame = sys._getframe(1)
-        while frame and ("/site-packages/torch/" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
-            frame = frame.f_back
-        self.waits[what, f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "backward"] += 1
+        self.waits[what, _caller()] += 1
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), function._schema.name.removeprefix("aten::")
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        tensors = _tensors((args, kwargs))
         is_on_cuda = any(isinstance(each, OnCuda) for each in tensors)
         on_cpu = [each for each in tensors if not isinstance(each, OnCuda) and each.ndim]  # numbers may be anywhere
-        if is_on_cuda and on_cpu and name not in MAY_MIX:
-            raise RuntimeError(f"{function}: tensors on cuda:0 and on the CPU, {[tuple(t.shape) for t in tensors]}")
+        if is_on_cuda and on_cpu:
+            self._check_mixed(name, args, on_cpu)
         if name in READ_BY_THE_HOST and is_on_cuda:
             self.wait(name)
+        is_result_on_cuda = is_on_cuda
         if (goal := kwargs.get("device")) is not None:
             kwargs["device"] = "cpu"
-            to_cuda = torch.device(goal).type == "meta"
-            if name == "_to_copy" and to_cuda != is_on_cuda and not kwargs.get("non_blocking"):
-                self.wait(f"copy to {'cuda' if to_cuda else 'cpu'}")
-            is_on_cuda = to_cuda
-        if name == "copy_" and on_cpu:
-            self.wait("copy_")
-            is_on_cuda = isinstance(args[0], OnCuda)
+            is_result_on_cuda = torch.device(goal).type in ("meta", "cuda")
+            if name == "_to_copy" and is_result_on_cuda != is_on_cuda and not kwargs.get("non_blocking"):
+                self.wait(f"copy to {'cuda' if is_result_on_cuda else 'cpu'}")
+        if name == "copy_" and is_on_cuda and on_cpu:
+            is_result_on_cuda = isinstance(args[0], OnCuda)
         with _disable_current_modes():
-            result = function(*tree_map(_value, args), **tree_map(_value, kwargs))
+            result = function(*_mapped(_value, args), **_mapped(_value, kwargs))
+        if not is_result_on_cuda and not function.is_view:
+            most = max((each.numel() for each in [*on_cpu, *_tensors(result)]), default=0)
+            self.on_the_host[name, _caller()] = max(most, self.on_the_host[name, _caller()])
         if function._schema.is_mutable:
             return args[0] if name.endswith("_") and function._schema.returns else kwargs.get("out")
-        return tree_map(lambda each: OnCuda(each) if is_on_cuda and isinstance(each, torch.Tensor) else each, result)
+        return _mapped(_claiming_cuda, result) if is_result_on_cuda else result
+
+    def _check_mixed(self, name, args, on_cpu):
+        if name not in MAY_MIX or (name.startswith("index") and not isinstance(args[0], OnCuda)):
+            self.mixed.append(f"{name}, {_caller()}: on cuda:0 and on the CPU, {[tuple(t.shape) for t in on_cpu]}")
+            raise MixedDevicesError(self.mixed[-1])
+        if name != "_to_copy":
+            self.wait(name)
+
+
+def _caller():
+    """Where the code that is not torch's called the operation."""
+    frame = sys._getframe(1)
+    while frame and ("/site-packages/torch/" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "backward"
+
+
+def _claiming_cuda(each):
+    return OnCuda(each) if isinstance(each, torch.Tensor) else each
 
 
 def _value(each):

@@ -234,9 +234,9 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         Returns:
             `loss`, the sum of the weighted parts, and each part by its name.
         """
+        batch = self._on_device(batch)
         self._use_label_sets(batch)
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = self._to_device(batch["target"])
+        data, target = batch["data"], batch["target"]
         iteration = self.current_epoch * self.num_iterations_per_epoch + self._step_in_epoch
         self._step_in_epoch += 1
 
@@ -286,8 +286,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         """
         turn = torch.tensor(self.validation_codes[self._validation_step % len(self.validation_codes)])
         self._validation_step += 1
-        # on the device, because the CPU would look through the voxels for longer than a GPU validates
-        batch = {**batch, "data": batch["data"].to(self.device, non_blocking=True)}
+        batch = self._on_device(batch)
         has_turn = (available_modalities(batch["data"][:, : self._num_modalities()]).cpu() | ~turn).all(dim=1)
         if has_turn.any():
             batch = in_place_of_others(batch, has_turn)
@@ -348,10 +347,18 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         distributed.all_gather_object(gathered, outputs)
         return [output for of_process in gathered for output in of_process]
 
-    def _to_device(self, target: Levels) -> Levels:
+    def _on_device(self, batch: dict) -> dict:
+        """Return a batch whose data and target are on the device.
+
+        Every step calls this first, because the CPU would look through the voxels for longer than a GPU needs for all
+        of its work.
+        """
+        target = batch["target"]
         if isinstance(target, list):
-            return [level.to(self.device, non_blocking=True) for level in target]
-        return target.to(self.device, non_blocking=True)
+            target = [level.to(self.device, non_blocking=True) for level in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+        return {**batch, "data": batch["data"].to(self.device, non_blocking=True), "target": target}
 
     def _autocast(self) -> AbstractContextManager:
         return autocast(self.device)

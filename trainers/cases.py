@@ -80,15 +80,15 @@ class CasesTrainer(nnUNetTrainer):
         """Set which labels the loss takes as annotated in the items of a batch.
 
         Args:
-            batch: as nnU-Net's data loader gives it.
-            reduced: `(B, K)` bool, the modalities to which a validation batch was reduced; None in training. In
-                validation the network predicts only the labels of these modalities, so the loss, which is then only
+            batch: as nnU-Net's data loader gives it, on any device.
+            reduced: `(B, K)` bool on the CPU, the modalities to which a validation batch was reduced; None in training.
+                In validation the network predicts only the labels of these modalities, so the loss, which is then only
                 logged, uses only these labels.
         """
         if self.label_sets is None:
             return
         if reduced is None:
-            available = available_modalities(batch["data"][:, : self._num_modalities()])
+            available = available_modalities(batch["data"][:, : self._num_modalities()]).cpu()
             self.loss.use(self.label_sets.of_items(available, batch["keys"]))
         else:
             self.loss.use(covered(reduced, self.label_sets.by_modality))

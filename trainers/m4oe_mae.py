@@ -88,10 +88,10 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
     def validation_step(self, batch: dict) -> dict:
         """Compute the reconstruction loss of a batch, with the same masked patches in every epoch."""
         self._validation_step += 1
-        data, target = batch["data"].to(self.device), self._to_device(batch["target"])
+        batch = self._on_device(batch)
         seed = self._seed(OF_VALIDATION, self._validation_step % self.num_val_iterations_per_epoch)
         with self._autocast():
-            return {"loss": self._loss_of(data, target, seed).cpu().numpy()}
+            return {"loss": self._loss_of(batch["data"], batch["target"], seed).cpu().numpy()}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log the negative loss as nnU-Net's pseudo Dice, by which nnU-Net chooses the best epoch."""
@@ -112,7 +112,8 @@ class nnUNetTrainerM4oEMAE(nnUNetTrainerSwinUNet):
         height, width = data.shape[2:]
         rows, columns = (DIVISOR // MASKED_PATCH * -(-side // DIVISOR) for side in (height, width))
         generator = torch.Generator().manual_seed(seed)
-        masked = draw_masked_patches(len(data), rows, columns, self.masked_ratio, generator).to(data.device)
+        masked = draw_masked_patches(len(data), rows, columns, self.masked_ratio, generator)
+        masked = masked.to(data.device, non_blocking=True)
         reconstructed = self.network(data, masked)
         image = zero_absent(data, ~data.isnan().flatten(2).any(dim=2)).sum(dim=1, keepdim=True)
         counted = enlarged(masked, MASKED_PATCH)[:, None, :height, :width] & (target[:, :1] >= 0)

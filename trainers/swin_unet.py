@@ -132,10 +132,12 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
 
     def validation_step(self, batch: dict) -> dict:
         """Validate as every trainer does, and keep images for the log of the mean gates."""
+        batch = self._on_device(batch)
         if self.settings.placement and self.settings.routing == "gate":
-            for image_type, of_type in enumerate(available_modalities(batch["data"]).T):
+            for image_type, of_type in enumerate(available_modalities(batch["data"]).cpu().T):
                 if of_type.any():
-                    self._last_images[image_type] = batch["data"][of_type]
+                    items = of_type.nonzero().flatten().to(self.device, non_blocking=True)
+                    self._last_images[image_type] = batch["data"][items]
         return super().validation_step(batch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
@@ -145,7 +147,7 @@ class nnUNetTrainerSwinUNet(nnUNetTrainerMissingModality):
         assert isinstance(network, SwinUNetwork)
         for image_type, images in sorted(self._last_images.items()):
             with self._autocast(), gates_kept(network.mixtures) as kept:
-                network(images.to(self.device))
+                network(images)
             weights = torch.stack([weights for of_block in kept for weights in of_block]).mean(dim=0)
             self.told.mean_gates[names[image_type]] = weights.tolist()
             self.print_to_log_file(gates_line(names[image_type], weights.tolist()))

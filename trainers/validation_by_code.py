@@ -30,14 +30,15 @@ def in_place_of_others(batch: dict, chosen: Tensor) -> dict:
     """Return a batch of the same size that contains only the chosen items, repeated in turn.
 
     Args:
-        batch: as nnU-Net's data loader gives it.
-        chosen: `(B,)` bool, at least one true.
+        batch: as nnU-Net's data loader gives it, on any device.
+        chosen: `(B,)` bool on the CPU, at least one true.
     """
     items = chosen.nonzero().flatten()
     items = items[torch.arange(len(chosen)) % len(items)]
+    keys = [batch["keys"][item] for item in items.tolist()] if "keys" in batch else []
+    items = items.to(batch["data"].device, non_blocking=True)
     target = batch["target"]
     target = [level[items] for level in target] if isinstance(target, list) else target[items]
-    keys = [batch["keys"][item] for item in items.tolist()] if "keys" in batch else []
     return {"data": batch["data"][items], "target": target, "keys": keys}
 
 
