@@ -7,18 +7,25 @@ from torch.amp import GradScaler
 from made_plans import NAMES
 from made_trainers import TRAINERS, levels_of, made_trainer
 
-STAGES = (4, 4, 6, 6, 8, 8)
+STAGES = (2, 2, 4, 4, 8, 8)
 SIZE = 64
-STEPS = 12
-SMALLEST_SCALE = 2**10
-"""A scale that is halved at every step, because every gradient overflows, is 16 after 12 steps."""
+OF_TRANSFORMERS = 32
+"""A Swin U-Net has the same stages for every size of the patch, at least this."""
+STEPS = 8
+SMALLEST_SCALE = 2**11
+"""A scale that is halved at every step, because every gradient overflows, is 2^8 after 8 steps."""
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A trainer by its name, initialised, with a network of six stages."""
     monkeypatch.setenv("nnunet_moe_bf16", "0")
-    return lambda name: made_trainer(name, tmp_path, monkeypatch, patch_size=[SIZE, SIZE], features=STAGES)
+
+    def make(name):
+        size = OF_TRANSFORMERS if TRAINERS[name].network_class.takes_one_image_type else SIZE
+        return made_trainer(name, tmp_path, monkeypatch, patch_size=[size, size], features=STAGES)
+
+    return make
 
 
 def batch_for(trainer, available):
@@ -28,9 +35,10 @@ def batch_for(trainer, available):
         available: for each item, which of the three modalities it has.
     """
     generator = torch.Generator().manual_seed(0)
-    label = torch.zeros(len(available), 1, SIZE, SIZE, dtype=torch.int16)
-    label[:, :, 20:80, 40:88] = 1
-    data = torch.randn(len(available), len(NAMES), SIZE, SIZE, generator=generator) + 2.0 * label
+    size = trainer.configuration_manager.patch_size
+    label = torch.zeros(len(available), 1, *size, dtype=torch.int16)
+    label[:, :, size[0] // 3 :, size[1] // 3 : -4] = 1
+    data = torch.randn(len(available), len(NAMES), *size, generator=generator) + 2.0 * label
     data[~torch.tensor(available, dtype=torch.bool)] = torch.nan
     return {"data": data, "target": levels_of(trainer, label)}
 
