@@ -28,7 +28,7 @@ class Worse:
 def more_was_worse(results: Results, trainer: str, label: str) -> Worse | None:
     """Compute the share of cases and nested pairs of codes in which the DSC fell by more than one point.
 
-    The pairs of all trainings count, each training by itself: means over seeds would hide falls.
+    The pairs of all trainings count, one after the other: means over seeds would hide falls.
 
     Returns:
         The share; None if no scored code contains another.
