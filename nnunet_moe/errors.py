@@ -17,6 +17,10 @@ class ModelError(NnunetMoeError):
     """A model cannot be used for the requested task."""
 
 
+class OutOfMemoryError(NnunetMoeError):
+    """The memory of a device does not suffice for a case."""
+
+
 class FileError(NnunetMoeError):
     """A file or folder of the user cannot be read or written, or the disk is full."""
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -13,15 +12,17 @@ from nnunet_moe.architectures.stock_network import StockNetwork, missing_modalit
 from nnunet_moe.errors import ModelError
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.environment import trainers_known
+from nnunet_moe.sliding_window import SlidingWindowPredictor
 
 
-class MissingModalityPredictor(nnUNetPredictor):
+class MissingModalityPredictor(SlidingWindowPredictor):
     """nnU-Net's predictor for models of this package; the variable `nnUNet_extTrainer` is not needed.
 
     Constructor and methods are nnU-Net's, with these extensions:
 
     - Methods that take files accept cases with missing files.
     - Methods that take arrays accept `(K, *space)` with NaN in every voxel of a missing channel.
+    - A case for which a GPU's memory does not suffice leaves nothing in it.
 
     Cases that cannot be used raise a `ModalityError`; see `MissingModalityPreprocessor`.
     """

@@ -36,6 +36,7 @@ from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.threads import cpu_threads
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
+from nnunet_moe.sliding_window import SlidingWindowPredictor
 
 PROBABILITIES = (".npz", ".pkl")
 """Endings of the files that nnU-Net writes in addition to a segmentation with `--save_probabilities`."""
@@ -171,20 +172,19 @@ def add_previous_stage(data: np.ndarray, segmentation: np.ndarray, label_manager
 def load_predictor(
     model: ModelFolder,
     folds: Sequence[Fold],
-    predictor_class: type[nnUNetPredictor] = nnUNetPredictor,
+    predictor_class: type[SlidingWindowPredictor] = SlidingWindowPredictor,
     **options: Any,
 ) -> Any:
     """Return a predictor that has loaded one fold of a trained model, or several as an ensemble.
 
     Args:
-        predictor_class: nnU-Net's predictor, or a class derived from it.
+        predictor_class: nnU-Net's predictor with the recovery of this package, or a class derived from it.
         options: arguments of its constructor, `device` among them.
 
     Raises:
         ModelError: the predictor could not load the model.
         SettingsError: the device does not work on this machine.
     """
-    require_device(options["device"])
     require_device(options["device"])
     with trainers_known(), redirect_stdout(io.StringIO()):  # nnU-Net prints what a CPU cannot do
         predictor: Any = predictor_class(**options, allow_tqdm=False)
@@ -208,7 +208,7 @@ def predictor_in_training(
         mirroring_axes: axes along which predictions may be mirrored.
         options: arguments of the predictor's constructor.
     """
-    predictor = nnUNetPredictor(**options, allow_tqdm=False)
+    predictor = SlidingWindowPredictor(**options, allow_tqdm=False)
     managers = context.plans, context.configuration
     predictor.manual_initialization(network, *managers, None, context.dataset_json, trainer, mirroring_axes)
     predictor.network = network

@@ -32,6 +32,7 @@ from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, folder_name
+from nnunet_moe.runtime.memory import memory_for
 from nnunet_moe.runtime.precision import uses_cpu_bfloat16
 
 T = TypeVar("T")
@@ -129,11 +130,11 @@ class ModelRun:
         pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]
         for code in pending:  # it would differ from the scores of this run
             self._prediction_file(case, code).unlink(missing_ok=True)
-        opened, unopened = _attempt(lambda: self.open(case)) if pending else (None, "")
+        opened, unopened = self._attempt(case, self._named(case), lambda: self.open(case)) if pending else (None, "")
         for code in self.codes:
             record, failure = records[code], unopened if code in pending else ""
             if code in pending and opened is not None and is_within(code, opened.loaded.available):
-                record, failure = _attempt(lambda code=code: self._make(case, opened, code, key))
+                record, failure = self._attempt(case, code, lambda code=code: self._make(case, opened, code, key))
             if is_within(code, self._named(case)):
                 progress.update()
             if record is not None or failure:
@@ -186,6 +187,15 @@ class ModelRun:
         record = Record(code_digits(opened.loaded.available), scores, overlay, file_state(file))
         self.scorer.records.save(record, key, self.model.trainer, self.part.fold_text, case.name, code)
         return record
+
+    def _attempt(self, case: ScoredCase, code: Code, work: Callable[[], T]) -> tuple[T | None, str]:
+        """Do some work on a case, and explain a lack of memory. See `_attempt`."""
+
+        def with_memory() -> T:
+            with memory_for(case.name, code_text(code, self.modalities), self.scorer.prediction.device):
+                return work()
+
+        return _attempt(with_memory)
 
     def _annotated_labels(self, case: ScoredCase, available: Code) -> dict[str, int | tuple[int, ...]]:
         """Return the labels that were annotated in a case. Only these are scored, with every code."""

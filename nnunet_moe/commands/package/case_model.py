@@ -104,6 +104,8 @@ class CaseModel:
     """
 
     def __init__(self, folder: Path, settings: PredictionSettings) -> None:
+        self.device = settings.device
+        """`cpu`, `cuda` or `mps`."""
         packaged = PackagedModel.read(folder)
         model = packaged.model(folder)
         for fold in packaged.folds:

@@ -12,9 +12,11 @@ from nnunet_moe.commands.package.case_model import CaseModel, Segmented
 from nnunet_moe.commands.package.mapping import InputMapping
 from nnunet_moe.commands.package.sent import InputCase, Parser, add_options, sent_cases
 from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.runtime.devices import DEVICES, default_device
 from nnunet_moe.runtime.environment import versions
+from nnunet_moe.runtime.memory import memory_for
 
 PLATFORM_MODEL = Path("/opt/ml/model")
 """The folder where grand-challenge.org unpacks a model that was uploaded separately from the image."""
@@ -89,7 +91,9 @@ def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
             opened = model.read(case.files(mapping))
             for note in opened.images.notes:
                 print(note, flush=True)
-            segmented = model.segment(opened, case.out)
+            code = code_text(opened.images.available, model.modalities)
+            with memory_for(case.name, code, model.device):
+                segmented = model.segment(opened, case.out)
     except (NnunetMoeError, OSError) as error:
         return _failed(f"{case.name}: ", error)
     except Exception as error:  # any error concerns only this case

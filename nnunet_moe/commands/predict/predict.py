@@ -23,6 +23,7 @@ from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import InferenceContext, load_predictor, predict_logits
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
+from nnunet_moe.runtime.memory import memory_for
 from nnunet_moe.runtime.processes import Call, WorkError, Workers
 
 
@@ -110,12 +111,14 @@ class _Run:
         """Predict a prepared case and submit it for writing; return None if the case failed."""
         try:
             prepared, start = preparing.result(), time.perf_counter()
-            logits = predict_logits(self._predictor, prepared.data)
+            code = code_text(prepared.code, self._context.modalities)
+            with memory_for(case.name, code, self._predictor.device):
+                logits = predict_logits(self._predictor, prepared.data)
             folder = self._output.unfinished / case.name
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
             self._found[case.name] = Prediction(
-                code_text(prepared.code, self._context.modalities),
+                code,
                 prepared.files,
                 prepared.seconds + time.perf_counter() - start,
                 {},

@@ -14,9 +14,10 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import read_segmentation_of
-from nnunet_moe.modalities.codes import Code
+from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.requirement import Requirement
+from nnunet_moe.runtime.memory import memory_for
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,18 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
 
     Raises:
         ModalityError: a file cannot be used, or required modalities are missing.
+        OutOfMemoryError: memory ran out.
     """
     start = time.perf_counter()
     if case.previous_stage is not None and not Path(case.previous_stage).exists():
         raise ModalityError(f"{case.previous_stage} does not exist. Predict the cascade's previous stage first.")
+    channels = files_by_channel(case.images, context.dataset_json)
+    named = tuple(channel in channels for channel in range(len(context.modalities)))
+    with memory_for(case.name, code_text(named, context.modalities), "cpu"):
+        return _prepared(case, context, requirement, start)
+
+
+def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requirement, start: float) -> PreparedCase:
     images = context.read(case.images)
     first, of_model = min(case.images), (context.configuration, context.dataset_json)
     image, notes = context.preprocessor().used_channels(images, first, *of_model)
@@ -81,12 +90,17 @@ def write(
 
     Returns:
         The volume of each label or region that may appear (mm3; mm2 in 2D), and the duration in seconds.
+
+    Raises:
+        OutOfMemoryError: memory ran out.
     """
     start, unfinished, ending = time.perf_counter(), logits_file.parent, context.dataset_json["file_ending"]
     segmentation_file = unfinished / f"{target.name}{ending}"
-    context.export(np.load(logits_file), properties, unfinished / target.name, save_probabilities=save_probabilities)
-    segmentation, _ = context.reader().read_seg(str(segmentation_file))
-    volumes = context.volumes(segmentation[0], properties["spacing"], code)
+    with memory_for(target.name, code_text(code, context.modalities), "cpu"):
+        logits = np.load(logits_file)
+        context.export(logits, properties, unfinished / target.name, save_probabilities=save_probabilities)
+        segmentation, _ = context.reader().read_seg(str(segmentation_file))
+        volumes = context.volumes(segmentation[0], properties["spacing"], code)
     for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)

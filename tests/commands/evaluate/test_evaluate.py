@@ -23,6 +23,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from facts import facts
 from nnunet_in_process import command, train
+from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
@@ -279,6 +280,30 @@ def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset
     assert json.loads((out / "summary.json").read_text())["num_failed"] == 2
     assert "cannot be read" in (out / "report.html").read_text()
     broken.write_bytes(whole)
+    evaluate(out, *where)
+    assert not any(row["failure"] for row in rows_of(out))
+
+
+def test_a_segmentation_for_which_memory_does_not_suffice_names_case_code_and_device(
+    models, two_cases, tmp_path, monkeypatch
+):
+    forward = ModalityNetwork.forward
+
+    def short_with_t2w_alone(network, x):
+        if x[:, 0].isnan().any() and x[:, 2].isnan().any():
+            torch.zeros(1 << 52)
+        return forward(network, x)
+
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "T1w", "T2w")
+    monkeypatch.setattr(ModalityNetwork, "forward", short_with_t2w_alone)
+    with pytest.raises(SystemExit, match=facts("Failed segmentations: 2")):
+        evaluate(out, *where)
+    found = rows_of(out)
+    assert len(found) == 4 and {row["code"] for row in found if row["failure"]} == {"T2w"}
+    for row in found:
+        if row["code"] == "T2w":
+            assert re.search(facts(f"{row['case']} (T2w)", "device cpu", "more memory"), row["failure"])
+    monkeypatch.undo()
     evaluate(out, *where)
     assert not any(row["failure"] for row in rows_of(out))
 

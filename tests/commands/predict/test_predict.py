@@ -25,9 +25,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 
 from facts import facts
 from nnunet_in_process import command
+from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
 from nnunet_moe.commands.predict.manifest import Manifest, Prediction
 from nnunet_moe.errors import ModelError
@@ -399,6 +401,26 @@ def test_parts_share_the_cases_and_do_not_disturb_each_other(trained, two_cases,
     predict(two_cases, tmp_path / "out")
     kept = {"a.nii.gz", "b.nii.gz", "dataset.json", "plans.json", "prediction.json", "manifest.csv", "failures.csv"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == kept
+
+
+def test_a_case_for_which_memory_does_not_suffice_is_one_cases_failure(trained, two_cases, tmp_path, monkeypatch):
+    shutil.copy(two_cases / "a_0000.nii.gz", two_cases / "c_0000.nii.gz")
+    forward = ModalityNetwork.forward
+
+    def short_without_t2w(network, x):
+        if x[:, 1].isnan().any() and not x[:, 2].isnan().any():
+            torch.zeros(1 << 52)
+        return forward(network, x)
+
+    predict(two_cases, tmp_path / "before")
+    monkeypatch.setattr(ModalityNetwork, "forward", short_without_t2w)
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1", "b (T1w+FLAIR)", "device cpu", "more memory")):
+        predict(two_cases, tmp_path / "out")
+    expected = segmentations(tmp_path / "before")
+    assert segmentations(tmp_path / "out") == {name: expected[name] for name in ("a.nii.gz", "c.nii.gz")}
+    monkeypatch.undo()
+    predict(two_cases, tmp_path / "out", "--continue_prediction")
+    assert segmentations(tmp_path / "out") == expected
 
 
 def test_a_worker_that_is_killed_is_one_cases_failure(trained, two_cases, tmp_path, monkeypatch):
