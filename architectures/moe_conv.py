@@ -64,7 +64,7 @@ class MoEConv(CodeConv):
         """Compute the mixed kernels and biases; see the base class.
 
         In evaluation mode they are summed in double precision, except on MPS devices, which do not support it. So
-        identical experts give exactly their own kernel, and a mixed kernel is the same on every device.
+        identical experts give exactly their own kernel. Other kernels differ between devices at most by rounding.
         """
         dtype = self.weight.dtype if self.training or self.weight.device.type == "mps" else torch.float64
         gates = self.gates(code, dtype)

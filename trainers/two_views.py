@@ -1,8 +1,8 @@
 """The base of MoE-SD and its ablations: two views of each batch, with one backward pass for each.
 
 L = L_seg(full view) + L_seg(dropped view) + alpha L_reg + w(t) beta L_sd (paper, eqs. 4 to 7). The teacher (full view)
-is detached, so its graph is freed before the dropped view is computed. Therefore a step needs no more memory than one
-step of nnU-Net.
+is detached, so its graph is freed before the dropped view is computed. Therefore a step holds one view's activations
+at a time, as a step of nnU-Net does, on any device and in any precision.
 """
 
 from collections.abc import Mapping

@@ -79,7 +79,8 @@ class Segmenter:
     def segment(self, case: CaseImages, code: Code) -> np.ndarray:
         """Segment a case with only the modalities of a code.
 
-        The result equals that of `nnUNetv2_predict` with only these files, voxel by voxel.
+        On the same CPU, the result equals that of `nnUNetv2_predict` with only these files, voxel by voxel. On a
+        GPU, nnU-Net's command lets cuDNN choose algorithms by time, so single voxels may differ.
 
         Args:
             case: the images that `read` returned; successive codes of one case share its preprocessing.

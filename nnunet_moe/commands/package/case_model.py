@@ -146,7 +146,7 @@ class CaseModel:
         return SentImages(images, next(iter(files.values())), time.perf_counter() - start)
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
-        """Segment a case, with the same result in every voxel as `nnunet_moe predict`.
+        """Segment a case, on the same CPU with the same result in every voxel as `nnunet_moe predict`.
 
         Args:
             case: the result of `read`.

@@ -97,7 +97,10 @@ class Request:
         help="predict this part of the cases, counted from 0 (default: %(default)s)",
     )
     on_device: bool = option(
-        "--not_on_device", action="store_false", group="compute", help="keep whole images out of the GPU's memory"
+        "--not_on_device",
+        action="store_false",
+        group="compute",
+        help="keep whole images out of the GPU's memory (default: only those for which it does not suffice)",
     )
     verbose: bool = option("--verbose", action="store_true", group="compute", help="print more messages")
     show_progress: bool = option(
