@@ -4,37 +4,25 @@ First the kernel is computed from the code, then one convolution runs, so the co
 item of a batch has its own code and therefore its own kernel; `item_kernels` says how such a batch is convolved.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from nnunet_moe.architectures.code_layer import CodeInput, CodeLayer, full_precision
 from nnunet_moe.architectures.item_kernels import Way, way_for
-from nnunet_moe.modalities.codes import Code
-from nnunet_moe.settings.moesd import ItemKernels
+from nnunet_moe.settings.two_views import ItemKernels
 
 _CONVOLUTION = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-@dataclass(frozen=True)
-class CodeInput:
-    """The input of all code-dependent layers of a network in one forward pass."""
-
-    code: Tensor
-    """The codes with their noise, `(B, K)`, or `(1, K)` for one code of the whole batch."""
-    key: Code | None = None
-    """The one code of the whole batch without noise, by which kernels are cached; None to cache none."""
-
-
-class CodeConv(nn.Module, ABC):
+class CodeConv(CodeLayer):
     """The base class of convolutions whose kernel depends on the modality code.
 
-    A subclass implements `kernels`, and `summed` to compute the same without them. The network sets `code_input` before
-    each forward pass.
+    A subclass implements `kernels` and `code_parameters`, and `summed` to compute the same without kernels.
 
     Args:
         conv: a 2D or 3D convolution, ungrouped and with zero padding; its stride, padding and dilation are used.
@@ -45,9 +33,6 @@ class CodeConv(nn.Module, ABC):
         ValueError: the convolution is of another type.
     """
 
-    code_input: CodeInput | None
-    """The codes of the current batch; None until the network sets it."""
-
     def __init__(self, conv: _ConvNd, *, item_kernels: ItemKernels = "auto") -> None:
         super().__init__()
         if type(conv) not in _CONVOLUTION or conv.groups != 1 or conv.padding_mode != "zeros":
@@ -57,7 +42,6 @@ class CodeConv(nn.Module, ABC):
         self._convolution = _CONVOLUTION[type(conv)]
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self.item_kernels: ItemKernels = item_kernels
-        self.code_input = None
         self._kept: tuple[object, tuple[Tensor, Tensor | None]] | None = None
 
     @abstractmethod
@@ -100,12 +84,16 @@ class CodeConv(nn.Module, ABC):
         Raises:
             RuntimeError: no network has set `code_input`.
         """
-        if self.code_input is None:
-            raise RuntimeError(f"{type(self).__name__} has no modality code. It only works inside a ModalityNetwork.")
-        if len(self.code_input.code) > 1:
-            return self._convolve_items(x, self.code_input.code)
-        weight, bias = self._kept_or_made(self.code_input)
+        code_input = self.require_code()
+        if len(code_input.code) > 1:
+            return self._convolve_items(x, code_input.code)
+        weight, bias = self._kept_or_made(code_input)
         return self._convolve(x, weight[0], None if bias is None else bias[0])
+
+    def fixed_state(self, code: Tensor) -> dict[str, Tensor]:
+        """Compute the kernel and the bias of one code; see the base class."""
+        weight, bias = self.kernels(code)
+        return {"weight": weight[0]} if bias is None else {"weight": weight[0], "bias": bias[0]}
 
     def train(self, mode: bool = True) -> "CodeConv":
         """Set training or evaluation mode, and delete the cached kernel."""
@@ -154,7 +142,7 @@ class CodeConv(nn.Module, ABC):
 
     def _made(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute `kernels`, never in half precision."""
-        with torch.autocast(code.device.type, enabled=False):
+        with full_precision(code):
             return self.kernels(code)
 
 

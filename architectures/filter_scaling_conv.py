@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nnunet_moe.architectures.code_conv import CodeConv
-from nnunet_moe.settings.moesd import ItemKernels
+from nnunet_moe.settings.two_views import ItemKernels
 
 HIDDEN_FEATURES = 16
 """The width of the hidden layer that computes the factors."""
@@ -77,3 +77,7 @@ class FilterScalingConv(CodeConv):
             if self.bias is not None:
                 y = y + (self.bias * factors[:, :, -1]).reshape(*y.shape[:2], *[1] * (y.ndim - 2))
             return y.to(terms.dtype)
+
+    def code_parameters(self) -> list[Tensor]:
+        """List the weights that compute the factors; see the base class."""
+        return list(self.scaling.parameters())

@@ -2,8 +2,8 @@
 
 The result is the same function, for three reasons:
 
-- With a fixed code, a code-dependent convolution is a plain convolution. The experts are linear, so their gated sum is
-  one kernel (paper, eq. 3).
+- With a fixed code, a code-dependent convolution is a plain convolution, and a code-dependent norm is a plain norm. The
+  experts are linear, so their gated sum is one kernel (paper, eq. 3).
 - A channel of zeros adds nothing to a convolution. So the input channels of missing modalities can be removed from its
   kernel.
 - If a label cannot occur with the code, its logit is a constant, which is a bias.
@@ -14,7 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.code_layer import CodeLayer
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import OUTSIDE, covered
@@ -39,7 +39,7 @@ def load_fixed(planned: nn.Module, network: MissingModalityNetwork, code: Code) 
         code: K bools, at least one true.
 
     Raises:
-        ModelError: the networks differ in more than code-dependent convolutions and the input channels of missing
+        ModelError: the networks differ in more than code-dependent layers and the input channels of missing
             modalities.
     """
     fixed, own = _fixed_state(network, code), planned.state_dict()
@@ -89,19 +89,17 @@ def require_equal(planned: nn.Module, network: MissingModalityNetwork, code: Cod
 
 
 def _fixed_state(network: MissingModalityNetwork, code: Code) -> dict[str, Tensor]:
-    """Return the state of a network, with plain kernels instead of code-dependent convolutions."""
+    """Return the state of a network, with ordinary layers instead of code-dependent ones."""
     network.eval()
     # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them
-    layers = {name: m for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)}
+    layers = {name: m for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeLayer)}
     state = network.state_dict()
     for key in [key for key in state if any(key.startswith(f"{name}.") for name in layers)]:
         del state[key]
     with torch.no_grad():
         for name, layer in layers.items():
-            weight, bias = layer.kernels(torch.tensor([code], dtype=next(layer.parameters()).dtype))
-            state[f"{name}.weight"] = weight[0]
-            if bias is not None:
-                state[f"{name}.bias"] = bias[0]
+            fixed = layer.fixed_state(torch.tensor([code], dtype=next(layer.parameters()).dtype))
+            state |= {f"{name}.{key}": value for key, value in fixed.items()}
     return state
 
 

@@ -6,21 +6,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
+from nnunet_moe.architectures.code_layer import CodeInput, CodeLayer
 from nnunet_moe.architectures.fixed_code import load_fixed
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
-from nnunet_moe.architectures.placement import place_code_convolutions
+from nnunet_moe.architectures.placement import place_code_convolutions, place_code_norms
 from nnunet_moe.architectures.upcycling import UpcyclingSource, upcycled_weights
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import Code, zero_absent
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.moesd import ExpertSettings
+from nnunet_moe.settings.two_views import TwoViewsSettings
 
 
 class ModalityNetwork(MissingModalityNetwork):
-    """The network of MoE-SD: nnU-Net's planned network, in which convolutions may depend on the modality code.
+    """nnU-Net's planned network, in which convolutions and norms may depend on the modality code.
 
     Missing channels are NaN in the input. Except inside mixtures, the parameters have the names of the planned network.
     Therefore, without mixtures the weights of an ordinary nnU-Net fit.
@@ -31,7 +32,8 @@ class ModalityNetwork(MissingModalityNetwork):
         network: the network that nnU-Net built from the plans; its encoder and decoder are used and changed in place.
         num_modalities: K, the number of image channels, 1 to 12. Further input channels (a cascade's previous
             segmentation) are used unchanged.
-        settings: `ExpertSettings` choose the convolutions that depend on the code. With other settings none does.
+        settings: `TwoViewsSettings` and their subclasses choose the layers that depend on the code. With other settings
+            none does.
 
     Raises:
         ModelError: the network is not one that nnU-Net plans.
@@ -40,20 +42,22 @@ class ModalityNetwork(MissingModalityNetwork):
 
     becomes_planned: ClassVar[bool] = True
 
-    code_convolutions: tuple[CodeConv, ...]
+    code_layers: tuple[CodeLayer, ...]
     """The layers that depend on the code; a tuple, so that torch does not register them a second time."""
 
     def __init__(self, network: nn.Module, *, num_modalities: int, settings: Settings) -> None:
         super().__init__(network, num_modalities=num_modalities, settings=settings)
-        self.code_noise_sd, self.code_convolutions = 0.0, ()
-        if isinstance(settings, ExpertSettings):
-            self.code_noise_sd = settings.code_noise_sd
-            self.code_convolutions = tuple(place_code_convolutions(network, settings, num_modalities=num_modalities))
+        self.code_noise_sd = settings.code_noise_sd if isinstance(settings, ExpertSettings) else 0.0
+        self.code_layers = ()
+        if isinstance(settings, TwoViewsSettings):
+            self.code_layers += tuple(place_code_convolutions(network, settings, num_modalities=num_modalities))
+            if settings.norm_by_code:
+                self.code_layers += tuple(place_code_norms(network, num_modalities=num_modalities))
 
     @property
     def mixtures(self) -> tuple[MoEConv, ...]:
         """The layers that are mixtures of experts; empty if there are none."""
-        return tuple(layer for layer in self.code_convolutions if isinstance(layer, MoEConv))
+        return tuple(layer for layer in self.code_layers if isinstance(layer, MoEConv))
 
     def gates_of_codes(self) -> list[Tensor]:
         """Compute the gate weights phi of each mixture for all codes, without noise: tensors `(2^K - 1, E)`."""
@@ -109,9 +113,9 @@ class ModalityNetwork(MissingModalityNetwork):
             `(B, classes or regions, *space)`, or a list from full to lowest resolution under deep supervision.
         """
         available = self.available(x)
-        if self.code_convolutions:
+        if self.code_layers:
             code_input = self._code_input(available, x.dtype)
-            for layer in self.code_convolutions:
+            for layer in self.code_layers:
                 layer.code_input = code_input
         with cpu_autocast(x.device):
             return self.decode(self.encoder(zero_absent(x, available)), x, available)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nnunet_moe.architectures.code_conv import CodeConv
-from nnunet_moe.settings.moesd import ItemKernels
+from nnunet_moe.settings.two_views import ItemKernels
 
 
 class MoEConv(CodeConv):
@@ -79,6 +79,10 @@ class MoEConv(CodeConv):
         with torch.autocast(x.device.type, enabled=False):  # a gate's gradient is a sum over all voxels
             gates = self.gates(code)
             return torch.einsum("be,be...->b...", gates, terms.to(gates.dtype)).to(terms.dtype)
+
+    def code_parameters(self) -> list[Tensor]:
+        """List the weights of the gate; see the base class. The experts are shared by all codes."""
+        return list(self.gate.parameters())
 
     def extra_repr(self) -> str:
         """Describe the layer for `print(network)`."""

@@ -10,15 +10,19 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD, 
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.code_norm import CodeNorm
 from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
+from nnunet_moe.architectures.low_rank_conv import LowRankConv
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
 from nnunet_moe.settings.moesd import ExpertSettings
+from nnunet_moe.settings.two_views import TwoViewsSettings
 
 
-def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num_modalities: int) -> list[CodeConv]:
+def place_code_convolutions(network: nn.Module, settings: TwoViewsSettings, *, num_modalities: int) -> list[CodeConv]:
     """Make convolutions of a planned network depend on the modality code, in place.
 
     The setting `placement` names the convolutions:
@@ -31,9 +35,10 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
 
     Args:
         network: a network that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet).
-        settings: `placement`, as above; `conditioning`, how the convolutions depend on the code; `num_experts`, the
-            number of experts; `expert_spread`, how different their initial weights are; `item_kernels`, how a batch is
-            convolved.
+        settings: `placement`, as above. With `rank` above 0, low-rank products depend on the code. Otherwise
+            `conditioning` says how the convolutions depend on it, `num_experts` is the number of experts, and
+            `expert_spread` is how different their initial weights are. Settings without experts and without `rank`
+            place nothing. `item_kernels` says how a batch is convolved.
         num_modalities: K.
 
     Returns:
@@ -43,6 +48,8 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
         ModelError: the network has no such convolution.
     """
     layers = []
+    if not (settings.rank or isinstance(settings, ExpertSettings)):
+        return layers
     for place in settings.placement:
         blocks = list(_BLOCKS[place](network))
         if not blocks:
@@ -56,6 +63,33 @@ def place_code_convolutions(network: nn.Module, settings: ExpertSettings, *, num
             _replace_convolution(block, layer)
             layers.append(layer)
     return layers
+
+
+def place_code_norms(network: nn.Module, *, num_modalities: int) -> list[CodeNorm]:
+    """Make scale and shift of all instance norms of a planned network depend on the modality code, in place.
+
+    Args:
+        network: a network that nnU-Net plans (PlainConvUNet, ResidualEncoderUNet).
+        num_modalities: K.
+
+    Returns:
+        The new layers in the order of the network.
+
+    Raises:
+        ModelError: the network has no instance norm with scale and shift.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _InstanceNorm) and module.affine]
+    if not norms:
+        raise ModelError(
+            f"{type(network).__name__} has no instance norm with scale and shift that could depend on the code. "
+            "Networks that nnU-Net plans have them. Change 'architecture' in the plans, or remove 'norm_by_code'."
+        )
+    layers: dict[nn.Module, CodeNorm] = {norm: CodeNorm(norm, num_modalities=num_modalities) for norm in norms}
+    for parent in list(network.modules()):  # a norm has several names in nnU-Net's network
+        for name, child in parent.named_children():
+            if child in layers:
+                parent.add_module(name, layers[child])
+    return list(layers.values())
 
 
 def _stem_blocks(network: nn.Module) -> Iterator[ConvDropoutNormReLU]:
@@ -94,7 +128,10 @@ def _block(stack: StackedConvBlocks, position: int) -> ConvDropoutNormReLU:
     return block
 
 
-def _layer_for(conv: _ConvNd, network: nn.Module, settings: ExpertSettings, num_modalities: int) -> CodeConv:
+def _layer_for(conv: _ConvNd, network: nn.Module, settings: TwoViewsSettings, num_modalities: int) -> CodeConv:
+    if settings.rank:
+        return LowRankConv(conv, rank=settings.rank, num_modalities=num_modalities, item_kernels=settings.item_kernels)
+    assert isinstance(settings, ExpertSettings)
     if settings.conditioning == "filter_scaling":
         return FilterScalingConv(conv, num_modalities=num_modalities, item_kernels=settings.item_kernels)
     experts = [_initialised_like(conv, network) for _ in range(settings.num_experts)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.code_layer import CodeLayer
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
 
@@ -60,12 +60,12 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
     """
     if any(".gate." in key or ".scaling." in key for key in source.weights):
         raise ModelError(
-            f"The checkpoint of {source.trainer} already has experts or a code-dependent stem. Only checkpoints of an "
-            "ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and the same trainer."
+            f"The checkpoint of {source.trainer} already has layers that depend on the modality code. Only checkpoints "
+            "of an ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and the same trainer."
         )
     own, given_weights = network.state_dict(), source.weights
     # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them
-    layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeConv)]
+    layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeLayer)]
     experts = {f"{name}{part}" for name, m in layers if isinstance(m, MoEConv) for part in ("weight", "bias")}
     new = {key for key in own.keys() - given_weights.keys() if any(key.startswith(name) for name, _ in layers)}
     if strangers := sorted((own.keys() - given_weights.keys() - new) | (given_weights.keys() - own.keys())):

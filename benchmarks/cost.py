@@ -33,7 +33,7 @@ from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.runtime.workspace import Workspace
-from nnunet_moe.settings.moesd import ItemKernels
+from nnunet_moe.settings.two_views import ItemKernels
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
 from nnunet_moe.trainers.moesd import nnUNetTrainerModalityDropout, nnUNetTrainerMoESD
 

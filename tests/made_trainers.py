@@ -22,6 +22,7 @@ def made_trainer(
     dataset_json: dict = DATASET_JSON,
     device: str = "cpu",
     previous_stage: str | None = None,
+    **settings,
 ):
     """A trainer by its name, initialised; its one epoch drops modalities from the first iteration on.
 
@@ -29,11 +30,12 @@ def made_trainer(
         folder: gets nnU-Net's three folders, to which `patch` points nnU-Net.
         features: of each stage.
         previous_stage: see `made_plans`.
+        settings: in the plans, besides those that make it small.
     """
     for each in ("raw", "preprocessed", "results"):
         patch.setenv(f"nnUNet_{each}", str(folder / each))
     length = {"num_epochs": 1, "num_iterations_per_epoch": num_iterations}
-    settings = {**length, "warm_up_fraction": 0.0, "width": 12}
+    settings = {**length, "warm_up_fraction": 0.0, "width": 12, **settings}
     if TRAINERS[name].is_dedicated:
         settings["modality_code"] = [1, 0, 1]
     if name == "nnUNetTrainerLCKDFixedTeacher":

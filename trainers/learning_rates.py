@@ -1,9 +1,13 @@
-"""Learning-rate schedules that nnU-Net does not have: a polynomial in two phases, and a cosine after a warm-up."""
+"""Learning-rate schedules that nnU-Net does not have."""
 
 import math
+from typing import Any
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.optim import Optimizer
+
+LAST_PHASE_FACTOR = 0.01
+"""The factor of the rate of shared weights in the last phase for the codes."""
 
 
 class TwoPhasePolyLR:
@@ -38,6 +42,25 @@ class TwoPhasePolyLR:
             self._first.step(epoch)
         else:
             self._second.step(epoch - self._first_phase)
+
+
+class LastPhaseLR:
+    """nnU-Net's polynomial decay, with a last phase in which one group of weights has a hundredth of the rate.
+
+    Args:
+        scheduler: nnU-Net's, which sets the same rate for all groups.
+        group: the group of the optimizer whose rate is reduced.
+        first_epoch: the first epoch of the last phase.
+    """
+
+    def __init__(self, scheduler: PolyLRScheduler, group: dict[str, Any], *, first_epoch: int) -> None:
+        self._scheduler, self._group, self._first_epoch = scheduler, group, first_epoch
+
+    def step(self, epoch: int) -> None:
+        """Set the rates of an epoch, as nnU-Net's trainer does when one begins."""
+        self._scheduler.step(epoch)
+        if epoch >= self._first_epoch:
+            self._group["lr"] *= LAST_PHASE_FACTOR
 
 
 class WarmUpCosineLR:

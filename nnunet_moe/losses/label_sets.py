@@ -96,6 +96,8 @@ class LabelSetLoss(nn.Module):
 
     groups: tuple[LabelSetGroup, ...] = ()
     """The groups of the current batch; `use` sets them."""
+    sets: Tensor
+    """`(B, C)` bool, the label sets of the current batch; `use` sets them."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -107,6 +109,7 @@ class LabelSetLoss(nn.Module):
         Args:
             sets: `(B, C)` bool.
         """
+        self.sets = sets
         self.groups = tuple(
             LabelSetGroup(
                 (sets == chosen).all(dim=1).nonzero().flatten().tolist(),

@@ -85,26 +85,6 @@ def drop_modalities(image: Tensor, code: Tensor) -> Tensor:
     return torch.where(_over_space(kept, image), image, torch.nan)
 
 
-def draw_subsets(available: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a code for each item, uniformly from the non-empty subsets of its modalities (paper, section 2.3).
-
-    Args:
-        available: `(B, K)` bool on any device, at least one true in each row.
-        generator: a CPU generator; it is the only source of randomness.
-
-    Returns:
-        `(B, K)` bool on the device of `available`.
-    """
-    # on the device of `available`, so that the host need not wait for it; MPS has no float64
-    has = available.cpu() if available.device.type == "mps" else available
-    draws = torch.rand(len(has), generator=generator, dtype=torch.float64).to(has.device, non_blocking=True)
-    num_subsets = 2 ** has.sum(dim=1) - 1
-    number = 1 + (draws * num_subsets).long()
-    digit = has.long().cumsum(dim=1) - 1  # the n-th modality that the case has is kept if bit n of the number is set
-    subset = has & (number[:, None] >> digit.clamp_min(0)).bitwise_and(1).bool()
-    return subset.to(available.device)
-
-
 def is_within(code: Sequence[bool], other: Sequence[bool]) -> bool:
     """Return whether a code is a subset of another one."""
     return all(b for a, b in zip(code, other, strict=True) if a)

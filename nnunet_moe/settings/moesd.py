@@ -4,40 +4,22 @@ Symbols are as in docs/explanation/moesd.md.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from nnunet_moe.settings.base import Settings
-from nnunet_moe.settings.fields import choice, number, setting, whole
-
-PLACEMENTS = ("stem", "encoder", "decoder")
-
-ItemKernels = Literal["auto", "loop", "grouped", "sum"]
-
-
-def _is_placement(value: object) -> bool:
-    if not isinstance(value, (list, tuple)):
-        return False
-    return all(place in PLACEMENTS and value.count(place) == 1 for place in value)
+from nnunet_moe.settings.fields import number, whole
+from nnunet_moe.settings.two_views import TwoViewsSettings
 
 
 @dataclass(frozen=True)
-class ExpertSettings(Settings):
+class ExpertSettings(TwoViewsSettings):
     """The settings of convolutions that depend on the modality code."""
 
     num_experts: int = whole(4, 1, 64)
     """N, the number of experts in each mixture."""
     expert_spread: float = number(0.1, 0, 1)
     """How different a mixture's experts are at the start: from 0 (copies of one draw) to 1 (independent draws)."""
-    placement: tuple[str, ...] = setting(
-        ("stem", "encoder"), _is_placement, f"a list with any of {', '.join(PLACEMENTS)}, each once"
-    )
-    """The places where convolutions depend on the code."""
     code_noise_sd: float = number(0.2, 0, 1000)
     """SD of the Gaussian noise that is added to the code in training, where each modality is 0 or 1."""
-    item_kernels: Literal["auto", "loop", "grouped", "sum"] = choice("auto", get_args(ItemKernels))
-    """How to convolve a batch whose items have their own kernels: item by item (`loop`), as groups of one convolution
-    (`grouped`), or as a weighted sum of all experts' outputs (`sum`, which needs more memory). `auto` chooses by
-    device, dimension, batch size and number of experts. All compute the same up to rounding."""
     conditioning: Literal["experts", "filter_scaling"] = "experts"
     """How convolutions depend on the code. The trainer fixes it; it cannot be set in the plans."""
 
@@ -53,7 +35,7 @@ class MoESettings(ExpertSettings):
 
 
 @dataclass(frozen=True)
-class SelfDistillationSettings(Settings):
+class SelfDistillationSettings(TwoViewsSettings):
     """The settings of self-distillation, where the full view is the teacher of the dropped view."""
 
     beta: float = number(1.0, 0, 1000)

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from made_networks import CONV, planned
-from nnunet_moe.architectures.code_conv import CodeInput
+from nnunet_moe.architectures.code_layer import CodeInput
 from nnunet_moe.architectures.filter_scaling_conv import FilterScalingConv
 from nnunet_moe.architectures.item_kernels import way_for
+from nnunet_moe.architectures.low_rank_conv import LowRankConv
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions
 from nnunet_moe.settings.moesd import ExpertSettings
@@ -24,6 +25,10 @@ def layer_of(kind, dimensions, **settings):
     convs = [CONV[dimensions](3, 5, 3, padding=1, **settings) for _ in range(4)]
     if kind == "experts":
         return MoEConv(convs, num_modalities=3)
+    if kind == "products":
+        layer = LowRankConv(convs[0], rank=2, num_modalities=3)
+        nn.init.normal_(layer.scaling.weight)
+        return layer
     layer = FilterScalingConv(convs[0], num_modalities=3)
     nn.init.normal_(layer.scaling[-1].weight)
     return layer
@@ -42,7 +47,7 @@ def output_and_gradients(layer, way, items, dtype):
     return y.detach(), x.grad, *(weight.grad for weight in layer.parameters())
 
 
-@pytest.mark.parametrize("kind", ["experts", "filters"])
+@pytest.mark.parametrize("kind", ["experts", "filters", "products"])
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("settings", [{}, {"bias": False}, {"stride": 2}])
 @pytest.mark.parametrize("items", [1, 2, 5])
@@ -55,7 +60,7 @@ def test_the_ways_are_equal_in_value_and_gradient(kind, dimensions, settings, it
                 torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("kind", ["experts", "filters"])
+@pytest.mark.parametrize("kind", ["experts", "filters", "products"])
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_under_autocast_the_ways_are_equal_up_to_half_precision(kind, half):
     layer, x = layer_of(kind, 2), torch.randn(5, 3, 6, 6)

@@ -60,11 +60,11 @@ def test_in_the_decoder_the_last_convolution_of_every_stage_is_a_mixture(kind, n
 def test_filter_scaling_stands_where_experts_would_and_keeps_the_names_of_the_weights():
     settings = MoESDSettings(placement=("stem",), conditioning="filter_scaling", code_noise_sd=0.0)
     network, reference = modality_network(settings), planned(seed=3)
-    assert network.mixtures == () and len(network.code_convolutions) == 1
+    assert network.mixtures == () and len(network.code_layers) == 1
     network.load_state_dict(reference.state_dict(), strict=False)
     x = batch()
     torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-12)  # all factors start at 1
-    nn.init.normal_(network.code_convolutions[0].scaling[-1].weight)
+    nn.init.normal_(network.code_layers[0].scaling[-1].weight)
     x[:, 1] = 0
     with_zeros = network(x)
     x[:, 1] = torch.nan

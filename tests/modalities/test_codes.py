@@ -9,11 +9,11 @@ from nnunet_moe.modalities.codes import (
     channel_names,
     code_digits,
     code_text,
-    draw_subsets,
     drop_modalities,
     parse_code,
     zero_absent,
 )
+from nnunet_moe.modalities.draws import draw_subsets
 
 NAMES = ("T1w", "T2w", "FLAIR")
 

@@ -145,7 +145,7 @@ def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_
 def test_each_trainer_is_its_row_of_the_papers_table(make_trainer, trainer, num_mixtures, num_scaled, parts):
     made = make_trainer(trainer, alpha=0.3, beta=2.0)
     network = made.network
-    assert (len(network.mixtures), len(network.code_convolutions) - len(network.mixtures)) == (num_mixtures, num_scaled)
+    assert (len(network.mixtures), len(network.code_layers) - len(network.mixtures)) == (num_mixtures, num_scaled)
     before = {name: parameter.clone() for name, parameter in network.named_parameters()}
     losses = made.train_step(batch_for(made, dtype=torch.float32))
     assert losses.keys() == {"loss", "L_seg full", "L_seg dropped", *parts}

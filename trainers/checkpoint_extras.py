@@ -1,0 +1,36 @@
+"""What a checkpoint holds besides nnU-Net's entries.
+
+nnU-Net's trainer writes fixed entries, and reads them again in one method. What belongs to the optimization travels in
+the state of the optimizer, for which torch has hooks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+KEY = "nnunet_moe"
+"""The entry in the state of the optimizer."""
+
+
+def keep_in_checkpoints(
+    optimizer: Optimizer, state: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], None]
+) -> None:
+    """Write further values into each checkpoint, and read them when a training is resumed.
+
+    Args:
+        optimizer: the optimizer whose state nnU-Net saves.
+        state: returns the values: tensors, lists, dictionaries and numbers.
+        restore: takes the values of a checkpoint. It is not called for checkpoints without them.
+    """
+
+    def add(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+        return {**saved, KEY: state()}
+
+    def take(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+        if KEY in saved:
+            restore(saved[KEY])
+        return {name: value for name, value in saved.items() if name != KEY}
+
+    optimizer.register_state_dict_post_hook(add)
+    optimizer.register_load_state_dict_pre_hook(take)
