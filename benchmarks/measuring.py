@@ -84,7 +84,8 @@ def levels_of(trainer: Any, label: Tensor) -> Tensor | list[Tensor]:
     scales = trainer._get_deep_supervision_scales()
     if scales is None:
         return label
-    return [label[(..., *(slice(None, None, round(1 / factor)) for factor in scale))] for scale in scales]
+    steps = [[slice(None, None, round(1 / factor)) for factor in scale] for scale in scales]
+    return [label[(..., *of_level)].contiguous() for of_level in steps]
 
 
 def dataset_json() -> dict:
