@@ -26,7 +26,7 @@ def memory_for(case: str, code: str, device: "str | torch.device") -> Iterator[N
     Args:
         case: the name of the case that needs the memory.
         code: its modalities, as text.
-        device: the device that computes. A message about the memory of CPUs names the CPU, whatever the device.
+        device: the device that computes. A message about the memory of CPUs names the CPU, also if a GPU computes.
 
     Raises:
         OutOfMemoryError: memory ran out. Any other error stays as it is.
@@ -47,7 +47,7 @@ def memory_for(case: str, code: str, device: "str | torch.device") -> Iterator[N
 
 
 def short_of_memory(error: Exception, device: "str | torch.device") -> str | None:
-    """Return the device of which an error says that its memory ran out; None if it says nothing of that kind."""
+    """Return the device whose memory ran out according to an error; None if the error is about something else."""
     import torch
 
     text = str(error)

@@ -8,9 +8,9 @@ from nnunet_moe.commands.study.jobs import ON_A_DEVICE, Job
 
 
 def expected_seconds(jobs: Mapping[str, Job], measured: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds that each job is expected to take, for jobs of which this can be said.
+    """Return the seconds that each job is expected to take. Jobs without finished ones to compare with are left out.
 
-    It is the mean of the finished jobs that are like it, or of all finished jobs of its kind.
+    The expectation is the mean of the finished jobs that are like it, or of all finished jobs of its kind.
 
     Args:
         jobs: all jobs of the study.

@@ -9,7 +9,7 @@ from nnunet_moe.commands.study.models import SeededRun
 
 KINDS = ("preprocess", "plans", "train", "evaluate")
 ON_A_DEVICE = ("train", "evaluate")
-"""The kinds of jobs of which only a few run at a time. The others are short, or need no device."""
+"""The kinds of jobs that need a device, so only a few of them run at a time."""
 PREPROCESS, PLANS = "preprocess/preprocess", "plans/plans"
 
 

@@ -29,6 +29,7 @@ from contained import can_contain
 from docker_stand_in import build, copy, read_dockerfile, run
 from facts import facts
 from nnunet_in_process import CPU, make_trainer
+from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.commands.package import TARGETS, program
@@ -589,6 +590,27 @@ def test_a_stray_file_keeps_no_other_case_from_its_segmentation(packages, sent, 
     assert [line.partition(": ")[0] for line in said] == ["case100", "case1001", "other", "sub"]
     assert all(re.search(facts("not known", "CASE_0000.nii.gz"), line) for line in said[:2])
     assert "unknown format" in said[2] and "subfolder with images" in said[3]
+
+
+def test_a_case_for_which_memory_does_not_suffice_keeps_no_other_case_from_its_segmentation(
+    packages, sent, tmp_path, capfd, monkeypatch
+):
+    forward = ModalityNetwork.forward
+
+    def short_without_t1w(network, x):
+        if x[:, 0].isnan().any():
+            torch.zeros(1 << 52)
+        return forward(network, x)
+
+    (tmp_path / "in").mkdir()
+    for name in ("case100_0000", "case010_0001"):
+        shutil.copy(sent["plain"] / f"{name}.nii.gz", tmp_path / "in")
+    monkeypatch.setattr(ModalityNetwork, "forward", short_without_t1w)
+    where = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(packages["plain"], where) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case100.nii.gz"]
+    (said,) = capfd.readouterr().err.splitlines()
+    assert re.search(facts("case010 (T2w)", "device cpu", "more memory"), said)
 
 
 def test_endings_in_capital_letters_are_read(packages, sent, tmp_path):
