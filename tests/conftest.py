@@ -1,8 +1,11 @@
 """A tiny phantom dataset, planned, preprocessed and trained once a session with nnU-Net's own commands."""
 
 import json
+import multiprocessing
+import multiprocessing.spawn
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
 from nnunet_moe.images.phantom import SIGNAL, write_phantom_cohort
 from nnunet_moe.runtime.workspace import Workspace
+from preloaded import preloaded
 from two_image_types import write_two_image_types
 
 DATASET_ID, DATASET, CONFIGURATION = 901, "Dataset901_Tiny", "3d_tiny"
@@ -29,8 +33,8 @@ LENGTH = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_pe
 
 # where it is set, each of hundreds of processes compiles torch and nnU-Net anew, which is most of the tests' time
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# nnU-Net's workers each import torch; augmentation inside the process is also what makes training repeatable. nnU-Net
-# reads the first when it is imported, so it is set before the test modules are
+# few workers; augmentation inside the process is also what makes training repeatable. nnU-Net reads the first when it
+# is imported, so it is set before the test modules are
 os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", nnUNet_npp="1", nnUNet_nps="1")
 # two processes run the tests; threads of several on the same cores wait for each other, and nnU-Net's commands take one
 # thread a core whatever this says: let them at least not spin while they wait
@@ -116,7 +120,37 @@ class Dataset:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory) -> Iterator[Dataset]:
+def preloaded_python(tmp_path_factory) -> Iterator[Path]:
+    """A `python` with the commands beside it, whose processes need not import torch; see `preloaded.py`.
+
+    All workers that are spawned from now on are such processes. Commands are where `sys.executable` is this one.
+    """
+    if not hasattr(os, "pidfd_open"):
+        yield Path(sys.executable)
+        return
+    with preloaded(tmp_path_factory.mktemp("preloaded") / "bin") as python:
+        multiprocessing.set_executable(str(python))
+        yield python
+        multiprocessing.set_executable(sys.executable)
+
+
+@pytest.fixture
+def preloaded_commands(preloaded_python, monkeypatch) -> None:
+    """Let the commands that this test starts be processes that need not import torch."""
+    monkeypatch.setattr(sys, "executable", str(preloaded_python))
+
+
+@pytest.fixture
+def own_workers() -> Iterator[None]:
+    """Let the workers that this test spawns import torch and nnU-Net themselves."""
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(sys.executable)
+    yield
+    multiprocessing.set_executable(before)
+
+
+@pytest.fixture(scope="session")
+def dataset(preloaded_python, tmp_path_factory) -> Iterator[Dataset]:
     """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
@@ -205,7 +239,7 @@ def make_trainer(dataset, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def demo_run(tmp_path_factory) -> Path:
+def demo_run(preloaded_python, tmp_path_factory) -> Path:
     """What `nnunet_moe demo` leaves, after a training too short to learn anything, of heads as small as the tests' own.
 
     What it printed is in a text file of the same name beside it.
@@ -217,5 +251,6 @@ def demo_run(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch, folder.with_suffix(".txt").open("w") as out, redirect_stdout(out):
         patch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
         patch.setattr(demo, "TRAINING_LENGTH", length)
+        patch.setattr(sys, "executable", str(preloaded_python))
         main(["demo", "-o", str(folder), "-device", "cpu"])
     return folder

@@ -81,6 +81,7 @@ def test_the_predictor_gives_the_same_from_arrays_voxel_by_voxel(trained, subset
         assert np.array_equal(segmentation, predicted[f"{subsets.cases[0]}_{code_digits(code)}.nii.gz"])
 
 
+@pytest.mark.usefixtures("own_workers")
 def test_the_predictor_gives_the_same_from_a_list_of_arrays_in_spawned_workers(trained, subsets, predicted):
     codes = [(True, False, False), (False, True, True)]
     images, properties = zip(*[image_of(subsets, code) for code in codes], strict=True)
@@ -124,6 +125,7 @@ def test_the_training_log_shows_the_parts_of_the_loss_and_the_dice_of_each_code(
     assert "Mean Validation Dice" in text
 
 
+@pytest.mark.usefixtures("preloaded_commands")
 def test_validation_alone_repeats_the_final_validation(trained):
     folder = trained.model_folder() / "fold_0" / "validation"
     before = {file.name: np.load(file)["probabilities"] for file in folder.glob("*.npz")}
@@ -136,6 +138,7 @@ def test_validation_alone_repeats_the_final_validation(trained):
         np.testing.assert_allclose(after[case], probabilities, rtol=0, atol=2e-3, err_msg=case)
 
 
+@pytest.mark.usefixtures("preloaded_commands")
 @pytest.mark.parametrize("workers", [SERIAL, ("-npp", "0", "-nps", "0")])
 def test_a_bad_case_stops_the_command_with_its_name_and_leaves_no_segmentation(trained, copied_case, tmp_path, workers):
     stranger = shutil.copy(copied_case[0], str(copied_case[0]).replace("_0000", "_0007"))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_tutorial_runs_and_prints_what_its_page_shows(demo_run, tmp_path, page):
+def test_a_tutorial_runs_and_prints_what_its_page_shows(demo_run, preloaded_python, tmp_path, page):
     shutil.copytree(demo_run.parent, tmp_path, dirs_exist_ok=True)
     blocks = blocks_of(page)
     script = re.sub(
@@ -30,8 +30,8 @@ def test_a_tutorial_runs_and_prints_what_its_page_shows(demo_run, tmp_path, page
     script = script.replace("seeds: [0, 1]", "seeds: [0]")
     for key, value in SHORTER.items():
         script = re.sub(rf"({key}\"?: )\d+", rf"\g<1>{value}", script)
-    alone = {"nnUNet_npp": "0", "nnUNet_nps": "0"}  # no workers, each of which would import torch
-    environment = {**os.environ, **alone, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    folders = [str(preloaded_python.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(folders)}
     command = ["bash", "-c", script]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ def batch(seed):
 
 
 @pytest.fixture(scope="module")
-def trained_in_one_and_two_processes(dataset, tmp_path_factory):
+def trained_in_one_and_two_processes(dataset, preloaded_python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     plans = json.loads(dataset.plans_file.read_text())
     settings = plans["configurations"]["3d_tiny"]["nnunet_moe"]
@@ -37,7 +36,7 @@ def trained_in_one_and_two_processes(dataset, tmp_path_factory):
     torch.save(inputs, folder / "inputs.pt")
     environment = {**os.environ, "nnUNet_results": str(folder / "results"), "nnunet_moe_bf16": "0"}
     processes = [
-        subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world)], env=environment)
+        subprocess.Popen([preloaded_python, SCRIPT, folder, str(rank), str(world)], env=environment)
         for rank, world in ((0, 1), (0, 2), (1, 2))
     ]
     assert [process.wait() for process in processes] == [0, 0, 0]

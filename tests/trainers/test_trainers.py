@@ -370,7 +370,7 @@ class nnUNetTrainerSteadyBlur(nnUNetTrainerMoESD):
 """
 
 
-def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_path, monkeypatch):
+def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, preloaded_python, tmp_path, monkeypatch):
     """Weights and losses equal those of a training that ran through: ramp-up, rate, codes and noise all continue.
 
     nnU-Net's blur takes the faster of two ways to convolve, by a clock that it reads in every process anew; they round
@@ -383,16 +383,17 @@ def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, tmp_
     final = {}
     for name in ("through", "killed"):
         environment = {**os.environ, "nnUNet_results": str(tmp_path / name), "PYTHONUNBUFFERED": "1"}
-        command = [str(Path(sys.executable).parent / "nnUNetv2_train"), "901", "3d_resumed", "0"]
-        command += ["-tr", "nnUNetTrainerSteadyBlur", "-device", "cpu"]
+        arguments = ["901", "3d_resumed", "0", "-tr", "nnUNetTrainerSteadyBlur", "-device", "cpu"]
         folder = tmp_path / name / "Dataset901_Tiny" / "nnUNetTrainerSteadyBlur__nnUNetPlans__3d_resumed" / "fold_0"
         if name == "killed":
+            command = [Path(sys.executable).with_name("nnUNetv2_train"), *arguments]
             process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
             assert any("Epoch 3" in line for line in process.stdout)
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not (folder / "checkpoint_final.pth").exists() and (folder / "checkpoint_best.pth").exists()
-            command.append("--c")
+            arguments.append("--c")
+        command = [preloaded_python.with_name("nnUNetv2_train"), *arguments]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         final[name] = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):

@@ -23,6 +23,7 @@ def test_the_demo_runs_from_start_to_end_and_prints_the_table_of_codes(demo_run)
     assert (demo_run / "demo.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("preloaded_commands")
 def test_a_command_that_fails_is_an_error_that_names_its_log(tmp_path):
     workspace = Workspace(tmp_path / "work")
     with pytest.raises(CommandError, match=facts("nnUNetv2_train", "failed with status", "0_nnUNetv2_train.log")):

@@ -423,6 +423,7 @@ def test_a_case_for_which_memory_does_not_suffice_is_one_cases_failure(trained, 
     assert segmentations(tmp_path / "out") == expected
 
 
+@pytest.mark.usefixtures("own_workers")
 def test_a_worker_that_is_killed_is_one_cases_failure(trained, two_cases, tmp_path, monkeypatch):
     """By an image that takes all memory, say; a case that was at work beside it is none the worse."""
     (two_cases / "b_0000.nii.gz").unlink()

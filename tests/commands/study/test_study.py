@@ -491,7 +491,9 @@ def test_what_is_not_preprocessed(dataset, tmp_path):
     assert "preprocess/preprocess" not in make_plan(file, out, "cpu").jobs
 
 
-def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path, capsys):
+def test_a_tiny_study_from_start_to_end_killed_once(
+    dataset, own_plans, preloaded_python, monkeypatch, tmp_path, capsys
+):
     trainers = [{"trainer": MOESD, "name": "long", "settings": {"num_epochs": 8}}]
     settings = {"num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
     evaluation = {"codes": ["FLAIR"], "disable_tta": True}
@@ -509,6 +511,7 @@ def test_a_tiny_study_from_start_to_end_killed_once(dataset, own_plans, tmp_path
     (first_log,) = model.glob("training_log_*.txt")
     assert 7 not in epochs_in(first_log) and not (out / "report.html").exists()
 
+    monkeypatch.setattr(sys, "executable", str(preloaded_python))
     main(command[3:])
     shown = capsys.readouterr().out
     assert "Study tiny of Dataset901_Tiny" in shown and "All jobs are done." in shown

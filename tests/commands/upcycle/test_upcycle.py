@@ -112,6 +112,7 @@ def test_the_command_says_how_to_go_on_and_takes_another_configuration(dataset, 
     load_pretrained_weights(initialised("nnUNetTrainerMoE", "3d_seven").network, str(out))
 
 
+@pytest.mark.usefixtures("preloaded_commands")
 def test_the_whole_command_trains_from_it(dataset, ordinary, tmp_path):
     _, file = ordinary
     upcycle(file, tmp_path / "up.pth", MOESD)
