@@ -2,6 +2,7 @@
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from timm.layers import DropPath
 from torch import nn
 
 from nnunet_moe.architectures.modality_network import ModalityNetwork
@@ -43,6 +44,14 @@ def planned(kind="plain", dimensions=3, channels=3, deep_supervision=False, seed
 
 def modality_network(settings=QUIET, num_modalities=3, **more):
     return ModalityNetwork(planned(channels=num_modalities, **more), num_modalities=num_modalities, settings=settings)
+
+
+def without_drop_path(network):
+    """The network, which then keeps every residual branch in training: DropPath drops some of them at random."""
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return network
 
 
 def batch(items=2, channels=3, dimensions=3, seed=1):

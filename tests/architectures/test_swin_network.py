@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from timm.layers import DropPath
 from torch.nn import functional
 
 from facts import facts
-from made_networks import of_image_types, swin_network
+from made_networks import of_image_types, swin_network, without_drop_path
 from nnunet_moe.architectures.moe_mlp import MoEMLP
 from nnunet_moe.architectures.swin_unet import blocks
 
@@ -129,10 +128,7 @@ def test_any_patch_size_is_padded_inside(size):
 @pytest.mark.parametrize(("routing", "training"), [("gate", True), ("image_type", False), ("channel_gate", True)])
 def test_a_compiled_network_is_one_graph_and_the_same_function(routing, training):
     """nnU-Net compiles on GPUs."""
-    made = swin_network(routing).train(training)
-    for module in made.modules():
-        if isinstance(module, DropPath):
-            module.drop_prob = 0.0
+    made = without_drop_path(swin_network(routing).train(training))
     compiled = torch.compile(made, backend="eager", fullgraph=True)
     for image_types in ([0, 2], [1, 1], [2, 0]):
         x = of_image_types(image_types, (50, 38))

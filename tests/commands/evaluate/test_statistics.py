@@ -1,6 +1,7 @@
 """Paired tests and Shapley values, held to values computed by hand."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,6 +27,40 @@ def test_a_comparison_computed_by_hand():
     assert (comparison.pairs, comparison.mean_difference, comparison.median_difference) == (5, 0.8, 1)
     assert comparison.effect_size == pytest.approx((7 - 3) / 10)
     assert comparison.p == pytest.approx(2 * 5 / 2**4)
+
+
+def wilcoxons_p(differences, *, exact):
+    """The two-sided p-value of W+, the sum of some ranks: each rank counts or not, with equal chances."""
+    sizes = np.abs(differences[differences != 0])
+    twice = [int(2 * (sizes < size).sum() + (sizes == size).sum() + 1) for size in sizes]  # ranks of ties end in a half
+    found = sum(rank for rank, positive in zip(twice, differences[differences != 0] > 0, strict=True) if positive)
+    if not exact:
+        z = (found - sum(twice) / 2) / math.sqrt(sum(rank**2 for rank in twice) / 4)
+        return math.erfc(abs(z) / math.sqrt(2))
+    ways = Counter({0: 1})
+    for rank in twice:
+        ways += Counter({total + rank: number for total, number in ways.items()})
+    at_most = sum(number for total, number in ways.items() if total <= found)
+    at_least = sum(number for total, number in ways.items() if total >= found)
+    return min(1, 2 * min(at_most, at_least) / 2 ** len(twice))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "repeated", "zeros", "exact"),
+    [
+        *[(2, 0, 1, True), (13, 0, 0, True), (13, 4, 0, True), (13, 2, 3, True), (50, 0, 0, True)],
+        *[(14, 1, 0, False), (14, 0, 1, False), (50, 1, 0, False), (51, 0, 0, False)],
+    ],
+)
+def test_the_p_value_is_exact_where_the_docs_say_so(pairs, repeated, zeros, exact):
+    differences = np.random.default_rng(pairs).permutation(np.arange(pairs) + 1.0)
+    differences[::3] *= -1
+    differences[: 2 * repeated : 2] = -differences[1 : 2 * repeated : 2]
+    differences[pairs - zeros :] = 0
+    comparison = compare(differences, np.zeros(pairs))
+    assert comparison is not None
+    assert comparison.p == pytest.approx(wilcoxons_p(differences, exact=exact), rel=1e-9)
+    assert comparison.p != pytest.approx(wilcoxons_p(differences, exact=not exact), rel=1e-4)
 
 
 def test_a_comparison_turned_round():
