@@ -39,6 +39,7 @@ os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", nnUNet_npp="1", n
 # two processes run the tests; threads of several on the same cores wait for each other, and nnU-Net's commands take one
 # thread a core whatever this says: let them at least not spin while they wait
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 torch.set_num_threads(1)
 
 
