@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from pretended_cuda import PretendedCuda
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,6 +88,40 @@ def test_the_report_has_every_method_of_a_plan_in_every_table(tried):
         part = report.split(f"## {plan}\n")[1].split(f"## {other}")[0]
         for method in {row["job"][1] for row in content["rows"] if row["job"][0] == plan}:
             assert part.count(f"\n| {method} | ") == 4, (plan, method)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_what_only_a_gpu_needs_runs_on_tensors_that_claim_to_be_on_one(tmp_path, monkeypatch):
+    from gpu_bench import Bench
+    from gpu_jobs import TINY, Job
+    from gpu_subjects import DATASET
+
+    def warn(mode: str):  # what torch says when the mode is set, and at each wait
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        if mode == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", warn)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 105)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    (tmp_path / "preprocessed" / DATASET / "made").mkdir(parents=True)
+    (tmp_path / "preprocessed" / DATASET / "made" / "case.b2nd").touch()
+    with PretendedCuda():
+        bench = Bench(tmp_path, torch.device("cuda", 0), TINY)
+        eager = bench.measured(Job("2D", "MoE-SD", "eager"))
+        curves = bench.measured(Job("2D", "MoE-SD", "curves"))
+        bench.require_device()
+    assert eager["peak_bytes"] == 100
+    assert eager["step_waits"] == eager["patch_waits"] == 1
+    assert curves["float16"] == curves["float32"]  # autocast does nothing without a driver
+    assert torch.get_autocast_dtype("cuda") == torch.float16
 
 
 def row(method: str, part: str, **result) -> dict:
