@@ -32,6 +32,12 @@ class Cohort:
         """Say whether the raw dataset is complete. Its dataset.json is written last."""
         return (workspace.raw / self.dataset / "dataset.json").exists()
 
+    def is_preprocessed(self, workspace: Workspace) -> bool:
+        """Say whether nnU-Net has preprocessed all training cases in 2D. A case's `.pkl` file is written last."""
+        cases = list((workspace.raw / self.dataset / "labelsTr").iterdir())
+        done = list((workspace.preprocessed / self.dataset / "nnUNetPlans_2d").glob("*.pkl"))
+        return len(done) == len(cases)
+
     def run_study(self, workspace: Workspace, options: argparse.Namespace) -> None:
         """Add the configuration to the planned dataset, and run or resume the study of the options."""
         add_small_configuration(

@@ -36,7 +36,7 @@ def main() -> None:
     if not COHORT.is_raw(workspace):
         command = [sys.executable, simulator, "--inputs", inputs, "--out", workspace.raw / COHORT.dataset]
         subprocess.run(command, check=True, stdout=sys.stderr)
-    if not COHORT.plans(workspace).exists():
+    if not COHORT.is_preprocessed(workspace):
         workspace.run("nnUNetv2_plan_and_preprocess", "-d", "502", "-c", "2d", "-np", "2", "-npfp", "2")
     os.environ["OPEN_MS"] = str(real.resolve())
     COHORT.run_study(workspace, options)

@@ -39,7 +39,7 @@ def main() -> None:
         modalities = [argument for file in files for argument in ("-m", file)]
         labels = ("-l", "labelsTr/{case}.nii.gz", "-labels", "tumour=1")
         workspace.run("nnunet_moe", "import", "-i", str(data), "-d", COHORT.dataset, *labels, *modalities, "-np", "2")
-    if not COHORT.plans(workspace).exists():
+    if not COHORT.is_preprocessed(workspace):
         workspace.run("nnunet_moe", "plan_and_preprocess", "-d", "503", "-c", "2d", "-np", "2", "-npfp", "2")
     os.environ["STS"] = str(data.resolve())
     COHORT.run_study(workspace, options)
