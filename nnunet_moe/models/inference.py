@@ -1,7 +1,7 @@
 """The inference pipeline: read, preprocess, add a cascade's previous stage, predict, convert, measure volumes.
 
-All commands share it. `predict` runs the steps before and after the network in separate processes. `evaluate` and
-`package` run all steps in `Segmenter`. LCKD's election starts from preprocessed cases.
+All commands share it. `predict` and `evaluate` run the steps before and after the network in separate processes.
+`package` runs all steps in `Segmenter`. LCKD's election starts from preprocessed cases.
 """
 
 import copy

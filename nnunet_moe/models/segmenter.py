@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.backends import cudnn
 
 from nnunet_moe.architectures.stock_network import missing_modality_network
@@ -13,8 +14,10 @@ from nnunet_moe.modalities.codes import Code
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import InferenceContext, load_predictor, predict_logits
+from nnunet_moe.models.network_input import NetworkInput, with_only
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.prediction import unwrap
+from nnunet_moe.runtime.network_time import NetworkTime
 
 
 class Segmenter:
@@ -22,11 +25,23 @@ class Segmenter:
 
     It accepts models of any trainer. A model of nnU-Net's own trainers takes only complete cases.
 
+    Args:
+        model: the model's folder.
+        folds: the folds.
+        settings: how to predict.
+        network_time: counts the time in which the network runs; None if nobody asks.
+
     Raises:
         ModelError: this package cannot load the model, or the model is a pre-training.
     """
 
-    def __init__(self, model: ModelFolder, folds: Sequence[Fold], settings: PredictionSettings) -> None:
+    def __init__(
+        self,
+        model: ModelFolder,
+        folds: Sequence[Fold],
+        settings: PredictionSettings,
+        network_time: NetworkTime | None = None,
+    ) -> None:
         device = torch.device(settings.device)
         options = {"tile_step_size": settings.step_size, "use_mirroring": settings.mirroring, "device": device}
         self._predictor = load_predictor(model, folds, **options)
@@ -34,12 +49,13 @@ class Segmenter:
         self.network.require_segmentation()
         self.context = InferenceContext.of(self._predictor)
         self.dataset_json = self.context.dataset_json
-        self.label_manager = self.context.label_manager
         self.reader = self.context.reader()
         previous = model.previous_stage
-        self._previous = None if previous is None else Segmenter(previous, folds, settings)
-        self._case: CaseImages | None = None
-        self._shared: tuple[tuple, np.ndarray, dict] | None = None
+        self._previous = None if previous is None else Segmenter(previous, folds, settings, network_time)
+        self._network_time = network_time or NetworkTime()
+        self.input = NetworkInput(self.context, self.network.takes_one_image_type, self._dedicated_code)
+        self._shared: tuple[CaseImages, np.ndarray, dict] | None = None
+        """A case, and what `NetworkInput.preprocess` returned for the code that its other codes share."""
 
     def require_fitting_weights(self) -> None:
         """Check that the weights of each fold fit the network, because nnU-Net loads them only when it predicts.
@@ -55,6 +71,11 @@ class Segmenter:
                     "A fold has weights that are NaN or infinite. Choose another checkpoint, or train again."
                 )
 
+    @property
+    def is_second_stage(self) -> bool:
+        """Whether the model also needs the segmentation of a previous stage, for each code another one."""
+        return self._previous is not None
+
     def takes(self, code: Code) -> bool:
         """Return whether the model segments cases that have exactly these modalities."""
         return self.network.takes(code)
@@ -68,14 +89,6 @@ class Segmenter:
         dedicated = self.network.dedicated_code
         return None if dedicated is None else tuple(dedicated.tolist())
 
-    def read(self, image_files: Sequence[str]) -> CaseImages:
-        """Read the images of a case.
-
-        Raises:
-            ModalityError: a file cannot be used.
-        """
-        return self.context.read(image_files)
-
     def segment(self, case: CaseImages, code: Code) -> np.ndarray:
         """Segment a case with only the modalities of a code.
 
@@ -83,62 +96,31 @@ class Segmenter:
         GPU, nnU-Net's command lets cuDNN choose algorithms by time, so single voxels may differ.
 
         Args:
-            case: the images that `read` returned; successive codes of one case share its preprocessing.
+            case: the images that `InferenceContext.read` returned. Successive codes of one case share its
+                preprocessing.
             code: a subset of the available modalities.
 
         Returns:
             Labels, `(*space)` in the reader's order of axes.
         """
-        if self._previous is None:
-            data, properties = self._shared_preprocessing(case, code)
-        else:
-            previous = self._previous.segment(case, code).astype(
-                np.float32
-            )  # the type in which nnU-Net reads it from a file
-            data, properties = self._preprocess(case, code, previous)
+        data, properties = self.input_of(case, code)
+        return self.context.segmentation(self.logits(data), properties)
+
+    def input_of(self, case: CaseImages, code: Code) -> tuple[np.ndarray, dict]:
+        """Return the network's input for a code and its properties, as `InferenceContext.preprocess` does."""
+        if self._previous is not None:
+            previous = self._previous.segment(case, code)
+            return self.input.preprocess(case, code, previous.astype(np.float32))  # nnU-Net reads this type from a file
+        source = self.input.sources(case, [code])[code]
+        if source != self.input.shared(case):
+            return self.input.preprocess(case, code)
+        if self._shared is None or self._shared[0] is not case:
+            self._shared = (case, *self.input.preprocess(case, source))
+        _, data, properties = self._shared
+        return with_only(data, code), properties
+
+    def logits(self, data: np.ndarray) -> Tensor:
+        """Return the logits `(C, *space)` for the network's input, on the CPU."""
         # nnU-Net lets cuDNN choose algorithms by time, but scores must not depend on that
-        with cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            logits = predict_logits(self._predictor, data)
-        return self.context.segmentation(logits, properties)
-
-    def write(self, segmentation: np.ndarray, file: str, case: CaseImages) -> None:
-        """Write a segmentation as nnU-Net does, with the geometry of the images."""
-        self.reader.write_seg(segmentation, file, case.properties)
-
-    def _shared_preprocessing(self, case: CaseImages, code: Code) -> tuple[np.ndarray, dict]:
-        """Return the preprocessed images for a code, and share the preprocessing between codes if possible.
-
-        nnU-Net preprocesses each channel by itself, but crops all of them to the region in which any is not zero. If
-        that region is the same with fewer channels, the codes share one preprocessing. Otherwise the code gets its own,
-        and also if the model takes only one image type per case.
-        """
-        if self.network.takes_one_image_type:
-            return self._preprocess(case, code)
-        if case is not self._case:
-            shared = case.available if self._dedicated_code is None else self._dedicated_code
-            data, properties = self._preprocess(case, shared)
-            self._case, self._shared = case, (self._region(case, shared), data, properties)
-        assert self._shared is not None
-        region, data, properties = self._shared
-        if self._region(case, code) != region:
-            return self._preprocess(case, code)
-        kept = np.array(code).reshape(-1, *[1] * (data.ndim - 1))
-        return np.where(kept, data, np.float32(np.nan)), properties
-
-    def _preprocess(
-        self, case: CaseImages, code: Code, previous_stage: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict]:
-        kept = np.array(code).reshape(-1, *[1] * (case.image.ndim - 1))
-        image = np.where(kept, case.image, np.float32(np.nan))
-        return self.context.preprocess(image, case.properties, previous_stage)
-
-    def _region(self, case: CaseImages, code: Code) -> tuple:
-        """Return the region to which nnU-Net crops and, if a channel needs that, the one in which it normalizes."""
-        nonzero = np.logical_or.reduce([channel != 0 for channel in case.image[np.array(code)]])
-        box = tuple(
-            (int(where[0]), int(where[-1]))
-            for axis in range(nonzero.ndim)
-            if len(where := np.flatnonzero(nonzero.any(axis=tuple(set(range(nonzero.ndim)) - {axis}))))
-        )
-        masked = any(self.context.configuration.use_mask_for_norm)
-        return box, np.packbits(nonzero).tobytes() if masked else b""
+        with self._network_time.running(), cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            return predict_logits(self._predictor, data)

@@ -107,7 +107,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     Each call uses a different path, so several processes or threads can write the same file, and the last one wins.
     The path is hidden. It remains only if the process is killed.
     """
-    unfinished = file.with_name(f"{UNFINISHED}{_machine()}_{os.getpid()}_{secrets.token_hex(4)}_{file.name}")
+    unfinished = _unfinished(file)
     try:
         yield unfinished
         os.replace(unfinished, file)
@@ -115,12 +115,31 @@ def atomic_write(file: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def working_folder(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder inside a folder, and remove it after the block with all that it holds.
+
+    Each call makes a different one. It remains only if the process is killed.
+    """
+    working = _unfinished(folder / "arrays")
+    working.mkdir(parents=True)
+    try:
+        yield working
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed processes of this machine left; other machines may still write theirs."""
+    """Remove what killed processes of this machine left unfinished; other machines may still write theirs."""
     for path in folder.glob(f"{UNFINISHED}{_machine()}_*"):
         process = path.name.removeprefix(f"{UNFINISHED}{_machine()}_").split("_")[0]
         if process.isdigit() and not _is_running(int(process)):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _unfinished(file: Path) -> Path:
+    """Return a hidden path beside a file that no other call returns and that `remove_leftovers` knows."""
+    return file.with_name(f"{UNFINISHED}{_machine()}_{os.getpid()}_{secrets.token_hex(4)}_{file.name}")
 
 
 def _is_running(process: int) -> bool:

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, by one writer or several."""
 
 import os
+import shutil
 import subprocess
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 from facts import facts
 from nnunet_moe.errors import FileError, SettingsError
-from nnunet_moe.runtime.files import atomic_folder, atomic_write, read_json, remove_leftovers
+from nnunet_moe.runtime.files import atomic_folder, atomic_write, read_json, remove_leftovers, working_folder
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -75,7 +76,12 @@ def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_stays(tm
         of_another_machine = killed.with_name(killed.name.replace(".unfinished_", ".unfinished_x"))
         for path in (killed, of_another_machine):
             path.write_text("part")
-        remove_leftovers(tmp_path)
+        with working_folder(tmp_path) as arrays:
+            (arrays / "a.npy").write_text("array")
+            arrays_of_killed = arrays.with_name(arrays.name.replace(f"_{os.getpid()}_", f"_{process.pid}_"))
+            shutil.copytree(arrays, arrays_of_killed)
+            remove_leftovers(tmp_path)
+            assert (arrays / "a.npy").exists() and not arrays_of_killed.exists()
     assert set(tmp_path.iterdir()) == {file, of_another_machine} and file.read_text() == "whole"
 
 

@@ -28,5 +28,6 @@ def run(namespace: argparse.Namespace) -> None:
     results = evaluation.results
     print(code_table(results, results.shown_labels[0]).markdown())
     print(f"Report: {report}")
+    print(evaluation.network_time.sentence())
     if num_failed := len(results.failures):
         sys.exit(f"Failed segmentations: {num_failed}. The report lists them with the reasons. Fix these and rerun.")

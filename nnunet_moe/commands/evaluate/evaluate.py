@@ -13,13 +13,15 @@ from nnunet_moe.commands.evaluate.records import Records
 from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, MEAN_OVER_LABELS, Results
 from nnunet_moe.commands.evaluate.scoring import ModelRun, Part, Scorer
+from nnunet_moe.commands.evaluate.steps import open_case
 from nnunet_moe.errors import ModalityError, ModelError, SettingsError
 from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.reports.table import short_name
-from nnunet_moe.runtime.files import dataset_name, require_own_files
+from nnunet_moe.runtime.files import dataset_name, remove_leftovers, require_own_files, working_folder
+from nnunet_moe.runtime.network_time import NetworkTime
 
 MAX_CODES_BY_DEFAULT = 31  # all subsets of five modalities
 RECORDS, PREDICTIONS = "records", "predictions"
@@ -36,6 +38,7 @@ class Evaluation:
     overlays: list[Overlay]
     models: dict[str, dict]
     """Model -> what its scores depend on, apart from the cases."""
+    network_time: NetworkTime
 
 
 def score_models(request: Request) -> Evaluation:
@@ -49,6 +52,7 @@ def score_models(request: Request) -> Evaluation:
         ModalityError: images and labels do not belong together, or a code is unknown.
         SettingsError: options exclude each other, or the output folder holds other files.
     """
+    network_time = NetworkTime()
     _require_place(request.out)
     dataset = dataset_name(request.models.dataset)
     models = {trainer: find_models(request.models.of_trainer(trainer)) for trainer in request.models.trainers}
@@ -64,17 +68,28 @@ def score_models(request: Request) -> Evaluation:
         )
     for names in ([code_text(code, modalities) for code in codes], labels):
         require_own_files(names)
-    scorer = Scorer(
-        tuple(codes),
-        LabelSets.of(dataset_json),
-        request.metrics,
-        request.prediction,
-        Records(request.out / RECORDS),
-        request.out / PREDICTIONS,
-        request.save_predictions,
-    )
-    scorer.records.folder.mkdir(parents=True, exist_ok=True)  # a failure should come before hours of work
-    scored = _run_models(scorer, models, parts)
+    device = request.prediction.device
+    (request.out / RECORDS).mkdir(parents=True, exist_ok=True)  # a failure should come before hours of work
+    remove_leftovers(request.out)
+    with (
+        working_folder(request.out) as arrays,
+        request.workers.workers("preparing", device) as preparing,
+        request.workers.workers("finishing", device) as finishing,
+    ):
+        scorer = Scorer(
+            tuple(codes),
+            LabelSets.of(dataset_json),
+            request.metrics,
+            request.prediction,
+            Records(request.out / RECORDS),
+            request.out / PREDICTIONS,
+            request.save_predictions,
+            preparing,
+            finishing,
+            network_time,
+            arrays,
+        )
+        scored = _run_models(scorer, models, parts)
     results = Results(
         scored.rows,
         modalities=modalities,
@@ -85,7 +100,7 @@ def score_models(request: Request) -> Evaluation:
         cases=[case.name for case in cases],
     )
     overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
-    return Evaluation(results, scored.gates, overlays, scored.models)
+    return Evaluation(results, scored.gates, overlays, scored.models, network_time)
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ def extreme_cases(results: Results) -> list[tuple[str, str]]:
 
 def _overlay(title: str, name: str, results: Results, parts: Sequence[Part], run: ModelRun) -> Overlay:
     part, case = next((part, case) for part in parts for case in part.cases if case.name == name)
-    opened = run.open(case)
+    opened = open_case(case, run.segmenter.context)
     index = overlay_index(opened.reference)
     predictions, scores = {}, {}
     for trainer in results.trainers:

@@ -15,10 +15,10 @@ from nnunet_moe.commands.evaluate.analysis import comparisons, means, modality_w
 from nnunet_moe.commands.evaluate.evaluate import Evaluation
 from nnunet_moe.commands.evaluate.figures import gate_weights, overlay_picture, paired_differences, scores_by_code
 from nnunet_moe.commands.evaluate.metrics import METRICS
+from nnunet_moe.commands.evaluate.model_state import versions_of_figures
 from nnunet_moe.commands.evaluate.nested_tables import nested_tables
 from nnunet_moe.commands.evaluate.request import Request
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, Results
-from nnunet_moe.commands.evaluate.scoring import versions_of_figures
 from nnunet_moe.commands.evaluate.tables import (
     code_table,
     comparison_table,

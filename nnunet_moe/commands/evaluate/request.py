@@ -8,6 +8,7 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import ModelsChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.runtime.options import option, options_of
+from nnunet_moe.runtime.worker_settings import WorkerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,13 @@ class Request:
     """Number of codes to score: the largest one, and others drawn at random."""
     metrics: MetricSettings = options_of(MetricSettings)
     prediction: PredictionSettings = options_of(PredictionSettings)
+    workers: WorkerSettings = options_of(
+        WorkerSettings,
+        help={
+            "-nps": "score and write in this many processes, 0 for the command's own (default: up to 3, or the "
+            "environment variable nnUNet_nps, if they save time)"
+        },
+    )
     save_predictions: bool = option(
         "--save_predictions",
         action="store_true",

@@ -23,6 +23,7 @@ def run(namespace: argparse.Namespace) -> None:
 
     outcome = predict_cohort(request)
     print(f"Predicted {len(outcome.predicted)} cases into {request.out}")
+    print(outcome.network_time.sentence())
     if outcome.failures:
         listed = "\n".join(f"  {failure.case}: {failure.reason}" for failure in outcome.failures)
         sys.exit(f"Not predicted: {len(outcome.failures)}, see {outcome.failures_file}\n{listed}")

@@ -2,8 +2,7 @@
 
 import time
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from nnunet_moe.models.inference import InferenceContext, load_predictor, predic
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.runtime.memory import memory_for
-from nnunet_moe.runtime.processes import Call, WorkError, Workers
+from nnunet_moe.runtime.network_time import NetworkTime
+from nnunet_moe.runtime.processes import Call, WorkError, Workers, in_advance
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Outcome:
     """The predicted cases, including those of the run that was resumed."""
     failures: tuple[Failure, ...]
     failures_file: Path
+    network_time: NetworkTime
 
 
 def predict_cohort(request: Request) -> Outcome:
@@ -45,6 +46,7 @@ def predict_cohort(request: Request) -> Outcome:
         ModalityError: the folder of images does not exist or has no image, or a required modality is unknown.
         SettingsError: an option is out of range, or the output folder was started with other settings.
     """
+    network_time = NetworkTime()
     model = request.model.find()
     evaluation = None if request.scores is None else EvaluationFolder(request.scores, model, request.model.folds)
     if evaluation is not None:
@@ -59,14 +61,22 @@ def predict_cohort(request: Request) -> Outcome:
     context = InferenceContext.of(predictor)
     _require_fitting_options(request, context)
     output = OutputFolder(request, model, context, evaluation)
-    return _Run(request, predictor, context, output).finish()
+    return _Run(request, predictor, context, output, network_time).finish()
 
 
 class _Run:
     """One run of the command."""
 
-    def __init__(self, request: Request, predictor: Any, context: InferenceContext, output: OutputFolder) -> None:
+    def __init__(
+        self,
+        request: Request,
+        predictor: Any,
+        context: InferenceContext,
+        output: OutputFolder,
+        network_time: NetworkTime,
+    ) -> None:
         self._request, self._predictor, self._context, self._output = request, predictor, context, output
+        self._network_time = network_time
         self._cases, self._failures = find_cases(
             request.images,
             context.dataset_json["file_ending"],
@@ -78,41 +88,41 @@ class _Run:
 
     def finish(self) -> Outcome:
         """Predict the remaining cases, and write the tables."""
-        request = self._request
-        with Workers(request.preprocessing_processes) as preparing, Workers(request.export_processes) as writing:
+        request, device = self._request, self._request.prediction.device
+        with (
+            request.workers.workers("preparing", device) as preparing,
+            request.workers.workers("finishing", device) as writing,
+        ):
             todo = self._output.begin(self._cases)
             print(f"{len(self._cases)} cases, {len(self._cases) - len(todo)} of them predicted before", flush=True)
+            exports: list[tuple[CaseFiles, Call]] = []
+
+            def submit(case: CaseFiles, ahead: int) -> tuple[CaseFiles, Call[PreparedCase], int]:
+                call = preparing.submit(prepare, case, self._context, request.requirement, ahead=ahead)
+                return case, call, ahead
+
             with tqdm(total=len(todo), unit="case", disable=not request.show_progress) as progress:
-                exports: list[tuple[CaseFiles, Call]] = []
-                for case, call in self._preparing(todo, preparing):
-                    if (export := self._predicted(case, call, writing)) is not None:
+                for case, call, ahead in in_advance(todo, submit, preparing):
+                    if (export := self._predicted(case, call, writing, ahead=ahead)) is not None:
                         exports.append((case, export))
                     progress.update()
-                    exports = self._concluded(exports, leave=request.export_processes)
+                    exports = self._concluded(exports, leave=writing.in_advance)
                 self._concluded(exports, leave=0)
         self._output.remove_unfinished()
         write_failures(self._output.failures_file, self._failures)
         self._output.manifest.write()
         names = {case.name for case in self._cases} & self._output.manifest.predictions.keys()
-        return Outcome(tuple(sorted(names)), tuple(self._failures), self._output.failures_file)
+        failures_file = self._output.failures_file
+        return Outcome(tuple(sorted(names)), tuple(self._failures), failures_file, self._network_time)
 
-    def _preparing(
-        self, cases: Sequence[CaseFiles], workers: Workers
-    ) -> Iterator[tuple[CaseFiles, Call[PreparedCase]]]:
-        """Yield the cases, and prepare a few further ones in the meantime."""
-        waiting: deque[tuple[CaseFiles, Call[PreparedCase]]] = deque()
-        for case in cases:
-            if len(waiting) == self._request.preprocessing_processes + 1:
-                yield waiting.popleft()
-            waiting.append((case, workers.submit(prepare, case, self._context, self._request.requirement)))
-        yield from waiting
-
-    def _predicted(self, case: CaseFiles, preparing: Call[PreparedCase], writing: Workers) -> "Call | None":
+    def _predicted(
+        self, case: CaseFiles, preparing: Call[PreparedCase], writing: Workers, *, ahead: int
+    ) -> "Call | None":
         """Predict a prepared case and submit it for writing; return None if the case failed."""
         try:
             prepared, start = preparing.result(), time.perf_counter()
             code = code_text(prepared.code, self._context.modalities)
-            with memory_for(case.name, code, self._predictor.device):
+            with memory_for(case.name, code, self._predictor.device), self._network_time.running():
                 logits = predict_logits(self._predictor, prepared.data)
             folder = self._output.unfinished / case.name
             folder.mkdir(parents=True)
@@ -131,7 +141,7 @@ class _Run:
                 self._context,
                 self._output.target(case.name),
             )
-            return writing.submit(write, *to_write, self._request.save_probabilities)
+            return writing.submit(write, *to_write, self._request.save_probabilities, ahead=ahead)
         except Exception as error:  # any error concerns only this case
             self._fail(case, error)
             _require_working(self._predictor.device)

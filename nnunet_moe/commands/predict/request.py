@@ -1,8 +1,6 @@
 """The options of `nnunet_moe predict`, with the names and defaults of nnU-Net's command."""
 
-import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from nnunet_moe.errors import SettingsError
@@ -10,16 +8,7 @@ from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.requirement import Requirement
 from nnunet_moe.runtime.options import option, options_of
-
-
-def _from_environment(name: str) -> int:
-    text = os.environ.get(name, "3")
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(
-            f"The environment variable {name} is {text!r}. It must be a whole number. Change it."
-        ) from None
+from nnunet_moe.runtime.worker_settings import WorkerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +48,7 @@ class Request:
         group="input and output",
         help="resume an earlier run and keep its predictions",
     )
-    preprocessing_processes: int = option(
-        "-npp",
-        type=int,
-        default_factory=partial(_from_environment, "nnUNet_npp"),
-        group="compute",
-        help="preprocess in this many processes, 0 for the command's own (default: 3, or the environment "
-        "variable nnUNet_npp)",
-    )
-    export_processes: int = option(
-        "-nps",
-        type=int,
-        default_factory=partial(_from_environment, "nnUNet_nps"),
-        group="compute",
-        help="write in this many processes, 0 for the command's own (default: 3, or the environment variable "
-        "nnUNet_nps)",
-    )
+    workers: WorkerSettings = options_of(WorkerSettings)
     previous_stage: Path | None = option(
         "-prev_stage_predictions",
         type=Path,
@@ -108,11 +82,6 @@ class Request:
     )
 
     def __post_init__(self) -> None:
-        if min(self.preprocessing_processes, self.export_processes) < 0:
-            raise SettingsError(
-                f"-npp is {self.preprocessing_processes} and -nps is {self.export_processes}. Both must be at least 0. "
-                "With 0, the command uses no other process."
-            )
         if not 0 <= self.part_id < self.num_parts:
             raise SettingsError(
                 f"-part_id is {self.part_id} with -num_parts {self.num_parts}. It must be at least 0 and below "

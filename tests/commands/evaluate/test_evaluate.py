@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,17 +23,18 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from facts import facts
+from killed_workers import kill_readers_of
 from nnunet_in_process import command, train
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.models import ScoredCase
-from nnunet_moe.commands.evaluate.scoring import score_labels
+from nnunet_moe.commands.evaluate.steps import score_labels
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.phantom import SIGNAL
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
-from nnunet_moe.models.segmenter import Segmenter
+from nnunet_moe.models.network_input import NetworkInput
 
 NAMES = tuple(SIGNAL)
 CODES = [code_text(code, NAMES) for code in all_codes(3)]
@@ -178,15 +180,15 @@ def test_the_tables_and_pictures_are_there(evaluated):
 def test_a_case_is_preprocessed_once_for_all_codes_that_nnunet_crops_alike(models, two_cases, tmp_path, monkeypatch):
     """The first case once; the second also for T1w alone, which covers less."""
     seen = []
-    preprocess = Segmenter._preprocess
+    preprocess = NetworkInput.preprocess
 
     def counted(self, case, code, *more):
         seen.append(code)
         return preprocess(self, case, code, *more)
 
-    monkeypatch.setattr(Segmenter, "_preprocess", counted)
+    monkeypatch.setattr(NetworkInput, "preprocess", counted)
     evaluate(tmp_path / "out", "-i", two_cases[0], "-l", two_cases[1])
-    assert seen == [(True, True, True)] * 2 + [(True, False, False)]
+    assert seen == [(True, True, True), (True, False, False), (True, True, True)]
 
 
 def test_the_validation_cases_of_the_folds(models, tmp_path):
@@ -227,6 +229,51 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(models, two_cas
     shutil.rmtree(out)
     main(arguments)
     assert contents(out) == first, "the same command gives the same figures"
+
+
+def scores_of(out):
+    """What the records hold, apart from the times of the kept files."""
+    found = {}
+    for path in out.rglob("records/**/*.npz"):
+        with np.load(path) as stored:
+            content = {**json.loads(str(stored["content"])), "kept": None}
+            found[path.relative_to(out)] = str(stored["key"]), content, stored["overlay"].tobytes()
+    return found
+
+
+@pytest.mark.parametrize("trainers", [(MOESD, BASELINE)])
+def test_with_worker_processes_the_results_are_the_same_byte_for_byte(models, two_cases, tmp_path, trainers, capsys):
+    """Also among cases that cannot be read, and nothing is left of the work on the way."""
+    images, labels = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in two_cases)
+    for channel in range(3):
+        shutil.copy(images / f"{CASE}_{channel:04d}.nii.gz", images / f"broken_{channel:04d}.nii.gz")
+    truncated(images / "broken_0001.nii.gz")
+    shutil.copy(labels / f"{CASE}.nii.gz", labels / "broken.nii.gz")
+    found, out = [], tmp_path / "out"
+    for workers in (("-npp", 0, "-nps", 0), ("-npp", 2, "-nps", 2)):
+        with pytest.raises(SystemExit, match=facts("Failed segmentations: 14")):
+            evaluate(out, "-i", images, "-l", labels, "--save_predictions", *workers, trainers=trainers)
+        said = capsys.readouterr().out
+        assert re.search(r"The network ran for \d+ of \d+ s \(\d+%\)\.", said)
+        assert not list(out.glob(".*"))
+        found.append((contents(out), scores_of(out)))
+        shutil.rmtree(out)
+    assert found[0] == found[1] and len(found[0][1]) == 2 * 2 * 7
+    assert sum(path.parts[0] == "predictions" and path.suffix == ".gz" for path in found[0][0]) == 2 * 2 * 7
+
+
+def test_a_worker_that_is_killed_is_one_cases_failure(models, two_cases, tmp_path):
+    """By an image that takes all memory, say; the other case is scored."""
+    images, labels = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in two_cases)
+    pipe = images / f"{CASE}_0000.nii.gz"
+    pipe.unlink()
+    os.mkfifo(pipe)  # reading it waits, until the process is killed
+    threading.Thread(target=kill_readers_of, args=(pipe, 2), daemon=True).start()
+    with pytest.raises(SystemExit, match=facts("Failed segmentations: 1")):
+        evaluate(tmp_path / "out", "-i", images, "-l", labels, "-codes", "T2w", "-npp", 1, "-nps", 1)
+    by_case = {row["case"]: row for row in rows_of(tmp_path / "out")}
+    assert re.search(facts("killed", "memory"), by_case[CASE]["failure"]) and by_case[CASE]["dsc"] == ""
+    assert by_case["phantomTs001"]["failure"] == "" and 0 <= float(by_case["phantomTs001"]["dsc"]) <= 1
 
 
 def test_what_changed_is_scored_anew(models, dataset, tmp_path):

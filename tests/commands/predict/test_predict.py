@@ -6,7 +6,6 @@ import ctypes
 import gzip
 import json
 import math
-import multiprocessing
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ import SimpleITK as sitk
 import torch
 
 from facts import facts
+from killed_workers import kill_readers_of
 from nnunet_in_process import command
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
@@ -433,15 +433,6 @@ def test_a_worker_that_is_killed_is_one_cases_failure(trained, two_cases, tmp_pa
     with pytest.raises(SystemExit, match=facts("b: ", "killed", "memory")):
         predict(two_cases, tmp_path / "out", workers=("-npp", 1, "-nps", 0))
     assert segmentations(tmp_path / "out").keys() == {"a.nii.gz"}
-
-
-def kill_readers_of(fifo: Path, times: int) -> None:
-    """Kill those who open a pipe, so many times."""
-    for _ in range(times):
-        with fifo.open("wb"):
-            for process in multiprocessing.active_children():
-                process.kill()
-                process.join()
 
 
 def test_without_shared_memory_or_a_home_by_an_unknown_user_from_read_only_folders(trained, two_cases, tmp_path):
