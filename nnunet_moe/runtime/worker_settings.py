@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import option
 from nnunet_moe.runtime.processes import Workers
+from nnunet_moe.runtime.threads import usable_cores
 
 DEFAULT = 3  # nnU-Net's
 VARIABLES = {"preparing": "nnUNet_npp", "finishing": "nnUNet_nps"}
@@ -42,8 +43,8 @@ class WorkerSettings:
                 raise SettingsError(
                     f"{flag} is {given}. -npp and -nps must be at least 0. With 0, the command uses no other process."
                 )
-        for step in VARIABLES:
-            self._number(step)
+        for variable in VARIABLES.values():
+            _from_environment(variable)
 
     def workers(self, step: str, device: str) -> Workers:
         """Make the workers for a step, "preparing" or "finishing"; on a CPU, the network goes first.
@@ -51,16 +52,18 @@ class WorkerSettings:
         Raises:
             SettingsError: the user gave a number, and this machine cannot start worker processes.
         """
-        at_once = getattr(self, step) is not None
-        return Workers(self._number(step), at_once=at_once, in_background=device == "cpu")
+        on_cpu, given = device == "cpu", getattr(self, step)
+        if given is not None:
+            return Workers(given, in_background=on_cpu)
+        cores = usable_cores()
+        number = 0 if on_cpu and cores == 1 else min(_from_environment(VARIABLES[step]), cores)
+        return Workers(number, at_once=False, in_background=on_cpu)
 
-    def _number(self, step: str) -> int:
-        if (given := getattr(self, step)) is not None:
-            return given
-        text = os.environ.get(VARIABLES[step], str(DEFAULT))
-        if not text.isdecimal():
-            raise SettingsError(
-                f"The environment variable {VARIABLES[step]} is {text!r}. It must be a whole number of at least 0. "
-                "Change it."
-            )
-        return int(text)
+
+def _from_environment(variable: str) -> int:
+    text = os.environ.get(variable, str(DEFAULT))
+    if not text.isdecimal():
+        raise SettingsError(
+            f"The environment variable {variable} is {text!r}. It must be a whole number of at least 0. Change it."
+        )
+    return int(text)

@@ -11,7 +11,7 @@ import pytest
 
 from facts import facts
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.runtime import processes
+from nnunet_moe.runtime import processes, worker_settings
 from nnunet_moe.runtime.processes import WorkError, Workers, in_advance
 from nnunet_moe.runtime.worker_settings import WorkerSettings
 
@@ -127,17 +127,42 @@ def test_no_worker_outlives_a_command_that_is_killed_or_interrupted(sent, to_all
     assert command.returncode != 0 and output.count("Traceback") == output.count("KeyboardInterrupt") == to_all
 
 
-def test_what_the_user_says_wins_over_the_variables_and_a_number_starts_the_processes(monkeypatch):
-    monkeypatch.setenv("nnUNet_npp", "2")
-    monkeypatch.delenv("nnUNet_nps")
-    assert WorkerSettings()._number("preparing") == 2 and WorkerSettings()._number("finishing") == 3
-    assert WorkerSettings(preparing=1)._number("preparing") == 1
-    assert WorkerSettings(preparing=1).workers("preparing", "cpu").in_advance == 1
-    assert WorkerSettings().workers("preparing", "cpu").in_advance == 0
+@pytest.mark.parametrize(
+    ("variable", "given", "cores", "device", "expected"),
+    [
+        (None, None, 8, "cpu", (3, False, True)),
+        (None, None, 2, "cpu", (2, False, True)),
+        (None, None, 1, "cpu", (0, False, True)),  # the network needs the core
+        (None, None, 1, "cuda", (1, False, False)),
+        ("5", None, 8, "cuda", (5, False, False)),
+        ("0", None, 8, "cuda", (0, False, False)),
+        ("5", 2, 1, "cpu", (2, True, True)),
+        ("5", 0, 8, "cuda", (0, True, False)),
+    ],
+)
+def test_the_users_number_wins_over_the_variable_and_the_cores(monkeypatch, variable, given, cores, device, expected):
+    made = []
+    monkeypatch.setattr(worker_settings, "usable_cores", lambda: cores)
+    monkeypatch.setattr(
+        worker_settings,
+        "Workers",
+        lambda number, *, at_once=True, in_background: made.append((number, at_once, in_background)),
+    )
+    for name in ("nnUNet_npp", "nnUNet_nps"):
+        if variable is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, variable)
+    settings = WorkerSettings(preparing=given, finishing=given)
+    settings.workers("preparing", device)
+    settings.workers("finishing", device)
+    assert made == [expected, expected]
+
+
+def test_numbers_of_processes_that_make_no_sense_are_refused(monkeypatch):
+    with pytest.raises(SettingsError, match=facts("-nps is -1", 0)):
+        WorkerSettings(finishing=-1)
     for wrong in ("many", "-1", "1.5"):
         monkeypatch.setenv("nnUNet_npp", wrong)
         with pytest.raises(SettingsError, match=facts("nnUNet_npp", wrong)):
             WorkerSettings()
-    monkeypatch.delenv("nnUNet_npp")
-    with pytest.raises(SettingsError, match=facts("-nps is -1", 0)):
-        WorkerSettings(finishing=-1)
