@@ -26,8 +26,8 @@ Submitted = TypeVar("Submitted")
 WORTH_SECONDS = 20.0
 """Processes start if they save the calling process more than this. To start them takes 5 s of a core, once."""
 
-LOW_PRIORITY = 10
-"""With it, a process gets a tenth of a core that another one wants, too."""
+LOW_PRIORITY = 5
+"""With it, a process gets a quarter of a core that another one wants. With less it would starve on a busy machine."""
 
 
 class WorkError(Exception):
