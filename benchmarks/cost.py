@@ -22,7 +22,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_moe.architectures.code_conv import CodeConv, CodeInput
+from nnunet_moe.architectures.code_conv import CodeConv
+from nnunet_moe.architectures.code_layer import CodeInput
 from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.shared_encoder_network import SharedEncoderNetwork

@@ -69,7 +69,7 @@ def subject_of(method: str, plan: Plan, device: torch.device, *, width: int, com
         plan: the configuration.
         device: the device.
         width: channels of M4oE's first stage.
-        compiled: whether nnU-Net compiles network and loss, which it only does on GPUs by itself.
+        compiled: whether nnU-Net compiles network and loss, which it otherwise does only on GPUs.
     """
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     name, settings = TRAINERS[method]
