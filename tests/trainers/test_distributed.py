@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from made_trainers import TRAINERS
+
 SCRIPT = Path(__file__).with_name("distributed_step.py")
 
 
@@ -105,3 +107,22 @@ def test_the_log_is_of_all_processes(trained_in_one_and_two_processes):
     }
     assert found["0_of_1"] == [{"rank": 0}]
     assert found["0_of_2"] == found["1_of_2"] == [{"rank": 0}, {"rank": 1}]
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_two_processes_of_every_trainer_take_the_same_steps_as_one(trained_in_one_and_two_processes, name):
+    """With items of different codes or image types in the two processes, some of which the other process has not.
+
+    They are the same because each term of a loss is a mean over items, as instance norm is a function of one item, and
+    because a process averages as many items, and as many masked pixels, as the other. The draws of a process are
+    replaced: codes and masked patches are those of the joined batch, and there is no noise and no drop path.
+    """
+    one, first, second = (
+        torch.load(trained_in_one_and_two_processes / f"every_{number}.pt", weights_only=False)[name]
+        for number in ("0_of_1", "0_of_2", "1_of_2")
+    )
+    assert first["losses"] != second["losses"] and len(one["losses"]) == 3
+    np.testing.assert_allclose(np.mean([first["losses"], second["losses"]], axis=0), one["losses"], rtol=1e-6)
+    for key, weights in one["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key]), key
+        torch.testing.assert_close(first["weights"][key], weights, rtol=0, atol=1e-10, msg=key)
