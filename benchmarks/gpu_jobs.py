@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 STOCK, REFERENCE, MOESD, LCKD, M4OE = "nnU-Net", "modality dropout", "MoE-SD", "LCKD", "M4oE"
 WAYS = {f"{MOESD}, {way}": way for way in ("loop", "grouped", "sum")}
-"""MoE-SD with each of the three ways to convolve items that differ in their kernels. `MoE-SD` chooses one automatically."""
+"""MoE-SD with each of its ways to convolve items that differ in their kernels. `MoE-SD` itself chooses one of them."""
 TRAINERS: dict[str, tuple[str, dict[str, Any]]] = {
     STOCK: ("nnUNetTrainer", {}),
     REFERENCE: ("nnUNetTrainerModalityDropout", {}),
