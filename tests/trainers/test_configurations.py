@@ -74,11 +74,11 @@ def assert_predicted(predicted, codes, shape, labels):
     assert len({probabilities.tobytes() for probabilities, _ in predicted.values()}) == len(codes)
 
 
-def assert_evaluated_alike(predicted, raw, case, names, out, configuration, *, plans="nnUNetPlans"):
+def assert_evaluated_alike(predicted, raw, case, names, out, configuration, *more, plans="nnUNetPlans"):
     """`nnunet_moe evaluate` on the complete case gives the segmentations that nnU-Net gives with files missing."""
     codes = [text.removeprefix("c") for text in predicted]
     model = ("-d", int(raw.name[7:10]), "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu")
-    where = ("-i", raw / "imagesTs", "-l", raw / "labelsTs", "-o", out, "--disable_tta", "--save_predictions")
+    where = ("-i", raw / "imagesTs", "-l", raw / "labelsTs", "-o", out, "--disable_tta", "--save_predictions", *more)
     main(["evaluate", *map(str, (*model, *where, "-codes", *codes))])
     for text, (_, segmentation) in predicted.items():
         code = code_text(parse_code(text.removeprefix("c"), names), names)
@@ -86,7 +86,9 @@ def assert_evaluated_alike(predicted, raw, case, names, out, configuration, *, p
         assert np.array_equal(sitk.GetArrayFromImage(kept), segmentation), code
 
 
-def assert_exported_alike(predicted, images, folder, dataset_id, configuration, *, plans="nnUNetPlans", previous=None):
+def assert_exported_alike(
+    predicted, images, folder, dataset_id, configuration, *, plans="nnUNetPlans", previous=None, step_size=0.5
+):
     """Each code's model, exported as an ordinary nnU-Net, gives stock nnU-Net the same."""
     for case, (probabilities, segmentation) in predicted.items():
         model = folder / case
@@ -95,7 +97,7 @@ def assert_exported_alike(predicted, images, folder, dataset_id, configuration, 
         files = []
         for number, file in enumerate(sorted(images.glob(f"{case}_*"))):
             files.append(str(shutil.copy(file, model / f"{case}_{number:04d}.nii.gz")))
-        stock = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+        stock = nnUNetPredictor(tile_step_size=step_size, use_mirroring=False, device=CPU, allow_tqdm=False)
         stock.initialize_from_trained_model_folder(str(model), (0,))
         assert type(stock.network).__module__.startswith("dynamic_network_architectures.")
         where = ([files], [str(model / "result")], True, True, None if previous is None else str(previous))
@@ -156,6 +158,15 @@ def test_residual_encoder_presets(dataset, three_modalities, tmp_path, size, mem
     assert_exported_alike(some, three_modalities, tmp_path / "exported", 901, "3d_fullres", plans=plans)
 
 
+FEW_WINDOWS = ("-step_size", 1)
+"""Fewer windows for the second stage of the cascade; they still overlap."""
+
+
+def after(stage: Path) -> tuple:
+    """Options to predict the second stage after the first."""
+    return ("-prev_stage_predictions", stage, *FEW_WINDOWS)
+
+
 def test_the_cascade(dataset, tmp_path):
     """Low resolution with its validation, which writes what the next stage is trained on; then full resolution."""
     plans = "nnUNetPlansCascade"
@@ -182,7 +193,7 @@ def test_the_cascade(dataset, tmp_path):
     low = predict(901, "3d_lowres", images, tmp_path / "low", plans=plans)
     assert_predicted(low, **{**TINY, "codes": codes})
     full = [
-        predict(901, "3d_cascade_fullres", images, tmp_path / name, "-prev_stage_predictions", stage, plans=plans)
+        predict(901, "3d_cascade_fullres", images, tmp_path / name, *after(stage), plans=plans)
         for name, stage in (("full", tmp_path / "low"), ("other", inverted(tmp_path / "low", tmp_path / "inverted")))
     ]
     assert_predicted(full[0], **{**TINY, "codes": codes})
@@ -191,18 +202,18 @@ def test_the_cascade(dataset, tmp_path):
     assert lckd.network.encoder.stages[0][0].convs[0].conv.in_channels == 2  # a modality and the previous stage
     second = {"trainer": LCKD, "plans": plans}
     by_lckd = [
-        predict(901, "3d_cascade_fullres", images, tmp_path / name, "-prev_stage_predictions", stage, **second)
+        predict(901, "3d_cascade_fullres", images, tmp_path / name, *after(stage), **second)
         for name, stage in (("lckd", tmp_path / "low"), ("lckd_other", tmp_path / "inverted"))
     ]
     assert_predicted(by_lckd[0], **{**TINY, "codes": codes})
     assert all((by_lckd[0][case][0] != by_lckd[1][case][0]).any() for case in low)
     assert_cohort_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     scored = (dataset.raw, "phantomTs000", tuple(SIGNAL), tmp_path / "scored", "3d_cascade_fullres")
-    assert_evaluated_alike(full[0], *scored, plans=plans)
+    assert_evaluated_alike(full[0], *scored, *FEW_WINDOWS, plans=plans)
     assert_packaged_alike(full[0], images, tmp_path, "3d_cascade_fullres", plans)
     assert_exported_alike(low, images, tmp_path / "low_exported", 901, "3d_lowres", plans=plans)
     second_stage = (full[0], images, tmp_path / "exported", 901, "3d_cascade_fullres")
-    assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low")
+    assert_exported_alike(*second_stage, plans=plans, previous=tmp_path / "low", step_size=1)
     card = (tmp_path / "exported" / "c011" / "README.md").read_text()
     assert "-prev_stage_predictions STAGE\n" in card and "the segmentations of 3d_lowres" in card
 
@@ -210,6 +221,7 @@ def test_the_cascade(dataset, tmp_path):
 def assert_cohort_alike(predicted, images, folder, configuration, plans):
     """`nnunet_moe predict` gives the same from the previous stage, and tells of cases that lack it or do not fit it."""
     model = ("-d", 901, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu", "--disable_tta")
+    model += FEW_WINDOWS
     stage, out = folder / "stage", folder / "cohort"
     shutil.copytree(folder / "low", stage)
     options = ("-i", images, "-o", out, "-prev_stage_predictions", stage, "-npp", 0, "-nps", 0)
@@ -233,6 +245,7 @@ def assert_cohort_alike(predicted, images, folder, configuration, plans):
 def assert_packaged_alike(predicted, images, folder, configuration, plans):
     """A container has both stages, also of an exported subset, and its program gives the same."""
     model = ("-d", 901, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu", "--disable_tta")
+    model += FEW_WINDOWS
     of_subset = folder / "of_subset"
     of_subset.mkdir()
     for file in images.glob("*011_*"):
