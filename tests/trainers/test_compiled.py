@@ -1,5 +1,7 @@
 """Compiled training, as nnU-Net compiles on GPUs: few graphs, the same losses, and graphs that do not grow."""
 
+import shutil
+
 import pytest
 import torch
 from functorch.compile import make_boxed_func
@@ -103,6 +105,7 @@ def test_all_steps_together_compile_few_graphs_without_breaks_and_give_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["nnUNetTrainerMoESD", "nnUNetTrainerLCKD"])
 def test_inductor_gives_the_same_loss_and_gradients(made, name):
     found = []
