@@ -11,9 +11,8 @@ STAGES = (2, 2, 4, 4, 8, 8)
 SIZE = 64
 OF_TRANSFORMERS = 32
 """A Swin U-Net has the same stages for every size of the patch, at least this."""
-WIDE_STAGES, WIDE_SIZE = (8, 16, 32, 32, 32, 32), 128
-"""Of a network whose coarsest stage has 4 x 4 pixels and not 2 x 2, over which its norms would divide by rounding noise.
-"""
+WIDE_STAGES, WIDE_SIZE = (4, 8, 16, 16, 16, 16), 128
+"""Of a network whose norms see at least 4 x 4 pixels; over 2 x 2 they multiply the rounding errors of gradients."""
 STEPS = 8
 SMALLEST_SCALE = 2**11
 """A scale that is halved at every step, because every gradient overflows, is 2^8 after 8 steps."""
