@@ -42,7 +42,7 @@ def main() -> None:
         _write_cohort(cohort, options.cases, options.finer)
     runs = {
         WITHOUT: partial(_evaluate, workspace, cohort, WITHOUT, ("-npp", "0", "-nps", "0")),
-        WITH: partial(_evaluate, workspace, cohort, WITH, options.workers),
+        WITH: partial(_evaluate, workspace, cohort, WITH, ("-npp", options.workers, "-nps", options.workers)),
     }
     times = in_turn(runs, options.repetitions, torch.device("cpu"), warm_up=False)
     outputs = [_contents(workspace.folder / name) for name in runs]
@@ -111,9 +111,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--workers",
-        type=lambda number: ("-npp", number, "-nps", number),
-        default=(),
-        help="use this number for -npp and -nps (default: those of the command)",
+        default="1",
+        help="use this number for -npp and -nps (default: %(default)s)",
     )
     parser.add_argument("--repetitions", type=int, default=3, help="repeat so many times (default: %(default)s)")
     return parser.parse_args()

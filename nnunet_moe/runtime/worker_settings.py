@@ -25,16 +25,16 @@ class WorkerSettings:
         type=int,
         default=None,
         group="compute",
-        help="preprocess in this many processes, 0 for the command's own (default: up to 3, or the environment "
-        "variable nnUNet_npp, if they save time)",
+        help="preprocess in this many processes, 0 for the command's own (default: on a GPU up to 3, or the "
+        "environment variable nnUNet_npp, if they save time)",
     )
     finishing: int | None = option(
         "-nps",
         type=int,
         default=None,
         group="compute",
-        help="write in this many processes, 0 for the command's own (default: up to 3, or the environment variable "
-        "nnUNet_nps, if they save time)",
+        help="write in this many processes, 0 for the command's own (default: on a GPU up to 3, or the environment "
+        "variable nnUNet_nps, if they save time)",
     )
 
     def __post_init__(self) -> None:
@@ -55,8 +55,8 @@ class WorkerSettings:
         on_cpu, given = device == "cpu", getattr(self, step)
         if given is not None:
             return Workers(given, in_background=on_cpu)
-        cores = usable_cores()
-        number = 0 if on_cpu and cores == 1 else min(_from_environment(VARIABLES[step]), cores)
+        # a network on the CPU uses all cores, and was slower beside other processes (docs/lab_notes/cost.md)
+        number = 0 if on_cpu else min(_from_environment(VARIABLES[step]), usable_cores())
         return Workers(number, at_once=False, in_background=on_cpu)
 
 

@@ -130,9 +130,9 @@ def test_no_worker_outlives_a_command_that_is_killed_or_interrupted(sent, to_all
 @pytest.mark.parametrize(
     ("variable", "given", "cores", "device", "expected"),
     [
-        (None, None, 8, "cpu", (3, False, True)),
-        (None, None, 2, "cpu", (2, False, True)),
-        (None, None, 1, "cpu", (0, False, True)),  # the network needs the core
+        (None, None, 8, "cuda", (3, False, False)),
+        (None, None, 2, "cuda", (2, False, False)),
+        ("5", None, 8, "cpu", (0, False, True)),  # the network needs the cores
         (None, None, 1, "cuda", (1, False, False)),
         ("5", None, 8, "cuda", (5, False, False)),
         ("0", None, 8, "cuda", (0, False, False)),

@@ -69,8 +69,8 @@ class Request:
     workers: WorkerSettings = options_of(
         WorkerSettings,
         help={
-            "-nps": "score and write in this many processes, 0 for the command's own (default: up to 3, or the "
-            "environment variable nnUNet_nps, if they save time)"
+            "-nps": "score and write in this many processes, 0 for the command's own (default: on a GPU up to "
+            "3, or the environment variable nnUNet_nps, if they save time)"
         },
     )
     save_predictions: bool = option(
