@@ -9,6 +9,8 @@ from made_plans import DATASET_JSON, NAMES, made_plans
 from nnunet_moe.trainers.external import nnunet_moe_trainers
 
 TRAINERS = {name: getattr(nnunet_moe_trainers, name) for name in nnunet_moe_trainers.__all__}
+COMPILED = ("nnUNetTrainerMoESD", "nnUNetTrainerLCKD")
+"""Two trainers to compile in tests: two backward passes in a step, and a network that also returns features."""
 
 
 def made_trainer(

@@ -17,7 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from made_plans import NAMES
-from made_trainers import TRAINERS, levels_of, made_trainer
+from made_trainers import COMPILED, TRAINERS, levels_of, made_trainer
 from nnunet_moe.modalities.codes import available_modalities
 from nnunet_moe.trainers import m4oe_mae
 from nnunet_moe.trainers.lckd import nnUNetTrainerLCKD
@@ -60,7 +60,7 @@ def joined_batches(trainer: Any) -> list[dict]:
     return batches
 
 
-def steps_of(trainer: Any, rank: int, world: int) -> dict:
+def steps_of(trainer: Any, rank: int, world: int, *, compiled: bool = False) -> dict:
     """Weights after steps on this process's items, with draws that are those of the joined batch."""
     share = slice(rank * 2 // world, (rank + 1) * 2 // world)
     network = trainer.network
@@ -69,6 +69,8 @@ def steps_of(trainer: Any, rank: int, world: int) -> dict:
     trainer.is_ddp = True
     trainer.loss = trainer._build_loss()  # as nnU-Net has it in several processes
     trainer.is_ddp = world > 1
+    if compiled:  # before DDP, as nnU-Net does it; without inductor, which would take a minute for each graph
+        trainer.network = torch.compile(network, backend="aot_eager")
     if world > 1:
         trainer.network = DistributedDataParallel(trainer.network, bucket_cap_mb=SMALL_BUCKET / 2**20)
     kept = torch.tensor([[0, 1, 1], [1, 1, 0]]).bool()[share]
@@ -183,6 +185,7 @@ def main() -> None:
     elector, lckd = (initialised(nnUNetTrainerLCKD, inputs) for _ in range(2))
     elector.do_split()
     every = of_classes(TRAINERS, folder, rank, world)
+    compiled = of_classes(COMPILED if world > 1 else (), folder / "compiled", rank, world)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
     for name, trainer in trainers.items():
         trainer.network.double()
@@ -192,6 +195,8 @@ def main() -> None:
     distributed._DEFAULT_FIRST_BUCKET_BYTES = SMALL_BUCKET
     found = {name: steps_of(trainer, rank, world) for name, trainer in every.items()}
     torch.save(found, folder / f"every_{rank}_of_{world}.pt")
+    found = {name: steps_of(trainer, rank, world, compiled=True) for name, trainer in compiled.items()}
+    torch.save(found, folder / f"compiled_{rank}_of_{world}.pt")
     distributed.destroy_process_group()
 
 

@@ -11,7 +11,7 @@ from torch._inductor import config as inductor
 from torch._inductor.decomposition import select_decomp_table
 
 from made_plans import NAMES
-from made_trainers import TRAINERS, levels_of, made_trainer
+from made_trainers import COMPILED, TRAINERS, levels_of, made_trainer
 from nnunet_moe.architectures.item_kernels import way_for
 
 QUICK = ("MoESD", "LCKD")
@@ -106,7 +106,7 @@ def test_all_steps_together_compile_few_graphs_without_breaks_and_give_the_same(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("name", ["nnUNetTrainerMoESD", "nnUNetTrainerLCKD"])
+@pytest.mark.parametrize("name", COMPILED)
 def test_inductor_gives_the_same_loss_and_gradients(made, name):
     found = []
     for compiled in (False, True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from made_trainers import TRAINERS
+from made_trainers import COMPILED, TRAINERS
 
 SCRIPT = Path(__file__).with_name("distributed_step.py")
 
@@ -37,6 +37,7 @@ def trained_in_one_and_two_processes(dataset, preloaded_python, tmp_path_factory
     }
     torch.save(inputs, folder / "inputs.pt")
     environment = {**os.environ, "nnUNet_results": str(folder / "results"), "nnunet_moe_bf16": "0"}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[1])  # of the modules that tests share
     processes = [
         subprocess.Popen([preloaded_python, SCRIPT, folder, str(rank), str(world)], env=environment)
         for rank, world in ((0, 1), (0, 2), (1, 2))
@@ -123,6 +124,20 @@ def test_two_processes_of_every_trainer_take_the_same_steps_as_one(trained_in_on
     )
     assert first["losses"] != second["losses"] and len(one["losses"]) == 3
     np.testing.assert_allclose(np.mean([first["losses"], second["losses"]], axis=0), one["losses"], rtol=1e-6)
+    for key, weights in one["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key]), key
+        torch.testing.assert_close(first["weights"][key], weights, rtol=0, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_two_processes_with_compiled_networks_take_the_same_steps_as_one_without(
+    trained_in_one_and_two_processes, name
+):
+    one = torch.load(trained_in_one_and_two_processes / "every_0_of_1.pt", weights_only=False)[name]
+    first, second = (
+        torch.load(trained_in_one_and_two_processes / f"compiled_{number}.pt", weights_only=False)[name]
+        for number in ("0_of_2", "1_of_2")
+    )
     for key, weights in one["weights"].items():
         assert torch.equal(first["weights"][key], second["weights"][key]), key
         torch.testing.assert_close(first["weights"][key], weights, rtol=0, atol=1e-10, msg=key)
