@@ -134,6 +134,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
         )
+        _require_finite(data[available], [name for name, is_there in zip(names, available, strict=True) if is_there])
         data[~available] = np.nan
         return data, seg_or_border, properties
 
@@ -195,6 +196,25 @@ def use_missing_modality_preprocessor(
     configuration_manager.__class__ = (
         OneImageTypeConfigurationManager if one_image_type else MissingModalityConfigurationManager
     )
+
+
+def _require_finite(data: np.ndarray, names: Sequence[str]) -> None:
+    """Make sure that preprocessed channels are not NaN, which would mean that they are missing.
+
+    Args:
+        data: `(channels, *space)`, the available channels.
+        names: their names.
+
+    Raises:
+        ModalityError: a voxel is NaN or infinite.
+    """
+    for channel, name in zip(data, names, strict=True):
+        if not np.isfinite(channel).all():
+            raise ModalityError(
+                f"The preprocessed {name} has voxels that are NaN or infinite. Its voxels are too large, or the plans "
+                "have no usable intensities for this modality. Repair the image, or plan with training cases that have "
+                "this modality."
+            )
 
 
 def _loaded(dataset_json: dict | str) -> dict:

@@ -117,6 +117,37 @@ def test_a_present_channel_that_is_not_finite_is_an_error_that_names_the_file(se
         setup.run(copied_case)
 
 
+@pytest.mark.parametrize("bad", [3.4e38, -3.4e38, 1e15])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_voxels_that_would_overflow_in_the_normalization_are_an_error_that_names_the_file(
+    setup, copied_case, bad, everywhere
+):
+    """Otherwise the channel becomes NaN, which means missing."""
+
+    def spoil(array):
+        array = array.astype(np.float32)
+        array[... if everywhere else (3, 4, 5)] = bad
+        return array
+
+    rewrite(copied_case[2], spoil)
+    with pytest.raises(ModalityError, match=facts(copied_case[2], f"{abs(bad):.2g}")):
+        setup.run(copied_case)
+
+
+def test_large_voxels_that_nnunet_can_normalize_are_used(setup, copied_case):
+    rewrite(copied_case[2], lambda array: array.astype(np.float32) * 1e9)
+    assert np.isfinite(setup.run(copied_case)[0]).all()
+
+
+def test_what_becomes_nan_in_the_normalization_is_an_error_that_names_the_modality(setup, copied_case):
+    setup.configuration.configuration["normalization_schemes"] = ["ZScoreNormalization"] * 2 + ["CTNormalization"]
+    properties = setup.plans.plans["foreground_intensity_properties_per_channel"]["2"]
+    properties |= {"mean": np.nan, "std": np.nan}
+    with pytest.raises(ModalityError, match=facts("FLAIR", "NaN")):
+        setup.run(copied_case)
+    assert np.isnan(setup.run(copied_case[:2])[0][2]).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_array_channel_that_is_not_finite_in_places_is_an_error_that_names_the_modality(setup, bad):
     image = np.ones((3, 8, 8, 8), dtype=np.float32)

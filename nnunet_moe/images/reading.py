@@ -2,23 +2,26 @@
 
 import io
 import os
-import zlib
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel
 import nibabel.spatialimages
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_moe.errors import ModalityError
+from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.modalities.codes import Code, channel_names
 
-UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError, zlib.error, ImageFileError)  # damaged files
+NIFTI = (".nii", ".nii.gz")
+LARGEST = 1e14
+"""The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
+normalization gives NaN."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,10 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
     Raises:
         ModalityError: the file is damaged, has more than one channel, or has voxels that are not finite.
     """
-    try:
+    with _reading(file, "Copy or convert it again."):
+        require_one_component(file, reader)
         data, properties = reader.read_seg(file)
         num_bad = _count_not_finite(file, data)
-    except UNREADABLE as error:
-        raise ModalityError(f"{file} cannot be read: {_why(file, error)}. Copy or convert it again.") from error
     if len(data) != 1 or num_bad:
         raise ModalityError(
             f"{file} has {len(data)} channels, and {num_bad} voxels are NaN or infinite. A segmentation has one "
@@ -153,6 +155,11 @@ def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> C
                 f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "
                 "a modality may be missing."
             )
+        if (largest := float(np.abs(data[0]).max(initial=0))) > LARGEST:
+            raise ModalityError(
+                f"{file} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
+                "Repair the image, or remove the file, because a modality may be missing."
+            )
         if is_available(data[0], file):
             image[channel] = data[0]
         else:
@@ -192,15 +199,52 @@ def zero_notes(channel: np.ndarray, name: str) -> list[str]:
 
 def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]]:
     """Return image `(channels, *space)`, properties, number of NaN or infinite voxels, and the reader's output."""
-    try:
+    with _reading(file, "Copy or convert it again, or remove it, because a modality may be missing."):
+        require_one_component(file, reader)
         with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
         return data, properties, _count_not_finite(file, data), said.getvalue().splitlines()
-    except UNREADABLE as error:
+
+
+def require_one_component(file: str, reader: Any) -> None:
+    """Make sure that a file has one number in each voxel, because readers take colors for slices or channels.
+
+    Args:
+        file: the file.
+        reader: the reader of nnU-Net that will read it.
+
+    Raises:
+        ModalityError: it has colors or other vectors.
+    """
+    if isinstance(reader, SimpleITKIO):
+        header = sitk.ImageFileReader()
+        header.SetFileName(file)
+        header.ReadImageInformation()
+        number = header.GetNumberOfComponents()
+    elif file.lower().endswith(NIFTI):
+        number = len(_stored(file).dataobj.dtype.names or ("gray",))
+    else:
+        return
+    if number != 1:
         raise ModalityError(
-            f"{file} cannot be read: {_why(file, error)}. Copy or convert it again, or remove it, because a modality "
-            "may be missing."
-        ) from error
+            f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
+            "values, or split it into files."
+        )
+
+
+@contextmanager
+def _reading(file: str, remedy: str) -> Iterator[None]:
+    """Make any error of the block one of the file; the readers' libraries raise errors of many classes.
+
+    Raises:
+        ModalityError: the file cannot be read.
+    """
+    try:
+        yield
+    except (NnunetMoeError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModalityError(f"{file} cannot be read: {_why(file, error)}. {remedy}") from error
 
 
 def _why(file: str, error: Exception) -> str:
@@ -211,7 +255,9 @@ def _why(file: str, error: Exception) -> str:
             if os.path.islink(file)
             else "it does not exist"
         )
-    return str(error) if os.access(file, os.R_OK) else "there is no permission"
+    if not os.access(file, os.R_OK):
+        return "there is no permission"
+    return f"{error}".strip() or type(error).__name__
 
 
 def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: str) -> tuple[str, ...]:
@@ -229,12 +275,16 @@ def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: st
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
     """Return the number of NaN or infinite voxels in a file; `data` is what the reader returned."""
-    if file.lower().endswith((".nii", ".nii.gz")):  # ITK turns them into zeros, and the missing end of a file, too
-        stored = nibabel.load(file)
-        assert isinstance(stored, nibabel.spatialimages.SpatialImage)
-        data = np.asanyarray(stored.dataobj)
+    if file.lower().endswith(NIFTI):  # ITK turns them into zeros, and the missing end of a file, too
+        data = np.asanyarray(_stored(file).dataobj)
         if data.dtype.kind == "c":
             raise ModalityError(
                 f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
             )
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
+
+
+def _stored(file: str) -> Any:
+    stored = nibabel.load(file)
+    assert isinstance(stored, nibabel.spatialimages.SpatialImage)
+    return stored

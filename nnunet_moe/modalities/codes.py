@@ -5,7 +5,7 @@ missing channel is NaN. A channel with *any* NaN counts as missing, because nnU-
 outside the brain.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -149,19 +149,43 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
 def channel_names(dataset_json: dict) -> tuple[str, ...]:
     """Return the K modality names in channel order from the content of nnU-Net's dataset.json.
 
-    The key is `channel_names`, or `modality` in old files. nnU-Net allows equal names, because names choose the
-    normalization. Equal names get the number of their channel, such as `MRI:0`.
+    The key is `channel_names`, or `modality` in old files. The order is that in the file, as nnU-Net's planner takes it
+    for the normalization. So numbers as keys must be 0, 1, 2 and so on. Words as keys are allowed, as in nnU-Net.
+
+    nnU-Net allows equal names, because names choose the normalization. Equal names get the number of their channel,
+    such as `MRI:0`.
 
     Raises:
-        ModalityError: dataset.json has neither key.
+        ModalityError: dataset.json has neither key, the keys have another order, or a name is not a text.
     """
-    by_channel = dataset_json.get("channel_names", dataset_json.get("modality"))
-    if by_channel is None:
+    key = "channel_names" if "channel_names" in dataset_json else "modality"
+    by_channel = dataset_json.get(key)
+    if not isinstance(by_channel, Mapping) or not by_channel:
+        found = "has no 'channel_names'" if by_channel is None else f"has {key!r} = {by_channel!r}"
+        raise ModalityError(f'dataset.json {found}. It must name the modalities: {{"0": "T1w", "1": "T2w", ...}}.')
+    channels = list(by_channel)
+    numbers = [_number(channel) for channel in channels]
+    if set(numbers) != {None} and numbers != list(range(len(channels))):
         raise ModalityError(
-            'dataset.json has no \'channel_names\'. This key must name the modalities. Add it: {"0": "T1w", ...}.'
+            f"{key!r} in dataset.json has the keys {', '.join(map(repr, channels))}. They must be '0', '1' and so on, "
+            "in this order, because nnU-Net's planner takes the order in the file. Reorder or renumber them."
         )
-    names = [by_channel[channel] for channel in sorted(by_channel, key=int)]
+    for channel, name in by_channel.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ModalityError(
+                f"{key!r} in dataset.json has {name!r} for channel {channel!r}. It must be the name of the modality, "
+                'for example "T1w". Correct it.'
+            )
+    names = list(by_channel.values())
     return tuple(name if names.count(name) == 1 else f"{name}:{channel}" for channel, name in enumerate(names))
+
+
+def _number(channel: str) -> int | None:
+    """Return the number that a key of `channel_names` means; None if it is a word."""
+    try:
+        return int(channel)
+    except ValueError:
+        return None
 
 
 def _over_space(code: Tensor, image: Tensor) -> Tensor:

@@ -97,10 +97,36 @@ def test_a_text_that_names_no_subset_is_refused_with_the_names_allowed(text):
         parse_code(text, NAMES)
 
 
-def test_channel_names_come_in_the_order_of_their_numbers_also_beyond_nine():
-    names = {str(channel): f"m{channel}" for channel in reversed(range(11))}
+def test_channel_names_come_in_the_order_of_the_file_which_is_that_of_nnunets_normalization():
+    names = {str(channel): f"m{channel}" for channel in range(11)}
     assert channel_names({"channel_names": names}) == tuple(f"m{channel}" for channel in range(11))
+    assert channel_names({"channel_names": {"0000": "CT", "0001": "PET"}}) == ("CT", "PET")
+    assert channel_names({"channel_names": {"PET": "PET", "MRI": "CT"}}) == ("PET", "CT")
     assert channel_names({"modality": {"0": "CT"}}) == ("CT",)
     assert channel_names({"channel_names": {"0": "MRI", "1": "CT", "2": "MRI"}}) == ("MRI:0", "CT", "MRI:2")
     with pytest.raises(ModalityError, match=facts("channel_names")):
         channel_names({})
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"1": "CT", "0": "MRI"}, "'1', '0'"),
+        (dict(sorted((str(channel), f"m{channel}") for channel in range(11))), "'1', '10'"),
+        ({"1": "MRI", "2": "CT"}, "'1', '2'"),
+        ({"0": "MRI", "2": "CT"}, "'0', '2'"),
+        ({"0": "MRI", "PET": "PET"}, "'PET'"),
+        ({"0": "MRI", "00": "CT"}, "'00'"),
+        ({"-1": "MRI"}, "'-1'"),
+        ({"R": 0, "G": 1}, "'R'"),
+        ({"0": "MRI", "1": None}, "None"),
+        ({"0": " "}, "'0'"),
+        ({}, "{}"),
+        (["MRI", "CT"], "['MRI', 'CT']"),
+        ("MRI", "MRI"),
+    ],
+)
+@pytest.mark.parametrize("key", ["channel_names", "modality"])
+def test_channel_names_in_another_order_or_without_names_are_refused(names, said, key):
+    with pytest.raises(ModalityError, match=facts("dataset.json", said)):
+        channel_names({key: names})

@@ -39,7 +39,8 @@ def dataset_json_of(dataset_json: dict[str, Any], code: Code) -> dict[str, Any]:
     result = {key: copy.deepcopy(entry) for key, entry in dataset_json.items() if key in (*KEPT, *CREDITS)}
     for key in ("channel_names", "modality"):  # the second is nnU-Net's old key
         if key in dataset_json:
-            result[key] = _renumbered(dataset_json[key], code)
+            names = _kept(list(dataset_json[key].values()), code)  # nnU-Net allows words as keys
+            result[key] = {str(channel): name for channel, name in enumerate(names)}
     return result
 
 

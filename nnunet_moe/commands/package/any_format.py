@@ -17,6 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.commands.package.mapping import GRID_ENDINGS, image_ending
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.reading import require_one_component
 from nnunet_moe.runtime.files import atomic_write
 
 TIFF = (".tif", ".tiff")
@@ -51,7 +52,7 @@ class AnyFormatReader:
         with _with_ending_as_itk_spells_it(file) as spelt:
             if not isinstance(self._reader, SimpleITKIO) and self._reads(spelt):
                 return self._reader.read_images([spelt])
-            _require_one_component(spelt)
+            require_one_component(spelt, SimpleITKIO())
             if isinstance(self._reader, SimpleITKIO):
                 return self._reader.read_images([spelt])
             image = _read(spelt)
@@ -137,14 +138,6 @@ def _read(file: str) -> sitk.Image:
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     return image
-
-
-def _require_one_component(file: str) -> None:
-    header = sitk.ImageFileReader()
-    header.SetFileName(file)
-    header.ReadImageInformation()
-    if (number := header.GetNumberOfComponents()) != 1:
-        raise RuntimeError(f"it has {number} values in each voxel, but a modality must have one")
 
 
 def _require_whole_tiff(file: str) -> None:

@@ -1,0 +1,91 @@
+"""Files that a library reads wrongly, or about which it raises an error of its own: each is refused by its name."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from facts import facts
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.reading import read_case, read_segmentation
+
+READERS = (SimpleITKIO, NibabelIO, NibabelIOWithReorient)
+DATASET_JSON = {"channel_names": {"0": "CT", "1": "PET"}, "file_ending": ".nii.gz"}
+SHAPE = (6, 5, 4)
+IMAGE = np.random.default_rng(0).normal(100, 20, SHAPE).astype(np.float32)
+
+
+def save(array: np.ndarray, file: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), file)
+
+
+def patched(file: Path, *changes: tuple[int, bytes]) -> None:
+    """Write bytes into the header of a compressed file."""
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    for at, value in changes:
+        content[at : at + len(value)] = value
+    file.write_bytes(gzip.compress(bytes(content)))
+
+
+def colors(file: Path, shape: tuple[int, ...] = SHAPE) -> None:
+    array = np.zeros(shape, dtype=[(channel, "u1") for channel in "RGB"])
+    array["R"] = 7
+    save(array, file)
+
+
+SPOILT = {
+    "no intercept": lambda file: patched(file, (112, struct.pack("<ff", 1.0, np.nan))),
+    "data inside the header": lambda file: patched(file, (108, struct.pack("<f", 300.0))),
+    "unknown type of numbers": lambda file: patched(file, (70, struct.pack("<h", 999))),
+    "negative size": lambda file: patched(file, (42, struct.pack("<h", -6))),
+    "no header": lambda file: file.write_bytes(gzip.compress(b"P5 4 4 255 ")),
+    "not compressed": lambda file: file.write_bytes(b"nothing of that kind"),
+    "empty": lambda file: file.write_bytes(b""),
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "colors": colors,
+    "a slice in colors": lambda file: colors(file, (6, 5, 1)),
+    "complex numbers": lambda file: save(IMAGE.astype(np.complex64), file),
+}
+
+
+@pytest.fixture
+def case(tmp_path) -> list[Path]:
+    files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(2)]
+    for file in files:
+        save(IMAGE, file)
+    return files
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_an_odd_image_is_refused_by_its_name(case, reader, spoil):
+    assert np.isfinite(read_case(list(map(str, case)), reader(), DATASET_JSON).image).all()
+    spoil(case[1])
+    with pytest.raises(ModalityError, match=facts(case[1])):
+        read_case(list(map(str, case)), reader(), DATASET_JSON)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_an_odd_segmentation_is_refused_by_its_name(case, reader, spoil):
+    save((IMAGE > 100).astype(np.uint8), case[0])
+    assert set(np.unique(read_segmentation(str(case[0]), reader())[0])) == {0, 1}
+    spoil(case[0])
+    with pytest.raises(ModalityError, match=facts(case[0])):
+        read_segmentation(str(case[0]), reader())
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_vectors_in_other_formats_are_refused_with_their_number(tmp_path, number):
+    file = tmp_path / "a_0000.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6, number), np.uint8), isVector=True), str(file))
+    dataset_json = {"channel_names": {"0": "photo"}, "file_ending": ".mha"}
+    with pytest.raises(ModalityError, match=facts(file, f"{number} values")):
+        read_case([str(file)], SimpleITKIO(), dataset_json)
