@@ -60,8 +60,9 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
     """
     if any(".gate." in key or ".scaling." in key for key in source.weights):
         raise ModelError(
-            f"The checkpoint of {source.trainer} already has layers that depend on the modality code. Only checkpoints "
-            "of an ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and the same trainer."
+            f"The checkpoint of {source.trainer} already has experts or other weights that depend on the modality "
+            "code. Only checkpoints of an ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and "
+            "the same trainer."
         )
     own, given_weights = network.state_dict(), source.weights
     # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them

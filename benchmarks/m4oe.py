@@ -125,7 +125,7 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
         with gates_kept(segmenter.network.mixtures) as kept:
             for case in cases:
                 if case.channels == {channel}:
-                    loaded = segmenter.read(case.images)
+                    loaded = segmenter.context.read(case.images)
                     segmenter.segment(loaded, loaded.available)
         found[kind] = torch.stack([torch.stack(weights).mean(dim=0) for weights in kept])
     return found

@@ -20,7 +20,7 @@ from nnunet_moe.losses.moesd import gate_regularisation, ramp_up
 from nnunet_moe.modalities.codes import available_modalities, code_text, drop_modalities
 from nnunet_moe.preprocessing import MissingModalityPreprocessor
 from nnunet_moe.runtime.files import atomic_write
-from nnunet_moe.settings.base import Settings
+from nnunet_moe.settings.two_views import TwoViewsSettings
 from nnunet_moe.trainers.base import nnUNetTrainerMissingModality
 from nnunet_moe.trainers.dedicated import nnUNetTrainerDedicated
 from nnunet_moe.trainers.moesd import (
@@ -121,7 +121,7 @@ def single_precision(monkeypatch):
 
 def test_modality_dropout_has_no_experts_and_its_plans_may_hold_the_settings_of_moesd(make_trainer):
     trainer = make_trainer(nnUNetTrainerModalityDropout, alpha=0.3, beta=2.0)
-    assert trainer.network.mixtures == () and type(trainer.settings) is Settings
+    assert trainer.network.mixtures == () and type(trainer.settings) is TwoViewsSettings
     parts = trainer.train_step(batch_for(trainer, dtype=torch.float32))
     assert parts.keys() == {"loss", "L_seg full", "L_seg dropped"}
     assert make_trainer().train_step(batch_for(trainer, dtype=torch.float32)).keys() == {

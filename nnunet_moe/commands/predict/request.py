@@ -74,7 +74,7 @@ class Request:
         "--not_on_device",
         action="store_false",
         group="compute",
-        help="keep whole images out of the GPU's memory (default: only those for which it does not suffice)",
+        help="keep all images out of the GPU's memory, not only those for which it does not suffice",
     )
     verbose: bool = option("--verbose", action="store_true", group="compute", help="print more messages")
     show_progress: bool = option(

@@ -27,6 +27,7 @@ from nnunet_moe.modalities.codes import all_codes, code_text
 from nnunet_moe.models.choice import ModelsChoice
 from nnunet_moe.reports.table import BEST, PLAIN, SECOND, emphases
 from nnunet_moe.runtime.files import folder_name
+from nnunet_moe.runtime.network_time import NetworkTime
 
 OURS, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
 NAMES = ("T1w", "FLAIR")
@@ -272,7 +273,7 @@ def test_names_with_signs_of_mathematics_are_drawn(tmp_path):
     rows = [row(OURS, case, BOTH, 0.5, "les$\\ion$") | {"code": "T$1^$+FLAIR"} for case in "ab"]
     results = Results(rows, modalities=("T$1^$", "FLAIR"), codes=[BOTH], trainers=("nnUNetTrainer_250epochs",),
                       dedicated=(), labels=("les$\\ion$",))  # fmt: skip
-    write_evaluation(Evaluation(results, {}, [], {}), request_for(tmp_path))
+    write_evaluation(Evaluation(results, {}, [], {}, NetworkTime()), request_for(tmp_path))
     assert (tmp_path / "report.html").exists()
 
 
@@ -395,7 +396,7 @@ def test_names_that_would_share_a_file():
 def test_with_many_labels_only_their_mean_has_pictures(tmp_path):
     labels = tuple(f"organ{number}" for number in range(11))
     rows = [row(OURS, case, code, 0.5, label) for code in all_codes(2) for case in "ab" for label in labels]
-    write_evaluation(Evaluation(made(rows, labels=labels), {}, [], {}), request_for(tmp_path))
+    write_evaluation(Evaluation(made(rows, labels=labels), {}, [], {}, NetworkTime()), request_for(tmp_path))
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mean over labels_scores.png"]
     assert len(list((tmp_path / "tables").glob("*_codes.md"))) == 12
 
@@ -413,7 +414,7 @@ def evaluation_of(results):
     shown = {(trainer, code): np.roll(labels, 1) for trainer in (OURS, BASELINE) for code in all_codes(2)}
     overlay = Overlay("a", "Worst case", images, labels, shown, dict.fromkeys(shown, 0.5), 1.0)
     gates = {f"encoder.stages.{stage}.0.convs.1.conv": np.full((3, 4), 0.25) for stage in range(14)}
-    return Evaluation(results, {f"{OURS}, fold 0": gates}, [overlay], {})
+    return Evaluation(results, {f"{OURS}, fold 0": gates}, [overlay], {}, NetworkTime())
 
 
 def request_for(folder):

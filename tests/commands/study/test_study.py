@@ -649,11 +649,11 @@ def test_the_gpus_of_a_study(monkeypatch):
         Machine("cuda", gpus=(3, 5)).require_gpus()
 
 
-def noting(job: Job, name: str, before: str = "true") -> Job:
-    """A job with the same needs that notes its name and its GPU, and leaves what an evaluation leaves."""
+def noting(job: Job, name: str, work: str = "true") -> Job:
+    """A job with the same needs that notes its name and its GPU, works, and leaves what an evaluation leaves."""
     folder = job.command[job.command.index("-o") + 1] if name.startswith("evaluate/") else "."
-    note = f"{before}; echo {name} $CUDA_VISIBLE_DEVICES >> noted; mkdir -p {folder}; touch {folder}/report.html"
-    return replace(job, command=("sh", "-c", note))
+    leave = f"mkdir -p {folder}; touch {folder}/report.html"
+    return replace(job, command=("sh", "-c", f"echo {name} $CUDA_VISIBLE_DEVICES >> noted; {work}; {leave}"))
 
 
 def test_a_study_that_an_earlier_version_began_goes_on_in_the_order_of_its_file(dataset, tmp_path, capsys):
