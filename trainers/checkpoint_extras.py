@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides nnU-Net's entries.
+"""What a checkpoint holds in addition to nnU-Net's entries.
 
 nnU-Net's trainer writes fixed entries, and reads them again in one method. What belongs to the optimization travels in
 the state of the optimizer, for which torch has hooks.

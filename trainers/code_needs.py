@@ -59,7 +59,7 @@ class CodeNeeds:
         self._counts.index_add_(0, numbers, overlap)
 
     def end_epoch(self) -> None:
-        """Update the running Dice with the counts of all processes, and begin to count anew."""
+        """Update the running Dice with the counts of all processes, and start to count again."""
         if distributed.is_initialized():
             distributed.all_reduce(self._counts)
         both, sizes = self._counts.to("cpu", torch.float64).unbind(dim=2)

@@ -153,7 +153,7 @@ class ViewsTrainer(nnUNetTrainerMissingModality, ABC):
         return "Draws by need: " + ", ".join(f"{code_text(code, names)} {weight:.3f}" for code, weight in weights)
 
     def _extras(self) -> dict[str, Any]:
-        """Return what a checkpoint needs besides nnU-Net's entries."""
+        """Return what a checkpoint needs in addition to nnU-Net's entries."""
         extras: dict[str, Any] = {}
         if self.average is not None:
             extras["average"] = self.average.state()

@@ -56,7 +56,7 @@ class WeightAverage:
             self._swap()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the network's weights."""
+        """Return what a checkpoint needs in addition to the network's weights."""
         return {"other": self._other, "num_updates": self._num_updates, "is_in_network": self._is_in_network}
 
     def restore(self, state: dict[str, Any]) -> None:

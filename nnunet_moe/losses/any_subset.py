@@ -22,7 +22,7 @@ def ranking_loss(full_view: Tensor, dropped_view: Tensor) -> Tensor:
 
 
 def soft_overlap(logits: Tensor, target: Tensor, valid: Tensor | None, *, regions: bool) -> Tensor:
-    """Compute the sums of which a soft Dice over any number of items consists, without gradient.
+    """Compute the two sums of a soft Dice for each item, without gradient; sums over items give the Dice of all.
 
     Args:
         logits: `(B, C, *space)`.

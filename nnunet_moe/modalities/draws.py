@@ -51,8 +51,8 @@ def draw_weighted_subsets(available: Tensor, codes: Tensor, weights: Tensor, gen
 def draw_supersets(subset: Tensor, available: Tensor, complete_share: float, generator: torch.Generator) -> Tensor:
     """Draw a code for each item from the proper supersets of a code, within the modalities of the item.
 
-    With the share `complete_share`, and if there is no other, it is the code of all modalities of the item. Otherwise
-    it is uniform over the proper supersets, this code among them.
+    With the probability `complete_share`, it is the code of all modalities of the item. Otherwise it is uniform over
+    the proper supersets, which include this code. An item whose `subset` is complete keeps it.
 
     Args:
         subset: `(B, K)` bool on any device.

@@ -57,5 +57,5 @@ class TwoViewsSettings(Settings):
     """Whether the averaged weights compute the full view, without gradient. Then a step costs about as much as one of
     nnU-Net. It needs `ema_decay` above 0."""
     code_phase_fraction: float = number(0.0, 0, 0.9)
-    """Fraction of all epochs, the last ones, in which the shared weights are trained at a hundredth of their rate, and
-    only the weights that depend on the code are trained at the full rate."""
+    """Fraction of all epochs, the last ones, in which shared weights have a hundredth of their learning rate. The
+    weights that depend on the code keep theirs."""

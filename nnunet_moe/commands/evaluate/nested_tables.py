@@ -60,7 +60,7 @@ def _worse_table(worse: pd.DataFrame, label: str) -> Table:
     ]
     note = (
         "The share of pairs in which the DSC fell by more than one point when modalities were added, ± the standard "
-        "error over cases. A case has a pair for any two scored subsets of which one contains the other. In a study, "
+        "error over cases. Two scored subsets of a case are a pair if one contains the other. In a study, "
         "each seed has its own pairs."
     )
     return Table(f"{label}: more was worse", columns, tuple(rows), (note,))

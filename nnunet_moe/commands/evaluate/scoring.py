@@ -231,7 +231,7 @@ class ModelRun:
         return folder / f"{case.name}{self.segmenter.dataset_json['file_ending']}"
 
     def _describe(self, folder: Path) -> None:
-        """Write dataset.json and plans.json beside segmentations, as `nnUNetv2_predict` does."""
+        """Write dataset.json and plans.json next to segmentations, as `nnUNetv2_predict` does."""
         if folder in self._described:
             return
         folder.mkdir(parents=True, exist_ok=True)
