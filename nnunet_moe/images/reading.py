@@ -214,17 +214,21 @@ def require_one_component(file: str, reader: Any) -> None:
         reader: the reader of nnU-Net that will read it.
 
     Raises:
-        ModalityError: it has colors or other vectors.
+        ModalityError: it has colors, other vectors or complex numbers.
     """
-    if isinstance(reader, SimpleITKIO):
+    number = 1
+    if file.lower().endswith(NIFTI):
+        stored = _stored(file).dataobj.dtype
+        if stored.kind == "c":
+            raise ModalityError(
+                f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
+            )
+        number = len(stored.names or ("gray",))
+    if number == 1 and isinstance(reader, SimpleITKIO):
         header = sitk.ImageFileReader()
         header.SetFileName(file)
         header.ReadImageInformation()
         number = header.GetNumberOfComponents()
-    elif file.lower().endswith(NIFTI):
-        number = len(_stored(file).dataobj.dtype.names or ("gray",))
-    else:
-        return
     if number != 1:
         raise ModalityError(
             f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
@@ -277,10 +281,6 @@ def _count_not_finite(file: str, data: np.ndarray) -> int:
     """Return the number of NaN or infinite voxels in a file; `data` is what the reader returned."""
     if file.lower().endswith(NIFTI):  # ITK turns them into zeros, and the missing end of a file, too
         data = np.asanyarray(_stored(file).dataobj)
-        if data.dtype.kind == "c":
-            raise ModalityError(
-                f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
-            )
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
 
 

@@ -171,7 +171,7 @@ def channel_names(dataset_json: dict) -> tuple[str, ...]:
             "in this order, because nnU-Net's planner takes the order in the file. Reorder or renumber them."
         )
     for channel, name in by_channel.items():
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str):
             raise ModalityError(
                 f"{key!r} in dataset.json has {name!r} for channel {channel!r}. It must be the name of the modality, "
                 'for example "T1w". Correct it.'

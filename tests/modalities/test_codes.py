@@ -120,7 +120,6 @@ def test_channel_names_come_in_the_order_of_the_file_which_is_that_of_nnunets_no
         ({"-1": "MRI"}, "'-1'"),
         ({"R": 0, "G": 1}, "'R'"),
         ({"0": "MRI", "1": None}, "None"),
-        ({"0": " "}, "'0'"),
         ({}, "{}"),
         (["MRI", "CT"], "['MRI', 'CT']"),
         ("MRI", "MRI"),

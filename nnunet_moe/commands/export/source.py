@@ -60,9 +60,10 @@ class Source:
             self.num_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
             self.previous_stage = configuration.previous_stage_name
         except (NnunetMoeError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            why = f"{type(error).__name__}: {error}".rstrip(".")
             raise ModelError(
                 f"plans.json, dataset.json and dataset_fingerprint.json in {model.folder} do not describe a trained "
-                f"model: {type(error).__name__}: {error}. Restore the files that nnU-Net wrote."
+                f"model: {why}. Restore the files that nnU-Net wrote."
             ) from error
         planned = planned_network(model.trainer, manager, configuration, self.dataset_json, deep_supervision=False)
         network = missing_modality_network(planned)

@@ -429,7 +429,7 @@ INTENSITIES = "foreground_intensity_properties_per_channel"
         (
             "dataset",
             with_entry("channel_names", value=["T1w", "T2w", "FLAIR"]),
-            ("dataset.json", "trained model", "ValueError"),
+            ("dataset.json", "channel_names", "FLAIR"),
         ),
     ],
 )
