@@ -217,18 +217,18 @@ def require_one_component(file: str, reader: Any) -> None:
         ModalityError: it has colors, other vectors or complex numbers.
     """
     number = 1
+    if isinstance(reader, SimpleITKIO):
+        header = sitk.ImageFileReader()
+        header.SetFileName(file)
+        header.ReadImageInformation()
+        number = header.GetNumberOfComponents()
     if file.lower().endswith(NIFTI):
         stored = _stored(file).dataobj.dtype
         if stored.kind == "c":
             raise ModalityError(
                 f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
             )
-        number = len(stored.names or ("gray",))
-    if number == 1 and isinstance(reader, SimpleITKIO):
-        header = sitk.ImageFileReader()
-        header.SetFileName(file)
-        header.ReadImageInformation()
-        number = header.GetNumberOfComponents()
+        number = max(number, len(stored.names or ()))
     if number != 1:
         raise ModalityError(
             f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
