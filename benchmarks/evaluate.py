@@ -4,7 +4,7 @@
 
 Trains the model of `nnunet_moe demo` for a few steps, and scores it on simulated cases with every subset of their
 modalities. Both ways take turns. The images have voxels of 1 mm / FINER, and the network works at 1 mm, so that
-`--finer` sets how much there is to do besides the network. The results must be the same byte for byte.
+`--finer` sets how much there is to do apart from the network. The results must be the same byte for byte.
 """
 
 import argparse

@@ -130,7 +130,7 @@ def position_prior(cases: Sequence[Case], size: int) -> np.ndarray:
 
 
 def slide(prior: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Predict an image from the position alone, in the sliding window of nnU-Net."""
+    """Predict an image only from the position, in the sliding window of nnU-Net."""
     size = len(prior)
     padded = tuple(max(length, size) for length in shape)
     weight = compute_gaussian((size, size), dtype=torch.float32, device=torch.device("cpu")).numpy()

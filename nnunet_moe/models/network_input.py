@@ -14,9 +14,9 @@ from nnunet_moe.models.inference import InferenceContext
 class NetworkInput:
     """How a model's input is made from the images of a case.
 
-    nnU-Net preprocesses each channel by itself, but crops all of them to the region in which any is not zero. If that
-    region is the same with fewer channels, the codes share one preprocessing. Otherwise the code gets its own, and also
-    if the model takes only one image type per case.
+    nnU-Net preprocesses the channels independently, but crops all of them to the region in which any is not zero. If
+    that region is the same with fewer channels, the codes share one preprocessing. Otherwise the code gets its own, and
+    also if the model takes only one image type per case.
     """
 
     context: InferenceContext

@@ -138,7 +138,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _unfinished(file: Path) -> Path:
-    """Return a hidden path beside a file that no other call returns and that `remove_leftovers` knows."""
+    """Return a hidden path next to a file. No other call returns it, and `remove_leftovers` knows it."""
     return file.with_name(f"{UNFINISHED}{_machine()}_{os.getpid()}_{secrets.token_hex(4)}_{file.name}")
 
 

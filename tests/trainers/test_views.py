@@ -296,6 +296,10 @@ def test_the_papers_trainers_use_none_of_these_settings_by_default():
         settings = trainer.settings_class()
         if isinstance(settings, TwoViewsSettings):
             assert {key: vars(settings)[key] for key in new} == {key: vars(default)[key] for key in new}, name
-    off = copy.copy(default)
-    assert (off.full_view, off.need_power, off.ranking_weight, off.norm_by_code) == ("complete", 0, 0, False)
-    assert (off.rank, off.ema_decay, off.ema_teacher, off.code_phase_fraction) == (0, 0, False, 0)
+    assert (default.full_view, default.need_power, default.ranking_weight, default.norm_by_code) == (
+        "complete",
+        0,
+        0,
+        False,
+    )
+    assert (default.rank, default.ema_decay, default.ema_teacher, default.code_phase_fraction) == (0, 0, False, 0)

@@ -56,7 +56,7 @@ class PreparedCase:
     inputs: dict[Code, tuple[Path, dict[str, Any]]]
     """Code -> the file of an input that contains the code's, and the properties that the preprocessing returned."""
     images: CaseImages | None
-    """The images, if the inputs can only be made beside the network; else None."""
+    """The images, if only the process of the network can make the inputs; else None."""
 
     def without_images(self) -> "PreparedCase":
         """Return the case without the large array, as an argument for another process."""
@@ -113,7 +113,8 @@ def prepare(
         codes: codes.
         network_input: makes the network's inputs.
         folder: a new folder for arrays.
-        is_second_stage: whether the inputs need the segmentations of a previous stage. Then none is made here.
+        is_second_stage: whether the inputs need the segmentations of a previous stage. Then this function makes no
+            inputs.
 
     Raises:
         ModalityError: as in `open_case`, or the model does not take these modalities.
