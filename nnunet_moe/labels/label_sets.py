@@ -52,7 +52,7 @@ class LabelSets:
             The label sets; None if dataset.json contains neither key.
 
         Raises:
-            ModalityError: a modality or label does not exist, or a list is empty.
+            ModalityError: a modality or label does not exist, a list is empty, or two labels have one value.
             SettingsError: a key is probably a misspelled form of these keys.
         """
         for key in dataset_json.keys() - {BY_MODALITY, BY_CASE}:
@@ -63,6 +63,7 @@ class LabelSets:
         if not (BY_MODALITY in dataset_json or BY_CASE in dataset_json):
             return None
         names = channel_names(dataset_json)
+        _require_own_values(dataset_json)
         by_modality = _sets(dataset_json, BY_MODALITY)
         if unknown := sorted(by_modality.keys() - set(names)):
             raise ModalityError(
@@ -132,6 +133,17 @@ def labels_in(dataset_json: dict[str, Any], outputs: Tensor) -> dict[str, int | 
     """Return the labels or regions, name -> value, of those outputs that are true in `outputs` `(C,)` bool."""
     labels, names = labels_of(dataset_json), output_names(dataset_json)
     return {name: labels[name] for name, is_in in zip(names, outputs.tolist(), strict=True) if name and is_in}
+
+
+def _require_own_values(dataset_json: dict[str, Any]) -> None:
+    """Refuse two names for one label, because a set with only one of them would have no meaning."""
+    names: dict[int | tuple[int, ...], str] = {}
+    for name, value in labels_of(dataset_json).items():
+        if (other := names.setdefault(value, name)) != name and not has_regions(dataset_json):
+            raise ModalityError(
+                f"'labels' in dataset.json has {value} for {other!r} and for {name!r}. With label sets, each label "
+                "needs its own value. Remove one of them."
+            )
 
 
 def _sets(dataset_json: dict[str, Any], key: str) -> dict[str, Tensor]:

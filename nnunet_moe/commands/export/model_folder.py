@@ -17,6 +17,7 @@ from nnunet_moe.commands.export.channels import dataset_json_of, fingerprint_of,
 from nnunet_moe.commands.export.onnx_file import write_onnx
 from nnunet_moe.commands.export.source import STOCK_TRAINER, LoadedFold, Source
 from nnunet_moe.labels.label_sets import covered, labels_in
+from nnunet_moe.labels.labels import label_values
 from nnunet_moe.modalities.codes import Code, code_digits, code_text, present_channels
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.networks import planned_network
@@ -137,7 +138,7 @@ class ExportedModel:
             model=source.model,
             previous_stage=source.previous_stage,
             folds=folds,
-            labels=self.dataset_json["labels"],
+            labels=label_values(self.dataset_json),
             never=self._never(),
             file_ending=self.dataset_json["file_ending"],
             onnx=onnx,

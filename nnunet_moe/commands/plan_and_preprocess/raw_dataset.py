@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_raw
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_moe.errors import ModalityError, NnunetMoeError
@@ -19,6 +18,7 @@ from nnunet_moe.images.file_names import files_by_channel, list_cases
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import read_case, read_segmentation
 from nnunet_moe.labels.label_sets import BY_CASE, LabelSets
+from nnunet_moe.labels.labels import require_trainable_labels, voxel_values
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.runtime.files import nnunet_folder
@@ -105,8 +105,10 @@ def read_raw_dataset(name: str) -> RawDataset:
     try:
         dataset_json = json.loads(file.read_text(encoding="utf-8"))
         names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
-        LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    except (ModalityError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        require_trainable_labels(dataset_json)
+    except ModalityError as error:
+        raise ModalityError(f"{file} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModalityError(
             f"{file} cannot be used ({type(error).__name__}: {error}). It needs labels, "
             "channel_names, numTraining and file_ending."
@@ -166,9 +168,7 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
             f"dataset.json says {dataset.dataset_json['numTraining']} training cases (numTraining), but there "
             f"are {len(dataset.cases)}."
         )
-    labels = LabelManager(dataset.dataset_json["labels"], dataset.dataset_json.get("regions_class_order"))
-    ignore = [] if labels.ignore_label is None else [labels.ignore_label]
-    allowed = sorted(int(label) for label in [*labels.all_labels, *ignore])
+    allowed = voxel_values(dataset.dataset_json)
     if allowed != list(range(len(allowed))):
         problems.append(f"The labels in dataset.json are {allowed}. nnU-Net needs 0, 1, 2 and so on.")
     tasks = [
