@@ -91,6 +91,23 @@ def require_own_files(names: Sequence[str]) -> None:
         by_file[file] = name
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a name is that of a hidden file or folder.
+
+    macOS writes such files next to images (`._CASE_0000.nii.gz`, `.DS_Store`), and this package does while it writes.
+    """
+    return name.startswith(".")
+
+
+def visible(folder: Path) -> list[Path]:
+    """List what a folder contains in alphabetical order, without hidden files and folders.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+
+
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     content = hashlib.sha256()

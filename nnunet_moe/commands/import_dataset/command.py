@@ -31,7 +31,11 @@ def run(namespace: argparse.Namespace) -> None:
     num_test = 0 if imported.test is None else len(imported.test.codes)
     print(f"Wrote {imported.folder}: {len(imported.training.codes)} training and {num_test} test cases")
     print(availability_tables(imported.training))
-    for problems, what in ((imported.filled, _FILLED[request.filled_as_absent]), (imported.not_placed, "Not placed")):
+    for problems, what in (
+        (imported.filled, _FILLED[request.filled_as_absent]),
+        (imported.without_spacing, "Placed without a spacing"),
+        (imported.not_placed, "Not placed"),
+    ):
         if problems:
             print(f"{what}: {len(problems)} files, all listed in {imported.report}")
             print("\n".join(f"  {problem.file}: {problem.reason}" for problem in problems[:10]))

@@ -1,43 +1,28 @@
 """Write a raw dataset for nnU-Net from a folder with another layout."""
 
-import csv
+import io
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import redirect_stderr
+from functools import partial
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 
+from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
+from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
-from nnunet_moe.commands.import_dataset.patterns import LABEL, NO_PATTERN, FoundCase, Pattern, Problem, find_cases
+from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
+from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
+from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
-
-REPORT = "import_report.csv"
-
-
-@dataclass
-class Imported:
-    """The result of an import."""
-
-    folder: Path
-    training: Availability
-    test: Availability | None
-    filled: list[Problem] = field(default_factory=list)
-    """Files that seem to be placeholders for a missing modality."""
-    not_placed: list[Problem] = field(default_factory=list)
-
-    @property
-    def report(self) -> Path:
-        return self.folder / REPORT
 
 
 def import_dataset(request: Request) -> Imported:
@@ -49,15 +34,17 @@ def import_dataset(request: Request) -> Imported:
         ModelError: `nnUNet_raw` is not set.
     """
     folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
-    patterns = _patterns(request)
-    ending = _file_ending(request, patterns)
-    cases, problems = find_cases(request.source.resolve(), patterns, ending)
+    patterns, listing = _patterns(request), list_files(request.source.resolve())
+    ending = _file_ending(request, patterns, listing)
+    cases, problems = find_cases(listing, patterns, ending)
     if not cases:
         raise ModalityError(
             f"No file below {request.source} with the ending {ending} could be placed as an image. Correct the "
             f"patterns or -ending.{_examples(problems)}"
         )
-    read, unreadable = _read(request, cases, ending)
+    reader = _reader(cases, ending)
+    spacings = find_spacings(cases) if reader is Tiff3DIO else None
+    read, unreadable = _read(request, cases, reader, spacings)
     problems += unreadable
     cases = {name: case for name, case in cases.items() if name in read}
     filled = [
@@ -86,8 +73,14 @@ def import_dataset(request: Request) -> Imported:
         folder, _availability(training, read, names), _availability(test, read, names) if test else None
     )
     imported.filled, imported.not_placed = filled, problems
+    if spacings is not None:
+        imported.without_spacing = _without_spacing({**training, **test}, spacings)
+        placed = {file for name, file in spacings.files.items() if name in {**training, **test}}
+        told = placed | {problem.file for problem in spacings.unused}
+        imported.not_placed = [*(problem for problem in problems if problem.file not in told), *spacings.unused]
+    imported.not_placed.sort(key=lambda problem: problem.rank)
     with atomic_folder(folder) as unfinished:
-        _place(request, unfinished, ending, training=training, test=test)
+        place_cases(request, unfinished, ending, spacings, training=training, test=test)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(names)},
             "labels": {"background": 0, **labels},
@@ -95,30 +88,8 @@ def import_dataset(request: Request) -> Imported:
             "file_ending": ending,
         }
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
-        _write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
+        write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
-
-
-def _place(
-    request: Request,
-    folder: Path,
-    ending: str,
-    *,
-    training: Mapping[str, FoundCase],
-    test: Mapping[str, FoundCase],
-) -> None:
-    """Copy or link the files with the names that nnU-Net expects."""
-    names, place = tuple(request.modalities), _link if request.link else shutil.copyfile
-    for part, cases in (("Tr", training), ("Ts", test)):
-        for name, case in cases.items():
-            for modality, file in case.images.items():
-                target = folder / f"images{part}" / f"{name}_{names.index(modality):04d}{ending}"
-                target.parent.mkdir(exist_ok=True)
-                place(file, target)
-    (folder / "labelsTr").mkdir()
-    for name, case in training.items():
-        assert case.label is not None
-        place(case.label, folder / "labelsTr" / f"{name}{ending}")
 
 
 def _patterns(request: Request) -> dict[str, Pattern]:
@@ -133,7 +104,7 @@ def _patterns(request: Request) -> dict[str, Pattern]:
     return patterns
 
 
-def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
+def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Listing) -> str:
     """Return the requested file ending, or the ending that all files that match a pattern share."""
     known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
     if request.file_ending is not None:
@@ -143,9 +114,8 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
             )
         return request.file_ending
     found = set()
-    for path in request.source.rglob("*"):
-        relative = path.relative_to(request.source).as_posix()
-        endings = [ending for ending in known if relative.lower().endswith(ending)]
+    for path in listing.files:
+        relative, endings = path.relative_to(listing.folder).as_posix(), readable_endings(path.name)
         if endings and any(pattern.match(relative) is not None for pattern in patterns.values()):
             found.add(endings[-1])
     if len(found) != 1:
@@ -157,33 +127,58 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern]) -> str:
     return found.pop()
 
 
-def _read(request: Request, cases: Mapping[str, FoundCase], ending: str) -> tuple[dict[str, ReadCase], list[Problem]]:
+def _reader(cases: Mapping[str, FoundCase], ending: str) -> Any:
+    """Return nnU-Net's reader for the images: the one that reads the first image that any reader can read.
+
+    Raises:
+        ModalityError: no image can be read.
+    """
+    images = [image for case in cases.values() for image in case.images.values()]
+    for image in images:
+        try:
+            with redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback for each reader that it tries
+                return determine_reader_writer_from_file_ending(ending, str(image), verbose=False)
+        except RuntimeError:
+            continue
+    raise ModalityError(f"nnU-Net can read none of the {len(images)} images, such as {images[0]}. Repair them.")
+
+
+def _read(
+    request: Request, cases: Mapping[str, FoundCase], reader: Any, spacings: Spacings | None
+) -> tuple[dict[str, ReadCase], list[Problem]]:
     """Read all cases, and report the files of those that cannot be used."""
     names = tuple(request.modalities)
-    example = next(iter(next(iter(cases.values())).images.values()))
-    reader: Any = determine_reader_writer_from_file_ending(ending, str(example), True, verbose=False)
     originals = [names.index(name) for name in dict.fromkeys((*request.originals, *names))]
     tasks = [
         (
             {names.index(modality): str(file) for modality, file in case.images.items()},
             None if case.label is None else str(case.label),
-            reader,
+            reader
+            if spacings is None or name not in spacings.of_cases
+            else partial(TiffOfSpacing, spacings.of_cases[name]),
             names,
             originals,
         )
-        for case in cases.values()
+        for name, case in cases.items()
     ]
     results = map_cases(
         read_whole, tasks, request.num_processes, description="Reading cases", show_progress=request.show_progress
     )
     read, problems = {}, []
     for (name, case), result in zip(cases.items(), results, strict=True):
-        if isinstance(result, NnunetMoeError):
-            files = (*case.images.values(), *filter(None, [case.label]))
-            problems += [Problem(file, f"It belongs to {name}, which cannot be used: {result}") for file in files]
+        problem = {} if spacings is None else spacings.unusable
+        if isinstance(result, NnunetMoeError) or name in problem:
+            reason = f"It belongs to {name}, which cannot be used: {problem.get(name, result)}"
+            problems += [Problem(file, reason) for file in case.files]
         else:
             read[name] = result
     return read, problems
+
+
+def _without_spacing(cases: Mapping[str, FoundCase], spacings: Spacings) -> list[Problem]:
+    """Report the TIFFs for which nnU-Net will assume a spacing of 1."""
+    reason = 'It has no spacing file, so nnU-Net assumes 1 x 1 x 1. Add CASE.json with {"spacing": [...]} next to it.'
+    return [Problem(file, reason) for name, case in cases.items() if name not in spacings.files for file in case.files]
 
 
 def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, int]:
@@ -216,19 +211,6 @@ def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], 
         for case, code in files.items()
     }
     return Availability(files, names, codes)
-
-
-def _link(file: Path, target: Path) -> None:
-    target.symlink_to(os.path.realpath(file))
-
-
-def _write_report(file: Path, imported: Imported, *, treated_as_absent: bool) -> None:
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        table = csv.writer(opened, lineterminator="\n")
-        table.writerow(["file", "what", "reason"])
-        what = "treated as absent" if treated_as_absent else "placed, but suspect"
-        table.writerows([problem.file, what, problem.reason] for problem in imported.filled)
-        table.writerows([problem.file, "not placed", problem.reason] for problem in imported.not_placed)
 
 
 def _examples(problems: Sequence[Problem]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import read_channels, read_segmentation
@@ -31,13 +32,15 @@ def read_whole(
     Args:
         images: channel -> file.
         label: the segmentation, or None.
-        reader_class: one of nnU-Net's image readers.
+        reader_class: returns one of nnU-Net's image readers.
         modalities: names in channel order.
         originals: all channels. If several are equal, the first one in this order counts as the original.
 
     Raises:
         ModalityError: a file cannot be used, every image holds a single value, or labels are not whole numbers.
     """
+    for file in (*images.values(), *filter(None, [label])):
+        require_own_voxels(file)
     reader = reader_class()
     read = read_channels(reader, images, num_channels=len(modalities))
     image, properties = read.image, read.properties

@@ -13,7 +13,9 @@ import SimpleITK as sitk
 from facts import facts
 from incomplete import SHAPE, extract_fingerprint, phantom_channels, write
 from nnunet_moe.cli import main
-from nnunet_moe.commands.import_dataset.patterns import LABEL, NO_IMAGE, Pattern, find_cases
+from nnunet_moe.commands.import_dataset.cases import NO_IMAGE, find_cases
+from nnunet_moe.commands.import_dataset.listing import list_files
+from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.errors import SettingsError
 
 BRATS = ("-m", "T1c={case}-t1c.nii.gz", "-m", "T1n={case}-t1n.nii.gz", "-m", "FLAIR={case}-t2f.nii.gz")
@@ -86,7 +88,8 @@ def test_brats_names_with_files_missing(brats, raw, capsys):
     told = report(folder)
     assert told["BraTS-GLI-00001-000-t2w.nii.gz"] == ("not placed", "No pattern matches.")
     assert told["BraTS-GLI-00002-000-t1c.nii.gz"][1].startswith("BraTS-GLI-00002-000 has no segmentation. Put such")
-    assert len(told) == 6
+    assert told["readme.txt"] == ("not placed", "No pattern matches.")
+    assert len(told) == 7
     printed = capsys.readouterr().out
     assert "2 training and 0 test cases" in printed and "| T1n+FLAIR | 1 |" in printed
     assert extract_fingerprint(920).availability.codes == {
@@ -232,7 +235,7 @@ def test_cases_that_would_share_a_name_are_kept_apart(tmp_path):
     for path in ("a_b/c/x.nii.gz", "a/b_c/x.nii.gz", "a/d/x.nii.gz"):
         write(tmp_path / path, np.ones(SHAPE, dtype=np.float32))
     patterns = {"x": Pattern("{p}/{v}/x.nii.gz"), LABEL: Pattern("{p}/{v}/seg.nii.gz")}
-    cases, problems = find_cases(tmp_path, patterns, ".nii.gz")
+    cases, problems = find_cases(list_files(tmp_path), patterns, ".nii.gz")
     assert list(cases) == ["a_d"]
     assert "a_b_c" in problems[-1].reason and "several cases" in problems[-1].reason
 

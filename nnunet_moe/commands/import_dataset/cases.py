@@ -1,0 +1,109 @@
+"""Find the cases of a folder by the patterns of their files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
+from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
+
+NO_PATTERN = "No pattern matches."
+NO_IMAGE = " has a segmentation, but no image. Check the patterns."
+
+
+@dataclass
+class FoundCase:
+    """The files of a case."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    """Name in braces -> the text that it matched."""
+    images: dict[str, Path] = field(default_factory=dict)
+    """Modality -> file."""
+    label: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the case."""
+        return [file for file in (*self.images.values(), self.label) if file is not None]
+
+
+def find_cases(
+    listing: Listing, patterns: Mapping[str, Pattern], file_ending: str
+) -> tuple[dict[str, FoundCase], list[Problem]]:
+    """Find the cases of a folder by patterns.
+
+    Args:
+        listing: what lies below the folder.
+        patterns: modality -> pattern, and `LABEL` -> pattern of the segmentations.
+        file_ending: files with other endings are not placed.
+
+    Returns:
+        Case -> files, and everything that could not be placed. If any file of a case is ambiguous, the whole case is
+        skipped.
+    """
+    first = next(iter(patterns.values())).fields
+    cases: dict[str, FoundCase] = {}
+    problems, spoilt = [*listing.problems], {}
+    for path in listing.files:
+        relative = path.relative_to(listing.folder).as_posix()
+        has_ending = relative.lower().endswith(file_ending.lower())
+        matches = {name: match for name, pattern in patterns.items() if (match := pattern.match(relative)) is not None}
+        if not matches or not has_ending:
+            problems.append(_not_matched(path, relative, patterns, file_ending))
+            continue
+        names = {"_".join(match[part] for part in first) for match in matches.values()}
+        if len(matches) > 1:
+            spoilt |= dict.fromkeys(names, "which has a file that matches several patterns")
+            problems.append(
+                Problem(path, f"The patterns of {' and '.join(matches)} match. Make the patterns more specific.")
+            )
+            continue
+        (name,), ((modality, match),) = names, matches.items()
+        case = cases.setdefault(name, FoundCase(match))
+        if case.fields != match:
+            spoilt.setdefault(name, "a name that several cases would get")
+        before = case.label if modality == LABEL else case.images.get(modality)
+        if before is not None:
+            spoilt.setdefault(name, "which has two files for one modality")
+            reason = f"{before} is {modality} of {name}, too. Make the pattern match only one of them."
+            problems.append(Problem(path, reason))
+        elif modality == LABEL:
+            case.label = path
+        else:
+            case.images[modality] = path
+    problems += _folders_like_images(listing, cases)
+    for name in sorted(spoilt):
+        problems += _left_out(cases.pop(name, FoundCase()), f"It belongs to {name}, {spoilt[name]}.")
+    for name in [name for name, case in cases.items() if not case.images]:
+        problems += _left_out(cases.pop(name), f"{name}{NO_IMAGE}")
+    return dict(sorted(cases.items())), problems
+
+
+def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], file_ending: str) -> Problem:
+    """Say why a file was not placed, and what it may have been meant for."""
+    endings = readable_endings(path.name)
+    for name, pattern in patterns.items():
+        for ending in {*endings, path.suffix}:
+            match = pattern.match(relative[: len(relative) - len(ending)] + file_ending) or pattern.match(relative)
+            if match is not None:
+                case = "_".join(match.values())
+                reason = f"It has the name of {name} of {case}, but its ending is not {file_ending}. "
+                return Problem(path, f"{reason}If it is an image, convert it.", rank=0 if endings else 1)
+        if pattern.matches_in_other_case(relative):
+            reason = f"It differs from the pattern of {name} in upper and lower case. Change the pattern or the name."
+            return Problem(path, reason)
+    return Problem(path, NO_PATTERN, rank=2)
+
+
+def _folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
+    """Report folders with names of images, unless a file inside was placed."""
+    used = {parent for case in cases.values() for file in case.files for parent in file.parents}
+    return [
+        Problem(path, "It is a folder with the name of an image. Move the image out of it, or add it to the pattern.")
+        for path in listing.image_folders
+        if path not in used
+    ]
+
+
+def _left_out(case: FoundCase, reason: str) -> Sequence[Problem]:
+    return [Problem(file, reason) for file in case.files]

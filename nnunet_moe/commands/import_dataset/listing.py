@@ -1,0 +1,75 @@
+"""List all that lies below a folder: the files to place, and what is not used, with the reason."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.runtime.files import is_hidden
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or folder that was not placed, or that looks suspect."""
+
+    file: Path
+    reason: str
+    rank: int = 0
+    """The screen shows the lowest ranks first: 0 for what a user should look at, more for what is expected."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that lies below a folder."""
+
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+    """The files to place, in alphabetical order."""
+    image_folders: list[Path] = field(default_factory=list)
+    """Folders with names like those of images; some archives contain them."""
+    problems: list[Problem] = field(default_factory=list)
+    """Everything else."""
+
+
+def list_files(folder: Path) -> Listing:
+    """List all that lies below a folder. Links to folders are not followed."""
+    found = Listing(folder)
+
+    def cannot_open(error: OSError) -> None:
+        found.problems.append(Problem(Path(os.fsdecode(error.filename)), f"It cannot be opened: {error.strerror}."))
+
+    for parent, folders, names in os.walk(folder, onerror=cannot_open):
+        refused = [problem for name in (*folders, *names) if (problem := _problem(Path(parent, name))) is not None]
+        refused_names = {problem.file.name for problem in refused}
+        folders[:] = sorted(name for name in folders if name not in refused_names)  # only these are searched
+        found.image_folders.extend(Path(parent, name) for name in folders if readable_endings(name))
+        found.files.extend(Path(parent, name) for name in names if name not in refused_names)
+        found.problems.extend(replace(problem, file=_printable(problem.file)) for problem in refused)
+    found.files.sort()
+    found.problems.sort(key=lambda problem: problem.file)
+    return found
+
+
+def readable_endings(name: str) -> list[str]:
+    """Return the file endings of a name that nnU-Net reads, the longest one last."""
+    return sorted((ending for ending in READABLE_ENDINGS if name.lower().endswith(ending)), key=len)
+
+
+def _problem(path: Path) -> Problem | None:
+    """Return why a file cannot be placed, or why a folder is not searched; None if nothing is wrong."""
+    if is_hidden(path.name):
+        return Problem(path, "Hidden files and folders are not used.", rank=3)
+    if _printable(path) != path:
+        return Problem(path, "The name is not in UTF-8. Rename it.")
+    if path.is_dir():
+        if path.is_symlink():
+            return Problem(path, "It is a link to a folder, which is not searched. Replace it with the folder.")
+        return None
+    if path.exists() and not path.is_file():
+        return Problem(path, "It is neither a file nor a folder.")
+    return None
+
+
+def _printable(path: Path) -> Path:
+    """Return a path without bytes that are not UTF-8, which can neither be printed nor written to a table."""
+    return Path(os.fsencode(path).decode("utf-8", "backslashreplace"))
