@@ -16,6 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import require_same_geometry
+from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
 
 NIFTI = (".nii", ".nii.gz")
@@ -82,7 +83,7 @@ def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> Ca
 
 
 def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
-    """Read a segmentation, and refuse a damaged one.
+    """Read a segmentation without the rounding errors of its file, and refuse a damaged one.
 
     Args:
         file: the file, with one channel.
@@ -92,7 +93,7 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
         Labels `(*space)` and the reader's properties.
 
     Raises:
-        ModalityError: the file is damaged, has more than one channel, or has voxels that are not finite.
+        ModalityError: the file is damaged, has more than one channel, or has voxels that are not whole numbers.
     """
     with _reading(file, "Copy or convert it again."):
         require_one_component(file, reader)
@@ -103,7 +104,7 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
             f"{file} has {len(data)} channels, and {num_bad} voxels are NaN or infinite. A segmentation has one "
             "channel of labels. Repair the file."
         )
-    return data[0], properties
+    return whole_numbers(data[0], file), properties
 
 
 def read_segmentation_of(file: str, reader: Any, first_image: str, image: np.ndarray) -> tuple[np.ndarray, dict]:

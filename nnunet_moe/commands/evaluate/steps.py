@@ -21,8 +21,9 @@ from nnunet_moe.commands.evaluate.records import Record, file_state
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import CaseImages, read_segmentation
-from nnunet_moe.labels.labels import labels_of, voxel_values
+from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import axes_in_space
+from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_digits, code_text, is_within
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.network_input import NetworkInput
@@ -94,12 +95,7 @@ def open_case(case: ScoredCase, context: InferenceContext) -> OpenedCase:
     require_same_geometry(
         min(case.images), case.label, (loaded.image.shape[1:], loaded.properties), (reference.shape, properties)
     )
-    allowed = voxel_values(context.dataset_json)
-    if unknown := sorted(set(np.unique(reference)) - set(allowed)):
-        raise ModalityError(
-            f"{case.label} has voxels with {', '.join(f'{value:g}' for value in unknown)}. The labels of "
-            f"dataset.json are {', '.join(str(value) for value in allowed)}. Correct the file."
-        )
+    require_known(reference, case.label, context.dataset_json)
     return OpenedCase(loaded, reference, tuple(float(step) for step in loaded.properties["spacing"]))
 
 

@@ -70,7 +70,7 @@ def _labels(label: str | None, reader: Any, image: np.ndarray, image_file: str, 
     segmentation, label_properties = read_segmentation(label, reader)
     require_same_geometry(image_file, label, (image.shape[1:], properties), (segmentation.shape, label_properties))
     values = np.unique(segmentation)
-    if (values != values.astype(int)).any() or values.min() < 0:
+    if values.min() < 0:
         raise ModalityError(
             f"{label} holds {', '.join(f'{value:g}' for value in values)}. Labels must be whole numbers from 0. "
             "Correct the segmentation."

@@ -15,6 +15,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, require_none
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.reading import read_case, read_segmentation
+from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
@@ -102,7 +103,8 @@ def analyse_case(
     """Read and crop a case as nnU-Net does, with zeros in missing channels.
 
     Raises:
-        ModalityError: a file cannot be used, or the shapes of segmentation and images differ.
+        ModalityError: a file cannot be used, the shapes of segmentation and images differ, or dataset.json does not
+            have one of the labels.
     """
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
@@ -113,6 +115,7 @@ def analyse_case(
             f"{label} has the shape {segmentation.shape}, {min(images)} {image.shape[1:]}. Both must lie on the same "
             "grid. Resample one of them."
         )
+    require_known(segmentation, label, dataset_json)
     present = np.flatnonzero([not np.isnan(channel).any() for channel in image])
     cropped, segmentation, _ = crop_to_nonzero(np.nan_to_num(image, copy=False), segmentation[None])
     samples, _ = DatasetFingerprintExtractor.collect_foreground_intensities(

@@ -6,7 +6,7 @@ from typing import Any
 
 import nnunetv2
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess_dataset
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -18,6 +18,7 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     without_foreground,
 )
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.commands.plan_and_preprocess.references import copy_references
 from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
@@ -145,4 +146,5 @@ def _preprocess(
             folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    preprocess_dataset(_number(name), plans_identifier, [], [])  # copies only the segmentations
+    folder = nnunet_folder(nnUNet_preprocessed) / name
+    copy_references(read_raw_dataset(name), _number(name), folder, plans_identifier, request.fingerprint_processes)

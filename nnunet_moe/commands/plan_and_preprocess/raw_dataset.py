@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -19,6 +18,7 @@ from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import read_case, read_segmentation
 from nnunet_moe.labels.label_sets import BY_CASE, LabelSets
 from nnunet_moe.labels.labels import require_trainable_labels, voxel_values
+from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.runtime.files import nnunet_folder
@@ -172,17 +172,14 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
     if allowed != list(range(len(allowed))):
         problems.append(f"The labels in dataset.json are {allowed}. nnU-Net needs 0, 1, 2 and so on.")
     tasks = [
-        (case["images"], case["label"], dataset.reader_class, dataset.dataset_json, frozenset(allowed))
-        for case in dataset.cases.values()
+        (case["images"], case["label"], dataset.reader_class, dataset.dataset_json) for case in dataset.cases.values()
     ]
     results = map_cases(verify_case, tasks, num_processes, description="Verifying cases", show_progress=show_progress)
     problems += [str(result) for result in results if isinstance(result, NnunetMoeError)]
     require_none(problems, str(dataset.folder))
 
 
-def verify_case(
-    images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any], allowed: frozenset[int]
-) -> None:
+def verify_case(images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any]) -> None:
     """Read all files of a case, and compare its segmentation with its images and with the labels.
 
     Raises:
@@ -193,11 +190,7 @@ def verify_case(
     image, properties = read.image, read.properties
     segmentation, label_properties = read_segmentation(label, reader)
     require_same_geometry(min(images), label, (image.shape[1:], properties), (segmentation.shape, label_properties))
-    if unexpected := [value for value in np.unique(segmentation).tolist() if value not in allowed]:
-        raise ModalityError(
-            f"{label} holds {', '.join(f'{value:g}' for value in unexpected)}, but the labels in dataset.json "
-            f"are {', '.join(map(str, sorted(allowed)))}. Correct one of the files."
-        )
+    require_known(segmentation, label, dataset_json)
 
 
 def require_none(problems: Sequence[str], where: str) -> None:
