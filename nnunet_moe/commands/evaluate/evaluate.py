@@ -143,8 +143,8 @@ def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], par
 def extreme_cases(results: Results) -> list[tuple[str, str]]:
     """Return the worst, median and best case of the first trainer, by its mean DSC over codes.
 
-    Only cases that have all modalities and never failed count. If no case has all modalities, the DSC with all
-    modalities of each case is used. Of two median cases, the lower one is taken.
+    Only cases that have all modalities, a defined DSC and no failure count. If no case has all modalities, the DSC with
+    all modalities of each case is used. Of two median cases, the lower one is taken.
     """
     trainer, label = results.trainers[0], results.shown_labels[0]
     failed = results.failures
@@ -154,7 +154,9 @@ def extreme_cases(results: Results) -> list[tuple[str, str]]:
     known = [values for values in by_code if values is not None]
     if not known or not cases:
         return []
-    order = pd.concat(known, axis=1).mean(axis=1).sort_values(kind="stable").index
+    order = pd.concat(known, axis=1).mean(axis=1).dropna().sort_values(kind="stable").index
+    if len(order) == 0:
+        return []
     if len(order) == 1:
         return [("Only case", str(order[0]))]
     places = {len(order) - 1: "Best", (len(order) - 1) // 2: "Median", 0: "Worst"}

@@ -126,7 +126,15 @@ def prepare(
         within = [code for code in codes if is_within(code, available)]
         inputs = {} if is_second_stage else _inputs(loaded, within, network_input, folder)
     images = loaded if is_second_stage else None
-    return PreparedCase(folder, available, loaded.log_lines, loaded.properties, opened.spacing, inputs, images)
+    log_lines = (*loaded.log_lines, *_unscored(case, opened.reference, context.label_manager.ignore_label))
+    return PreparedCase(folder, available, log_lines, loaded.properties, opened.spacing, inputs, images)
+
+
+def _unscored(case: ScoredCase, reference: np.ndarray, ignore_label: int | None) -> list[str]:
+    """Return a message if no voxel of a case is annotated."""
+    if ignore_label is None or (reference != ignore_label).any():
+        return []
+    return [f"{case.name}: all voxels have the ignore label, so its scores are not defined"]
 
 
 def _inputs(
@@ -192,10 +200,12 @@ def score_labels(
         settings: the settings of the metrics.
 
     Returns:
-        Name -> metric -> value, None if it is not defined.
+        Name -> metric -> value, None if it is not defined. Without any annotated voxel, none is defined.
     """
     annotated = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
-    scores = {}
+    scores: dict[str, dict[str, float | None]] = {}
+    if not annotated.any():
+        return {name: dict.fromkeys(METRICS) for name in labels}
     for name, label in labels.items():
         predicted, true = (region_or_label_to_mask(array, label) & annotated for array in (segmentation, reference))
         space = axes_in_space(true.shape, spacing)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from nnunet_moe.architectures.modality_network import ModalityNetwork
 from nnunet_moe.cli import main
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.models import ScoredCase
 from nnunet_moe.commands.evaluate.steps import score_labels
 from nnunet_moe.errors import ModalityError, SettingsError
@@ -564,6 +566,21 @@ def test_images_of_two_dimensions_are_measured_in_the_plane(tmp_path, reader, en
     width = 1 if reader is NaturalImage2DIO else 0.5  # those files tell no spacing
     assert scores["a"]["reference_volume_mm3"] == 6 * width**2
     assert scores["a"]["hd95_mm"] == pytest.approx(width * math.hypot(9, 8))
+
+
+def test_a_case_without_an_annotated_voxel_has_no_score_and_one_annotated_voxel_is_enough():
+    reference, predicted = np.full((1, 4, 5), 3), np.zeros((1, 4, 5), dtype=np.uint8)
+    regions = {"whole": (1, 2), "core": 2}
+    score = partial(score_labels, spacing=(1, 1, 1), labels=regions, ignore_label=3, settings=MetricSettings())
+    undefined = dict.fromkeys(METRICS)
+    for prediction in (predicted, predicted + 2):
+        assert score(prediction, reference) == {"whole": undefined, "core": undefined}
+    reference[0, 0, 0] = 1
+    scores = score(predicted + 2, reference)
+    assert (scores["whole"]["dsc"], scores["core"]["dsc"]) == (1, 0)
+    assert (scores["core"]["volume_mm3"], scores["core"]["reference_volume_mm3"]) == (1, 0)
+    reference[0, 0, 0] = 0  # annotated as background: an empty reference, which is a defined one
+    assert score(predicted, reference)["core"]["dsc"] == 1
 
 
 def test_a_fold_without_validation_cases(models, tmp_path):

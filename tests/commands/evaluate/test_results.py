@@ -299,6 +299,23 @@ def test_a_case_that_failed_under_a_code_is_no_extreme_case():
     assert [case for _, case in extreme_cases(results)] == ["b", "a"]
 
 
+def test_a_case_without_any_score_is_in_no_mean_and_no_extreme_case():
+    nothing = {metric: math.nan for metric in METRICS if metric != "dsc"}
+    cases = {"a": 0.4, "b": math.nan, "c": 0.8}
+    results = made(
+        [
+            row(OURS, case, code, dsc, **(nothing if math.isnan(dsc) else {}))
+            for case, dsc in cases.items()
+            for code in all_codes(2)
+        ]
+    )
+    for code in (T1W, BOTH, None):
+        mean = results.mean(OURS, code, LABEL, "dsc")
+        assert (mean.mean, mean.cases) == (pytest.approx(0.6), 2)
+    assert [case for _, case in extreme_cases(results)] == ["a", "c"]
+    assert extreme_cases(made([row(OURS, "b", code, math.nan, **nothing) for code in all_codes(2)])) == []
+
+
 def test_the_correlation_of_the_mean_over_labels_is_that_in_its_cscore():
     rows = [row(OURS, case, code, 0.5, label, volume_mm3=volume, reference_volume_mm3=true)
             for code in all_codes(2) for label, volumes in (("core", (1, 2, 3)), ("rim", (300, 100, 200)))
