@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_moe.commands.predict.cases import CaseFiles
+from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.commands.predict.manifest import Manifest
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
@@ -45,6 +46,7 @@ class OutputFolder:
             request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
         )
         self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
+        self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
         self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
         """The folder for files that are not complete yet."""
@@ -72,11 +74,16 @@ class OutputFolder:
             if not self._settings_file.exists():
                 self._require_no_outputs(cases)
             self.manifest.read()
+            self.inputs.read()
         todo = [case for case in cases if not self._is_done(case)]
-        if changed := {case.name for case in todo} & self.manifest.predictions.keys():
+        changed = {case.name for case in todo} & self.manifest.predictions.keys()
+        for case in changed:
+            del self.manifest.predictions[case]
+        if changed:
             print(f"{len(changed)} cases are predicted again, because their files or the requirements changed")
+            self.manifest.write()  # before their outputs are removed
+        self._report_unknown(cases)
         for case in todo:
-            self.manifest.predictions.pop(case.name, None)
             self.remove_outputs(case.name)
         if not request.continue_prediction:
             _remove_tables(file for file in begun if _num_parts(file) != request.num_parts)
@@ -100,20 +107,32 @@ class OutputFolder:
                 "them."
             )
 
+    def _report_unknown(self, cases: Sequence[CaseFiles]) -> None:
+        """Print how many cases are kept whose files are not known, because an earlier version predicted them."""
+        if unknown := [
+            case for case in cases if case.name in self.manifest.predictions and case.name not in self.inputs
+        ]:
+            print(
+                f"{len(unknown)} cases are kept because none of their files changed after their segmentation was "
+                "written. An earlier version predicted them and did not remember the contents of the files."
+            )
+
     def _is_done(self, case: CaseFiles) -> bool:
         """Return whether an earlier run predicted a case from the same files, so that it can be kept."""
         prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(output.exists() for output in outputs):
             return False
-        inputs = (*case.images, *filter(None, [case.previous_stage]))
         try:
             files = files_by_channel(case.images, self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
-            is_older = max(map(_modified, inputs)) <= min(map(_modified, outputs))
+            if prediction.files != {modalities[channel]: file for channel, file in files.items()}:
+                return False
+            if case.name in self.inputs:
+                return self.inputs.are_same(case.name, case.read)
+            return max(map(_changed, case.read)) <= min(output.stat().st_mtime for output in outputs)
         except (ModalityError, OSError):
             return False
-        return is_older and prediction.files == {modalities[channel]: file for channel, file in files.items()}
 
 
 def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
@@ -152,7 +171,7 @@ def _remove_tables(settings_files: Iterable[Path]) -> None:
     """Remove the settings files and the tables of runs that are replaced."""
     for file in settings_files:
         part = file.stem.removeprefix("prediction")
-        for name in (f"manifest{part}.csv", f"failures{part}.csv", file.name):
+        for name in (f"manifest{part}.csv", f"failures{part}.csv", f"inputs{part}.jsonl", file.name):
             file.with_name(name).unlink(missing_ok=True)
 
 
@@ -162,5 +181,10 @@ def _num_parts(settings_file: Path) -> int:
     return 1 if match is None else int(match[1])
 
 
-def _modified(file: str | Path) -> float:
-    return Path(file).stat().st_mtime
+def _changed(file: str) -> float:
+    """Return when a file was last written, replaced or renamed, in seconds since 1970.
+
+    A file that replaces another one can bring an older time of modification, but the system sets the time of change.
+    """
+    state = Path(file).stat()
+    return max(state.st_mtime, state.st_ctime)

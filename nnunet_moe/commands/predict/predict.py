@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_moe.commands.predict.cases import CaseFiles, find_cases
+from nnunet_moe.commands.predict.inputs import States
 from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_failures
 from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
@@ -84,7 +85,7 @@ class _Run:
             num_parts=request.num_parts,
             part_id=request.part_id,
         )
-        self._found: dict[str, Prediction] = {}
+        self._found: dict[str, tuple[Prediction, States]] = {}
 
     def finish(self) -> Outcome:
         """Predict the remaining cases, and write the tables."""
@@ -111,6 +112,7 @@ class _Run:
         self._output.remove_unfinished()
         write_failures(self._output.failures_file, self._failures)
         self._output.manifest.write()
+        self._output.inputs.write(self._output.manifest.predictions.keys())
         names = {case.name for case in self._cases} & self._output.manifest.predictions.keys()
         failures_file = self._output.failures_file
         return Outcome(tuple(sorted(names)), tuple(self._failures), failures_file, self._network_time)
@@ -127,13 +129,8 @@ class _Run:
             folder = self._output.unfinished / case.name
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
-            self._found[case.name] = Prediction(
-                code,
-                prepared.files,
-                prepared.seconds + time.perf_counter() - start,
-                {},
-                prepared.notes,
-            )
+            seconds = prepared.seconds + time.perf_counter() - start
+            self._found[case.name] = Prediction(code, prepared.files, seconds, {}, prepared.notes), prepared.states
             to_write = (
                 folder / "logits.npy",
                 prepared.properties,
@@ -157,7 +154,8 @@ class _Run:
             except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
-            found = self._found.pop(case.name)
+            found, states = self._found.pop(case.name)
+            self._output.inputs.add(case.name, states)
             prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
             self._output.manifest.add(case.name, prediction)
             notes = f" ({prediction.notes})" if prediction.notes else ""

@@ -17,6 +17,7 @@ from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.requirement import Requirement
+from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.memory import memory_for
 
 
@@ -32,6 +33,8 @@ class PreparedCase:
     """Modality -> its file, including files that were not used."""
     notes: str
     """Messages of the preprocessing on files that it did not use."""
+    states: dict[str, FileState]
+    """Path -> the state of the file before it was read, for the images and the previous stage's segmentation."""
     seconds: float
 
 
@@ -52,6 +55,7 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
 
 
 def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requirement, start: float) -> PreparedCase:
+    states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file()}
     images = context.read(case.images)
     first, of_model = min(case.images), (context.configuration, context.dataset_json)
     image, notes = context.preprocessor().used_channels(images, first, *of_model)
@@ -63,11 +67,11 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)
     if case.previous_stage is not None:
-        read = {name: images.properties[name] for name in geometry}
-        require_same_geometry(first, case.previous_stage, ((), read), ((), geometry))
+        of_images = {name: images.properties[name] for name in geometry}
+        require_same_geometry(first, case.previous_stage, ((), of_images), ((), geometry))
     files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
     said = "; ".join("\n".join((*images.ignored, *notes)).splitlines())
-    return PreparedCase(data, properties, code, files, said, time.perf_counter() - start)
+    return PreparedCase(data, properties, code, files, said, states, time.perf_counter() - start)
 
 
 def write(

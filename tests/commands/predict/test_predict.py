@@ -222,8 +222,13 @@ def test_every_good_case_among_faults_is_predicted_as_alone(trained, faults, tmp
 
 
 def outputs(folder: Path) -> dict[str, object]:
-    """All that a run leaves, but for the seconds that it took."""
-    found: dict[str, object] = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".csv"}
+    """All that a run leaves, but for the seconds that it took and the times of the files that it read."""
+    tables = (".csv", ".jsonl")
+    found: dict[str, object] = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix not in tables}
+    lines = map(json.loads, (folder / "inputs.jsonl").read_text().splitlines())
+    found["inputs.jsonl"] = [
+        (line["case"], {path: state["sha256"] for path, state in line["files"].items()}) for line in lines
+    ]
     for name in ("manifest.csv", "failures.csv"):
         found[name] = [{**row, "seconds": ""} for row in rows(folder / name).values()]
     return found
@@ -241,7 +246,7 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
     with pytest.raises(SystemExit, match=facts("Not predicted: 1")):
         predict(images, tmp_path / "whole", "--save_probabilities")
     expected = outputs(tmp_path / "whole")
-    assert len(expected) == 6 * 3 + 5
+    assert len(expected) == 6 * 3 + 6
     rng = np.random.default_rng(0)
     out, num_killed_at_work = tmp_path / "out", 0
     with subprocess.Popen([sys.executable, "-c", STARTER], stdin=PIPE, stdout=PIPE, text=True) as starter:
@@ -334,9 +339,28 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
     assert after["a"] == before["a"] and after["b"]["modalities"] == "T1w+T2w+FLAIR"
     assert (out / "b.nii.gz").read_bytes() == (out / "a.nii.gz").read_bytes()
 
-    shutil.copy(dataset.raw / "imagesTs" / "phantomTs001_0001.nii.gz", two_cases / "a_0001.nii.gz")  # of the same name
+    for file in two_cases.iterdir():
+        file.touch()
+    predict(two_cases, out, "--continue_prediction")  # other times, the same contents
+    assert rows(out / "manifest.csv") == after
+
+    replaced = two_cases / "a_0001.nii.gz"
+    shutil.copy2(dataset.raw / "imagesTs" / "phantomTs001_0001.nii.gz", replaced)  # another patient's, and older
+    assert replaced.stat().st_mtime < (out / "a.nii.gz").stat().st_mtime
     predict(two_cases, out, "--continue_prediction")
     assert (out / "b.nii.gz").read_bytes() != (out / "a.nii.gz").read_bytes()
+
+    (out / "inputs.jsonl").unlink()  # as an earlier version left the folder
+    for case in "ab":
+        (out / f"{case}.nii.gz").touch()  # the images were touched above
+    capsys.readouterr()
+    predict(two_cases, out, "--continue_prediction")
+    assert "2 cases are kept" in capsys.readouterr().out
+    shutil.copy2(dataset.raw / "imagesTs" / "phantomTs000_0001.nii.gz", replaced)
+    predict(two_cases, out, "--continue_prediction")
+    assert "1 cases are kept" in capsys.readouterr().out
+    assert (out / "b.nii.gz").read_bytes() == (out / "a.nii.gz").read_bytes()
+    assert [json.loads(line)["case"] for line in (out / "inputs.jsonl").read_text().splitlines()] == ["a"]
 
     for file in two_cases.glob("b_*"):
         file.write_bytes(b"")
@@ -400,6 +424,7 @@ def test_parts_share_the_cases_and_do_not_disturb_each_other(trained, two_cases,
         predict(two_cases, tmp_path / "out", "--continue_prediction")
     predict(two_cases, tmp_path / "out")
     kept = {"a.nii.gz", "b.nii.gz", "dataset.json", "plans.json", "prediction.json", "manifest.csv", "failures.csv"}
+    kept.add("inputs.jsonl")
     assert {file.name for file in (tmp_path / "out").iterdir()} == kept
 
 

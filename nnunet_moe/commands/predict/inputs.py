@@ -1,0 +1,76 @@
+"""Write `inputs.jsonl`, which remembers the files from which each case was predicted, and compare them later."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from nnunet_moe.errors import FileError, ModelError
+from nnunet_moe.runtime.file_state import FileState
+from nnunet_moe.runtime.files import atomic_write
+
+States = Mapping[str, FileState]
+"""Path -> the state of the file before it was read."""
+
+
+class Inputs:
+    """The files of the predicted cases, and the JSON lines file that lists them at any moment, one case in each line.
+
+    A killed run may leave an incomplete last line, which `read` ignores. Of several lines of a case, the last counts.
+
+    Args:
+        file: the JSON lines file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._states: dict[str, States] = {}
+
+    def __contains__(self, case: str) -> bool:
+        """Return whether the files of a case are known. Earlier versions did not remember them."""
+        return case in self._states
+
+    def add(self, case: str, states: States) -> None:
+        """Add a case, before the manifest lists it."""
+        self._states[case] = states
+        with self._file.open("a", encoding="utf-8") as opened:
+            opened.write(self._line(case))
+
+    def are_same(self, case: str, files: Collection[str]) -> bool:
+        """Return whether a case, which must be known, was predicted from exactly these files with these contents.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        states = self._states[case]
+        return states.keys() == set(files) and all(state.is_of(Path(path)) for path, state in states.items())
+
+    def write(self, cases: Collection[str]) -> None:
+        """Write these cases in alphabetical order, each only once, and forget the others."""
+        self._states = {case: self._states[case] for case in sorted(self._states) if case in cases}
+        with atomic_write(self._file) as unfinished:
+            unfinished.write_text("".join(map(self._line, self._states)), encoding="utf-8")
+
+    def read(self) -> None:
+        """Read the cases of an earlier run, if the file exists.
+
+        Raises:
+            ModelError: it has other content.
+        """
+        if not self._file.exists():
+            return
+        try:
+            for line in self._file.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    content = json.loads(line)
+                    files = content["files"].items()
+                    states = {path: FileState.from_json(state, self._file) for path, state in files}
+                    self._states[str(content["case"])] = states
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, FileError) as error:
+            raise ModelError(
+                f"{self._file} was not written by this command ({type(error).__name__}: {error}). Predict into another "
+                "folder, or without --continue_prediction."
+            ) from error
+
+    def _line(self, case: str) -> str:
+        files = {path: state.as_json() for path, state in self._states[case].items()}
+        return json.dumps({"case": case, "files": files}) + "\n"

@@ -1,0 +1,83 @@
+"""A predicted case is known again by the contents of the files from which it was predicted."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from facts import facts
+from nnunet_moe.commands.predict.cases import find_cases
+from nnunet_moe.commands.predict.inputs import Inputs
+from nnunet_moe.errors import ModelError
+from nnunet_moe.runtime.file_state import FileState
+
+OLD = (10**18, 10**18)
+"""Times in 2001, in nanoseconds."""
+
+
+def old_file(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    os.utime(path, ns=OLD)
+    return str(path)
+
+
+def remembered(folder: Path, *files: str) -> Inputs:
+    Inputs(folder / "inputs.jsonl").add("a", {file: FileState.of(Path(file)) for file in files})
+    inputs = Inputs(folder / "inputs.jsonl")
+    inputs.read()
+    return inputs
+
+
+def test_files_with_other_times_are_the_same_and_other_files_with_the_same_size_and_time_are_not(tmp_path):
+    first, second = old_file(tmp_path / "a_0000.nii", b"1234"), old_file(tmp_path / "a_0001.nii", b"abcd")
+    inputs = remembered(tmp_path, first, second)
+    assert "a" in inputs and "b" not in inputs
+    assert inputs.are_same("a", [second, first])
+    assert not inputs.are_same("a", [first])
+    assert not inputs.are_same("a", [first, second, old_file(tmp_path / "a_0002.nii", b"1234")])
+    Path(first).touch()
+    assert inputs.are_same("a", [first, second])
+    another = old_file(tmp_path / "other", b"1235")
+    shutil.copy2(another, first)
+    assert Path(first).stat().st_mtime_ns == OLD[1] and Path(first).stat().st_size == 4
+    assert not inputs.are_same("a", [first, second])
+    Path(first).unlink()
+    assert not inputs.are_same("a", [first, second])
+
+
+def test_the_last_line_of_a_case_counts_and_half_a_line_of_a_killed_run_does_not(tmp_path):
+    image = old_file(tmp_path / "a_0000.nii", b"1234")
+    remembered(tmp_path, image)
+    old_file(tmp_path / "a_0000.nii", b"5678")
+    inputs = remembered(tmp_path, image)
+    assert inputs.are_same("a", [image])
+    content = (tmp_path / "inputs.jsonl").read_bytes()
+    half = len(content) // 2
+    assert content[:half].count(b"\n") == 1  # two lines of the same length
+    old_file(tmp_path / "a_0000.nii", b"1234")
+    for size in range(half, len(content)):
+        (tmp_path / "inputs.jsonl").write_bytes(content[:size])
+        killed = Inputs(tmp_path / "inputs.jsonl")
+        killed.read()
+        assert killed.are_same("a", [image]), size
+    inputs.write(["a", "b"])
+    assert (tmp_path / "inputs.jsonl").read_bytes() == content[half:]
+    inputs.write([])
+    assert (tmp_path / "inputs.jsonl").read_bytes() == b"" and "a" not in inputs
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"case": "a"}', '{"case": "a", "files": {"x": {"size": 1}}}'])
+def test_a_file_of_another_program_is_refused(tmp_path, line):
+    (tmp_path / "inputs.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ModelError, match=facts("inputs.jsonl", "another folder", "--continue_prediction")):
+        Inputs(tmp_path / "inputs.jsonl").read()
+
+
+def test_the_spacing_next_to_tiff_images_is_a_file_of_the_case(tmp_path):
+    for name in ("a_0000.tif", "a_0001.tif", "b_0000.tif", "a.json", "b_0000.json"):
+        (tmp_path / name).touch()
+    a, b = find_cases(tmp_path, ".tif", tmp_path / "lowres", num_parts=1, part_id=0)[0]
+    images = [str(tmp_path / f"a_000{channel}.tif") for channel in (0, 1)]
+    assert list(a.read) == [*images, str(tmp_path / "lowres" / "a.tif"), str(tmp_path / "a.json")]
+    assert list(b.read) == [str(tmp_path / "b_0000.tif"), str(tmp_path / "lowres" / "b.tif")]
