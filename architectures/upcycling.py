@@ -40,6 +40,24 @@ def nothing_to_upcycle(network: nn.Module) -> ModelError:
     )
 
 
+def require_as_many_modalities(source: UpcyclingSource, modalities: Sequence[str]) -> None:
+    """Refuse a checkpoint of another number of modalities, whose first convolution has another size.
+
+    Args:
+        source: the checkpoint.
+        modalities: the names of the modalities of the training to start.
+
+    Raises:
+        ModelError: the numbers differ.
+    """
+    if len(source.modalities) != len(modalities):
+        raise ModelError(
+            f"The checkpoint was trained with {len(source.modalities)} modalities ({', '.join(source.modalities)}). "
+            f"The training to start has {len(modalities)} ({', '.join(modalities)}). Upcycling cannot add or remove "
+            f"modalities. Choose a checkpoint with {len(modalities)} modalities, or train without -pretrained_weights."
+        )
+
+
 def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) -> dict[str, Tensor]:
     """Return the state of a network with experts, with the weights of an ordinary network.
 

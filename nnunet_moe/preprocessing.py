@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of, zero_notes
 from nnunet_moe.modalities.codes import channel_names, code_text
+from nnunet_moe.runtime.files import is_hidden
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -28,6 +29,30 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
     one_image_type: ClassVar[bool] = False
     """Whether cases with more than one available channel are refused."""
+
+    def run_case_save(
+        self,
+        output_filename_truncated: str,
+        image_files: list[str],
+        seg_file: str,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> None:
+        """Preprocess one training case and save it, unless nnU-Net made the case of a hidden file.
+
+        Args:
+            output_filename_truncated: the path to save to, without an ending; it ends in the name of the case.
+            image_files: as in `run_case`.
+            seg_file: the file of the segmentation.
+            plans_manager: nnU-Net's, of the plans.
+            configuration_manager: nnU-Net's, of the configuration.
+            dataset_json: the content of dataset.json, or its path.
+        """
+        if not is_hidden(Path(output_filename_truncated).name):
+            super().run_case_save(
+                output_filename_truncated, image_files, seg_file, plans_manager, configuration_manager, dataset_json
+            )
 
     def run_case(
         self,

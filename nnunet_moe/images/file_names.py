@@ -9,6 +9,7 @@ from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import channel_names
+from nnunet_moe.runtime.files import visible
 
 READABLE_ENDINGS = frozenset(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
 """File endings that nnU-Net can read."""
@@ -36,8 +37,8 @@ def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], li
         raise ModalityError(f"{folder} is no folder. Check the path.")
     cases: dict[str, list[str]] = {}
     strays = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(file_ending.lower()):
+    for path in visible(folder):
+        if not path.name.lower().endswith(file_ending.lower()):
             continue
         found = case_and_channel(path.name, file_ending)
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")

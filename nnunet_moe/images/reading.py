@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -18,6 +19,7 @@ from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
+from nnunet_moe.runtime.files import visible
 
 NIFTI = (".nii", ".nii.gz")
 LARGEST = 1e14
@@ -260,6 +262,8 @@ def _why(file: str, error: Exception) -> str:
             if os.path.islink(file)
             else "it does not exist"
         )
+    if os.path.isdir(file):
+        return "it is a folder"
     if not os.access(file, os.R_OK):
         return "there is no permission"
     return f"{error}".strip() or type(error).__name__
@@ -271,7 +275,7 @@ def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: st
         return ()
     meant = [
         other
-        for other in sorted(os.listdir(folder or "."))
+        for other in (path.name for path in visible(Path(folder)))
         for channel in missing
         if other.startswith(f"{case}_{channel:04d}") and not other.lower().endswith(file_ending.lower())
     ]

@@ -34,9 +34,9 @@ class Requirement:
             ModalityError: a required modality is missing, or there are too few modalities.
         """
         has = [name for name, available in zip(modalities, code, strict=True) if available]
+        text = "+".join(name or "a modality without a name" for name in has) or "no image"
         if missing := [name for name in self.required if name not in has]:
-            raise ModalityError(f"The case has {'+'.join(has)}, but not {', '.join(missing)}. --require asks for it.")
+            raise ModalityError(f"The case has {text}, but not {', '.join(missing)}. --require asks for it.")
         if len(has) < self.min_modalities:
-            raise ModalityError(
-                f"The case has only {'+'.join(has)}. --min_modalities asks for {self.min_modalities} modalities."
-            )
+            asked = "1 modality" if self.min_modalities == 1 else f"{self.min_modalities} modalities"
+            raise ModalityError(f"The case has {'only ' if has else ''}{text}. --min_modalities asks for {asked}.")

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_moe.modalities.codes import Code, all_codes, code_digits, code_text
 from nnunet_moe.reports.table import markdown_table
+from nnunet_moe.runtime.files import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +108,7 @@ def median_case(subsets: CaseSubsets) -> str:
 
 def cases_of(labels: Path, file_ending: str = ".nii.gz") -> tuple[str, ...]:
     """Return the names of the cases that have a label file in a folder."""
-    return tuple(sorted(path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")))
+    return tuple(path.name.removesuffix(file_ending) for path in visible(labels) if path.name.endswith(file_ending))
 
 
 def _read(file: Path) -> np.ndarray:

@@ -12,7 +12,7 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.file_names import case_and_channel, list_cases
 from nnunet_moe.models.choice import Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -105,7 +105,7 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> list[ScoredCas
         raise ModalityError(f"-l {labels} is not a folder. Choose the folder of the labels.")
     if not files:
         raise ModalityError(f"-i {images} has no images. Images must be named CASE_XXXX{file_ending}.")
-    labelled = {path.name.removesuffix(file_ending) for path in labels.glob(f"[!.]*{file_ending}")}
+    labelled = {path.name.removesuffix(file_ending) for path in visible(labels) if path.name.endswith(file_ending)}
     if alone := sorted(labelled ^ set(files)):
         raise ModalityError(
             f"{images} and {labels} must have the same cases. These are in only one of them: {', '.join(alone)}. Add "

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from nnunet_moe.commands.package.mapping import GRID_ENDINGS, IMAGE_ENDINGS, InputMapping, image_ending
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.runtime.files import visible
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
 NO_IMAGES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".bval", ".bvec")
@@ -105,7 +106,7 @@ def _from_sockets(mapping: InputMapping, options: argparse.Namespace) -> list[In
 def _from_subjects(mapping: InputMapping, options: argparse.Namespace) -> list[InputCase]:
     """Find the cases of BraTS: files named CASE and a suffix, in one folder for each case or without folders."""
     cases = {case.name: case for case in _cases_in(options.input, mapping, options.output)}
-    for path in sorted(path for path in options.input.iterdir() if not path.name.startswith(".")):
+    for path in visible(options.input):
         if path.is_file() or image_ending(path) is not None:
             continue
         of_folder = _case_of(path, mapping, options.output)
@@ -155,7 +156,7 @@ def _nested(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]:
             out / f"{path.name}{mapping.output}",
             f"{path} is a subfolder with images. Move the images one folder up.",
         )
-        for path in sorted(folder.iterdir())
+        for path in visible(folder)
         if path.is_dir() and image_ending(path) is None and any(map(image_ending, path.rglob("*")))
     ]
 
@@ -170,7 +171,7 @@ def _cases_in(folder: Path, mapping: InputMapping, out: Path) -> list[InputCase]
     found: dict[str, list[tuple[str, Path]]] = {}
     unknown: dict[str, Path] = {}
     others: list[Path] = []
-    for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+    for file in visible(folder):
         if (ending := image_ending(file)) is None:
             others.append(file)
             continue
@@ -246,7 +247,7 @@ def _sockets(file: Path) -> list[tuple[str, str]]:
 
 
 def _only_image(slug: str, folder: Path) -> Path:
-    files: Sequence[Path] = sorted(folder.iterdir()) if folder.is_dir() else ()
+    files: Sequence[Path] = visible(folder) if folder.is_dir() else ()
     images = [file for file in files if image_ending(file) is not None]
     if len(images) != 1:
         what = ", ".join(map(str, images or files)) or "nothing"

@@ -6,7 +6,7 @@ from typing import Any
 
 import nnunetv2
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -17,7 +17,12 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
-from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
+    num_training,
+    read_raw_dataset,
+    verify_integrity,
+    visible_cases,
+)
 from nnunet_moe.commands.plan_and_preprocess.references import copy_references
 from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.errors import ModelError, SettingsError
@@ -47,15 +52,15 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
         SettingsError: the planner does not exist, or a configuration uses the data of another one.
     """
     names = list(dict.fromkeys(_unambiguous(dataset_name(name)) for name in request.datasets))
-    _require_planner(request.planner)
+    planner = _planner(request.planner)
     found = {name: _fingerprint(name, request) for name in names}
     print("Experiment planning...")
-    datasets: Any = names  # nnU-Net also accepts names for ids and None for a number, against its annotations
-    memory: Any = request.gpu_memory_target
-    options = (request.planner, memory, DefaultPreprocessor.__name__, request.target_spacing, request.plans_name)
+    memory: Any = request.gpu_memory_target  # nnU-Net also accepts None for a number, against its annotations
+    options = (planner, memory, DefaultPreprocessor.__name__, request.target_spacing, request.plans_name)
+    identifier = ""
     with variable(NUM_THREADS, str(max(1, get_allowed_n_proc_DA()))):
-        identifier = plan_experiments(datasets, *options)
-    assert identifier is not None  # belongs to the last dataset, and there is at least one
+        for name in names:
+            _, identifier = plan_experiment_dataset(_number(name), *options)
     if request.preprocess:
         configurations = {name: _configurations(name, identifier, request) for name in names}
         for name in names:
@@ -74,7 +79,11 @@ def _number(name: str) -> int:
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 
-def _require_planner(name: str) -> None:
+def _planner(name: str) -> type[ExperimentPlanner]:
+    """Return a subclass of the planner that does not take hidden files for cases, and reads numbers written as text.
+
+    It has the planner's name, because nnU-Net writes the name into the plans.
+    """
     folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
     planner = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
     if not (isinstance(planner, type) and issubclass(planner, ExperimentPlanner)):
@@ -82,6 +91,13 @@ def _require_planner(name: str) -> None:
             f"nnU-Net has no planner {name!r}. Choose one with -pl: ExperimentPlanner, nnUNetPlannerResEncM, "
             "nnUNetPlannerResEncL, ..."
         )
+
+    def __init__(self: ExperimentPlanner, *arguments: Any, **options: Any) -> None:  # noqa: N807
+        planner.__init__(self, *arguments, **options)
+        self.dataset = visible_cases(self.dataset)
+        self.dataset_json["numTraining"] = num_training(self.dataset_json)
+
+    return type(planner.__name__, (planner,), {"__init__": __init__})
 
 
 def _fingerprint(name: str, request: Request) -> Availability:
@@ -146,5 +162,4 @@ def _preprocess(
             folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    folder = nnunet_folder(nnUNet_preprocessed) / name
-    copy_references(read_raw_dataset(name), _number(name), folder, plans_identifier, request.fingerprint_processes)
+    copy_references(read_raw_dataset(name), nnunet_folder(nnUNet_preprocessed) / name, request.fingerprint_processes)

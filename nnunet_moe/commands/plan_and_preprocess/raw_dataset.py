@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
@@ -21,7 +22,7 @@ from nnunet_moe.labels.labels import require_trainable_labels, voxel_values
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code, channel_names
-from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.runtime.files import is_hidden, nnunet_folder, visible
 from nnunet_moe.runtime.processes import map_cases
 
 
@@ -67,9 +68,12 @@ class RawDataset:
     def unused(self) -> list[str]:
         """List files in `imagesTr` with other endings, and segmentations in `labelsTr` without any image."""
         ending = self.dataset_json["file_ending"]
-        images = (path for path in (self.folder / "imagesTr").glob("[!.]*") if not path.name.endswith(ending))
+        spacings = {f"{case}.json" for case in self.cases} if ending in Tiff3DIO.supported_file_endings else set()
+        folders = [folder for name in ("imagesTr", "labelsTr") if (folder := self.folder / name).is_dir()]
+        files = [path for folder in folders for path in visible(folder) if path.name not in spacings]
+        images = [path for path in files if path.parent.name == "imagesTr" and not path.name.endswith(ending)]
+        labels = [path for path in files if path.parent.name == "labelsTr" and path.name.endswith(ending)]
         used = {os.path.realpath(case["label"]) for case in self.cases.values()}
-        labels = (path for path in (self.folder / "labelsTr").glob(f"[!.]*{ending}"))
         return sorted(map(str, [*images, *(path for path in labels if os.path.realpath(path) not in used)]))
 
     def test_availability(self) -> tuple[Availability | None, list[str]]:
@@ -104,7 +108,7 @@ def read_raw_dataset(name: str) -> RawDataset:
         )
     try:
         dataset_json = json.loads(file.read_text(encoding="utf-8"))
-        names, _ = channel_names(dataset_json), [dataset_json[key] for key in ("numTraining", "file_ending")]
+        names, _ = channel_names(dataset_json), (num_training(dataset_json), dataset_json["file_ending"])
         require_trainable_labels(dataset_json)
     except ModalityError as error:
         raise ModalityError(f"{file} cannot be used: {error}") from error
@@ -127,7 +131,10 @@ def read_raw_dataset(name: str) -> RawDataset:
                 f"{folder / 'imagesTr'} has no images CASE_XXXX{dataset_json['file_ending']}. Add or rename them."
             )
         seen = {file for files in images.values() for file in files}
-    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
+        folders = sorted(file for file in seen if Path(file).is_dir())
+        problems += [f"{path} is a folder, but must be an image. Move the image out of it." for path in folders]
+        seen -= set(folders)
+    cases = visible_cases(get_filenames_of_train_images_and_targets(str(folder), dataset_json))
     if unlisted := sorted(seen - {file for files in cases.values() for file in files["images"]}):
         problems.append(
             f"{_some(unlisted)}: nnU-Net's training reads only names with exactly the ending "
@@ -154,6 +161,28 @@ def read_raw_dataset(name: str) -> RawDataset:
     return RawDataset(folder, dataset_json, cases)
 
 
+def visible_cases(cases: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the cases without those that nnU-Net makes of hidden files, such as `._CASE_0000.nii.gz` of macOS."""
+    return {name: files for name, files in cases.items() if not is_hidden(name)}
+
+
+def num_training(dataset_json: Mapping[str, Any]) -> int:
+    """Return the number of training cases in dataset.json, which may be written as text.
+
+    Raises:
+        ModalityError: it is not a whole number.
+    """
+    number = dataset_json["numTraining"]
+    try:
+        if isinstance(number, bool) or int(number) != float(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModalityError(
+            f"'numTraining' is {number!r}, but must be the number of training cases, such as 40. Correct it."
+        ) from error
+    return int(number)
+
+
 def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: bool = True) -> None:
     """Check what nnU-Net's `--verify_dataset_integrity` checks, in cases that may have missing files.
 
@@ -163,11 +192,8 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
         ModalityError: there are problems; the message lists all of them.
     """
     problems = []
-    if dataset.dataset_json["numTraining"] != len(dataset.cases):
-        problems.append(
-            f"dataset.json says {dataset.dataset_json['numTraining']} training cases (numTraining), but there "
-            f"are {len(dataset.cases)}."
-        )
+    if (number := num_training(dataset.dataset_json)) != len(dataset.cases):
+        problems.append(f"dataset.json says {number} training cases (numTraining), but there are {len(dataset.cases)}.")
     allowed = voxel_values(dataset.dataset_json)
     if allowed != list(range(len(allowed))):
         problems.append(f"The labels in dataset.json are {allowed}. nnU-Net needs 0, 1, 2 and so on.")

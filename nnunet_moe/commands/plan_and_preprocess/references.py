@@ -1,11 +1,11 @@
 """The copies of the segmentations with which nnU-Net's validation compares, in `gt_segmentations`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import RawDataset, require_none
 from nnunet_moe.errors import NnunetMoeError
@@ -16,17 +16,15 @@ from nnunet_moe.runtime.processes import map_cases
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
-def copy_references(dataset: RawDataset, number: int, preprocessed: Path, plans: str, num_processes: int) -> None:
-    """Copy the segmentations of a dataset as nnU-Net does, and correct the copies whose labels have rounding errors.
+def copy_references(dataset: RawDataset, preprocessed: Path, num_processes: int) -> None:
+    """Copy the segmentations of a dataset, and correct the copies whose labels have rounding errors.
 
-    nnU-Net's validation takes only exactly 1 for the label 1. nnU-Net also keeps a copy that is newer than its
-    segmentation, so earlier copies are removed first.
+    nnU-Net's validation takes only exactly 1 for the label 1. nnU-Net's own copying would keep a copy that is newer
+    than a corrected segmentation, and copy hidden files.
 
     Args:
         dataset: the raw dataset.
-        number: its number.
         preprocessed: its folder in `nnUNet_preprocessed`.
-        plans: identifier of the plans.
         num_processes: number of processes that read segmentations.
 
     Raises:
@@ -34,9 +32,10 @@ def copy_references(dataset: RawDataset, number: int, preprocessed: Path, plans:
     """
     ending = dataset.dataset_json["file_ending"]
     copies = {case: preprocessed / "gt_segmentations" / f"{case}{ending}" for case in dataset.cases}
-    for copy in copies.values():
-        copy.unlink(missing_ok=True)
-    preprocess_dataset(number, plans, [], [])  # without configurations, it only copies the segmentations
+    for case, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(copy) as unfinished:
+            shutil.copy2(dataset.cases[case]["label"], unfinished)
     tasks = [(copy, dataset.reader_class) for copy in copies.values() if _may_have_fractions(copy)]
     results = map_cases(round_labels, tasks, num_processes, description="Checking labels", show_progress=False)
     require_none([str(result) for result in results if isinstance(result, NnunetMoeError)], str(dataset.folder))

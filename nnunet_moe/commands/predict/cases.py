@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, list_cases
+from nnunet_moe.runtime.files import visible
 
 TIFF = (".tif", ".tiff")
 """Endings of images for which nnU-Net reads the spacing from `CASE.json`."""
@@ -76,7 +77,7 @@ def _of_other_endings(folder: Path, cases: set[str], ending: str) -> dict[str, l
     """Return case -> files, for cases that only have files with other endings that nnU-Net reads."""
     found: dict[str, list[str]] = {}
     others = READABLE_ENDINGS - {ending}
-    for path in sorted(folder.glob("[!.]*")):
+    for path in visible(folder):
         names = {told[0] for other in others if (told := case_and_channel(path.name, other)) is not None} - cases
         if names and case_and_channel(path.name, ending) is None:
             found.setdefault(names.pop(), []).append(str(path))

@@ -28,7 +28,7 @@ from nnunet_moe.commands.study.models import NUM_FOLDS, SeededRun, plans_of, rea
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
 
 JOBS = "jobs.json"
 PLANNED = ("2d", "3d_lowres", "3d_fullres")  # nnU-Net's configurations that do not need another one
@@ -200,7 +200,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
     data = PlansManager(read_plans(file, study.configuration)).get_configuration(study.configuration).data_identifier
     raw = nnunet_folder(nnUNet_raw) / study.dataset
     ending = read_json(raw / "dataset.json")["file_ending"]
-    cases = [label.name.removesuffix(ending) for label in (raw / "labelsTr").glob(f"[!.]*{ending}")]
+    cases = [label.name.removesuffix(ending) for label in visible(raw / "labelsTr") if label.name.endswith(ending)]
     # nnU-Net writes this file last for each case
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:
         raise SettingsError(

@@ -1,6 +1,7 @@
 """Planning and preprocessing of datasets whose training cases lack files."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     without_foreground,
 )
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, verify_integrity
+from nnunet_moe.commands.plan_and_preprocess.references import copy_references
 from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.modalities.availability import Availability
@@ -77,12 +79,17 @@ def test_for_complete_cases_everything_is_that_of_nnunets_command(folders, cohor
 def test_cases_that_lack_files_leave_those_of_the_others_as_they_are(folders, cohort, dataset, capsys):
     for name in ("phantomTr000_0000", "phantomTr001_0001", "phantomTr001_0000", "phantomTr003_0002"):
         (cohort / "imagesTr" / f"{name}.nii.gz").unlink()
+    for file in [*cohort.glob("imagesTr/*"), *cohort.glob("labelsTr/*Tr002*"), cohort / "imagesTr" / "zip_0000.nii.gz"]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7Mac OS X")  # which nnU-Net takes for cases
+    change(cohort, numTraining="5")  # which nnU-Net's planner cannot multiply
     extract_fingerprint(901)
     plan_and_preprocess("-d", 901, "-c", "3d_fullres")
     printed = capsys.readouterr().out
     assert "| T1w+T2w+FLAIR | 2 |" in printed and "| FLAIR | 1 |" in printed and "| T1w | 3 of 5 | 0 |" in printed
     ours = folders / "preprocessed" / "Dataset901_Tiny"
     theirs = dataset.plans_file.parent
+    assert not list(ours.rglob("._*")) and len(list((ours / "gt_segmentations").iterdir())) == 5
+    assert json.loads((ours / "nnUNetPlans.json").read_text())["experiment_planner_used"] == "ExperimentPlanner"
     table = (ours / "availability.csv").read_text().splitlines()
     assert table[:3] == [
         "case,modalities,T1w,T2w,FLAIR",
@@ -348,6 +355,10 @@ def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
         (lambda raw: (raw / "dataset.json").write_text("{"), ("JSONDecodeError",)),
         (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), ("regions_class_order",)),
         (lambda raw: change(raw, numTraining=None), ("'numTraining'",)),
+        (lambda raw: change(raw, numTraining="three"), ("'numTraining'", "'three'", "number")),
+        (lambda raw: change(raw, numTraining=2.5), ("'numTraining'", "2.5", "number")),
+        (lambda raw: change(raw, numTraining=True), ("'numTraining'", "True", "number")),
+        (lambda raw: (raw / "imagesTr" / "a_0002.nii.gz").mkdir(), ("a_0002.nii.gz", "is a folder")),
         (lambda raw: change(raw, dataset={}), ("no case",)),
         (lambda raw: change(raw, dataset={"x": listed("b_0002", "b_0000")}), ("x: ", "channels", "[2, 0]")),
         (lambda raw: shutil.rmtree(raw / "imagesTr"), ("imagesTr", "no folder")),
@@ -357,6 +368,23 @@ def test_files_that_make_no_dataset_are_refused(tiny, spoil, said):
     spoil(tiny)
     with pytest.raises(ModalityError, match=facts(*said)):
         read_raw_dataset(tiny.name)
+
+
+@pytest.mark.parametrize("number", ["3", 3.0, " 3"])
+def test_a_number_of_cases_may_be_written_otherwise(tiny, number):
+    change(tiny, numTraining=number)
+    verify_integrity(read_raw_dataset(tiny.name), 1, show_progress=False)
+
+
+def test_a_corrected_segmentation_is_copied_even_if_it_is_older(tiny, folders):
+    copy_references(read_raw_dataset(tiny.name), folders / "preprocessed" / tiny.name, 1)
+    label = np.zeros((12, 12, 12), dtype=np.uint8)
+    label[4, 4, 4] = 1
+    write(tiny / "labelsTr" / "a.nii.gz", label)
+    os.utime(tiny / "labelsTr" / "a.nii.gz", (10**9, 10**9))
+    copy_references(read_raw_dataset(tiny.name), folders / "preprocessed" / tiny.name, 1)
+    copy = folders / "preprocessed" / tiny.name / "gt_segmentations" / "a.nii.gz"
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(copy))), label)
 
 
 def test_integrity_is_verified_with_files_missing(tiny):

@@ -141,6 +141,15 @@ def other_channels(checkpoint):
         checkpoint["network_weights"][key] = torch.zeros(4, 2, 3, 3, 3)
 
 
+def fewer_modalities(checkpoint):
+    other_channels(checkpoint)
+    checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "FLAIR"}}
+
+
+def more_modalities(checkpoint):
+    checkpoint["init_args"]["dataset_json"] |= {"channel_names": dict(enumerate(("T1w", "T1c", "T2w", "FLAIR")))}
+
+
 def other_width(checkpoint):
     for key in [key for key in checkpoint["network_weights"] if "stages.2.0.convs.0" in key and "conv.weight" in key]:
         checkpoint["network_weights"][key] = torch.zeros(9, 6, 3, 3, 3)
@@ -179,6 +188,12 @@ def unchanged(checkpoint):
     [
         (other_network, MOESD, ("1 weights", "one of the networks only", "encoder.stages.9.weight")),
         (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
+        (fewer_modalities, MOESD, ("2 modalities (T1w, FLAIR)", "has 3 (T1w, T2w, FLAIR)", "cannot add or remove")),
+        (
+            more_modalities,
+            "nnUNetTrainerMoEStem",
+            ("4 modalities (T1w, T1c, T2w, FLAIR)", "checkpoint with 3"),
+        ),
         (other_width, "nnUNetTrainerSD", ("(9, 6, 3, 3, 3) in the checkpoint", "(8, 6, 3, 3, 3)")),
         (no_configuration, MOESD, ("'3d_gone'", "2d, 3d_fullres")),
         (no_dataset, MOESD, ("Dataset999_Gone/nnUNetPlans.json", "does not exist")),
