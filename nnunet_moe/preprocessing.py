@@ -14,6 +14,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of, zero_notes
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.runtime.files import is_hidden
@@ -29,6 +30,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
     one_image_type: ClassVar[bool] = False
     """Whether cases with more than one available channel are refused."""
+    for_training: bool = False
+    """Whether training cases are preprocessed; `run_case_save` sets it, which nnU-Net only calls for them."""
 
     def run_case_save(
         self,
@@ -49,6 +52,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             configuration_manager: nnU-Net's, of the configuration.
             dataset_json: the content of dataset.json, or its path.
         """
+        self.for_training = True
         if not is_hidden(Path(output_filename_truncated).name):
             super().run_case_save(
                 output_filename_truncated, image_files, seg_file, plans_manager, configuration_manager, dataset_json
@@ -77,7 +81,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
         Raises:
             ModalityError: a file name has no channel of this dataset, or two files have the same channel. Or files
-                differ in geometry, a voxel is not finite, no channel is available, or the model needs other modalities.
+                differ in geometry, a voxel is not finite, no channel is available, the model needs other modalities, or
+                the images are a slice for a 3D model.
         """
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
@@ -105,9 +110,10 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             Image `(K, *space)` with NaN in missing and unused channels, and notes on unused modalities.
 
         Raises:
-            ModalityError: the model needs other modalities.
+            ModalityError: the model needs other modalities, or the images are a slice for a 3D model.
         """
         names, available = channel_names(dataset_json), np.array(images.available)
+        self._require_volume(images.image, images.properties, configuration_manager, first_file)
         self._require_one_image_type(available, names, f"{first_file}: ")
         used, notes = _dedicated(available, configuration_manager, names, f"{first_file}: ")
         return np.where(used.reshape(-1, *[1] * (images.image.ndim - 1)), images.image, np.float32(np.nan)), notes
@@ -136,7 +142,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
         Raises:
             ModalityError: there are not K channels, a channel has some voxels that are NaN or infinite, no channel is
-                available, or the model needs other modalities.
+                available, the model needs other modalities, or the array is a slice for a 3D model.
         """
         dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
@@ -145,6 +151,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
                 f"The array has {len(data)} channels, but the dataset has {len(names)} ({', '.join(names)}). Pass all "
                 "channels, with NaN in every voxel of missing ones."
             )
+        self._require_volume(data, properties, configuration_manager, "The array")
         available = np.array([is_available(channel, name) for channel, name in zip(data, names, strict=True)])
         _log(note for channel, name in zip(data, names, strict=True) for note in zero_notes(channel, name))
         if not available.any():
@@ -162,6 +169,12 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         _require_finite(data[available], [name for name, is_there in zip(names, available, strict=True) if is_there])
         data[~available] = np.nan
         return data, seg_or_border, properties
+
+    def _require_volume(
+        self, image: np.ndarray, properties: dict, configuration_manager: ConfigurationManager, name: str
+    ) -> None:
+        grid = image.shape[1:], properties["spacing"]
+        require_volume(*grid, configuration_manager.patch_size, name, for_training=self.for_training)
 
     def _require_one_image_type(self, available: np.ndarray, names: Sequence[str], case: str = "") -> None:
         if self.one_image_type and available.sum() > 1:

@@ -23,6 +23,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, conve
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
+from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.reading import CaseImages, read_case
 from nnunet_moe.labels.label_sets import covered, labels_in
 from nnunet_moe.labels.labels import labels_of
@@ -94,8 +95,9 @@ class InferenceContext:
             for `segmentation` and `export`.
 
         Raises:
-            ModalityError: the model does not take these modalities.
+            ModalityError: the model does not take these modalities, or the images are a slice for a 3D model.
         """
+        require_volume(image.shape[1:], properties["spacing"], self.configuration.patch_size, "The case")
         seg = None if previous_stage is None else previous_stage[None]
         managers = self.plans, self.configuration, self.dataset_json
         data, seg, properties = self.preprocessor().run_case_npy(image, seg, copy.deepcopy(properties), *managers)

@@ -44,6 +44,7 @@ class AnyFormatReader:
             files: one file, of one channel.
 
         Raises:
+            ModalityError: the file is a volume, and the dataset's format stores only 2D images.
             RuntimeError: ITK cannot read the file, or cannot write it in the dataset's format.
         """
         (file,) = files
@@ -64,6 +65,12 @@ class AnyFormatReader:
                     json.dumps({"spacing": image.GetSpacing()[::-1]}), encoding="utf-8"
                 )
             data, properties = self._reader.read_images([str(converted)])
+        if data[0].size != image.GetNumberOfPixels():
+            size = " x ".join(map(str, image.GetSize()))
+            raise ModalityError(
+                f"{file} is a volume ({size} voxels), but the model is for 2D images ({self._file_ending}). Send one "
+                "slice."
+            )
         sent = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
         return data, {**properties, "sent": sent}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.reading import CaseImages, read_channels
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.models.checkpoints import loading
@@ -158,7 +159,8 @@ class CaseModel:
         start, images = time.perf_counter() - case.seconds, case.images
         code = images.available
         self._require_taken(code)
-        self._require_dimension(case)
+        grid = images.image.shape[1:], images.properties["spacing"]
+        require_volume(*grid, self._context.configuration.patch_size, str(case.first_file))
         used = self.largest_code() if self._segmenter.is_dedicated else code
         warnings = self._warnings(used)
         segmentation = self._segmenter.segment(images, code)
@@ -195,11 +197,6 @@ class CaseModel:
 
     def _taken(self) -> list[Code]:
         return [code for code in all_codes(len(self.modalities)) if self._segmenter.takes(code)]
-
-    def _require_dimension(self, case: SentImages) -> None:
-        """Refuse a slice for a 3D network, which would segment it without having been trained for slices."""
-        if case.images.image.shape[1] == 1 and len(self._context.configuration.patch_size) == 3:
-            raise ModalityError(f"{case.first_file} is a slice, but the model is for volumes. Send a volume.")
 
     def _require_taken(self, code: Code) -> None:
         """Refuse an incomplete case for nnU-Net's own networks, which would take NaN for a value.
