@@ -12,12 +12,14 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
+from nnunet_moe.commands.plan_and_preprocess.fingerprint_files import require_same_files, states_of, write_states
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, require_none
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.reading import read_case, read_segmentation
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code
+from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
 
@@ -44,6 +46,8 @@ class AnalysedCase:
     intensities: dict[int, np.ndarray]
     """Channel -> a sample of its foreground voxels, for the available channels."""
     relative_size_after_crop: float
+    states: dict[str, FileState]
+    """Path -> the state of the file before it was read."""
 
 
 class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
@@ -56,6 +60,8 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
 
     availability: Availability
     """Set by `run`."""
+    warning: str | None = None
+    """Set by `run`, if an existing fingerprint may not belong to the files."""
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Write `dataset_fingerprint.json`, or read it if it exists with its table and must not be overwritten.
@@ -69,6 +75,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         # without a table, nnU-Net wrote the fingerprint, and zero-filled channels may have entered it
         if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
+            self.warning = require_same_files(folder, dataset, self.num_processes)
             return json.loads(fingerprint_file.read_text(encoding="utf-8"))
         num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
         results = map_cases(
@@ -92,6 +99,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         )  # without its table, the fingerprint is never mistaken for one of these files
         with atomic_write(fingerprint_file) as unfinished:
             save_json(fingerprint, str(unfinished))
+        write_states(folder, dataset, {path: state for case in cases for path, state in case.states.items()})
         with atomic_write(table_file) as unfinished:
             unfinished.write_text(self.availability.csv(), encoding="utf-8")
         return fingerprint
@@ -106,6 +114,7 @@ def analyse_case(
         ModalityError: a file cannot be used, the shapes of segmentation and images differ, or dataset.json does not
             have one of the labels.
     """
+    states = states_of(images, label)
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
     image, properties = read.image, read.properties
@@ -128,6 +137,7 @@ def analyse_case(
         tuple(channel in present for channel in range(len(image))),
         dict(zip(present.tolist(), map(np.asarray, samples), strict=True)),
         float(np.prod(shape) / np.prod(image.shape[1:])),
+        states,
     )
 
 

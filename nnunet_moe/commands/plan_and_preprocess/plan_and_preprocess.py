@@ -114,7 +114,8 @@ def _fingerprint(name: str, request: Request) -> Availability:
     test, problems = dataset.test_availability()
     availability = extractor.availability
     print(availability_tables(availability))
-    warnings = (*availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
+    stale = () if extractor.warning is None else (extractor.warning,)
+    warnings = (*stale, *availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
     for warning in warnings:
         print(f"WARNING: {warning}")
     if not all(map(all, availability.codes.values())):

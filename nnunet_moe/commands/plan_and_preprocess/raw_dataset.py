@@ -123,7 +123,7 @@ def read_raw_dataset(name: str) -> RawDataset:
         images, strays = list_cases(folder / "imagesTr", dataset_json["file_ending"])
         if strays:
             raise ModalityError(
-                f"{_some(strays)}: images must be named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the "
+                f"{some(strays)}: images must be named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the "
                 "channel. Rename or remove these files."
             )
         if not images:
@@ -137,13 +137,13 @@ def read_raw_dataset(name: str) -> RawDataset:
     cases = visible_cases(get_filenames_of_train_images_and_targets(str(folder), dataset_json))
     if unlisted := sorted(seen - {file for files in cases.values() for file in files["images"]}):
         problems.append(
-            f"{_some(unlisted)}: nnU-Net's training reads only names with exactly the ending "
+            f"{some(unlisted)}: nnU-Net's training reads only names with exactly the ending "
             f"{dataset_json['file_ending']}. Rename these files."
         )
     if not cases:
         raise ModalityError(f"{file} lists no case under 'dataset'. List the cases, or remove this key.")
     if label_sets is not None and (unknown := sorted(label_sets.by_case.keys() - cases.keys())):
-        problems.append(f"{BY_CASE!r} in dataset.json lists {_some(unknown)}, but no training case has this name.")
+        problems.append(f"{BY_CASE!r} in dataset.json lists {some(unknown)}, but no training case has this name.")
     for case, files in cases.items():
         expected = [*files["images"], files["label"]]
         problems += [f"{case}: {path} does not exist." for path in expected if not Path(path).exists()]
@@ -230,5 +230,6 @@ def require_none(problems: Sequence[str], where: str) -> None:
         raise ModalityError(f"{where}: fix these problems, or remove the cases.\n  {listed}")
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
