@@ -16,7 +16,6 @@ from nnunet_moe.architectures.swin_network import SwinUNetwork
 from nnunet_moe.architectures.swin_unet import PATCH, PatchExpanding, SwinUNet, blocks, initialize
 from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import zero_absent
-from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.m4oe import M4oESettings
 
 MASKED_PATCH = 16
@@ -63,12 +62,14 @@ class MaskedAutoencoder(SwinUNetwork):
         self.use_image_types(available)
         encoder: Any = self.encoder
         image = zero_absent(x, available).sum(dim=1, keepdim=True)
-        with cpu_autocast(x.device):
+        of_tokens = enlarged(masked, MASKED_PATCH // PATCH)[..., None]
+
+        def reconstruct() -> Tensor:
             tokens = encoder.embed(self.padded(image))
-            of_tokens = enlarged(masked, MASKED_PATCH // PATCH)[..., None]
             tokens = torch.where(of_tokens, self.hidden_token.to(tokens.dtype), tokens)
-            found = self.reconstruction(encoder.encode(tokens)[-1])
-        return found[..., : x.shape[2], : x.shape[3]]
+            return self.reconstruction(encoder.encode(tokens)[-1])
+
+        return self.in_cpu_precision(reconstruct, x, available)[..., : x.shape[2], : x.shape[3]]
 
     def _logits(self, image: Tensor, available: Tensor) -> Logits:
         self.require_segmentation()

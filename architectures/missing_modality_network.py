@@ -1,7 +1,7 @@
 """The base class of all networks of this package; missing channels are NaN in their input."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcyc
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.label_sets import covered, restricted
 from nnunet_moe.modalities.codes import Code, all_codes, available_modalities, present_channels
+from nnunet_moe.runtime.precision import CpuPrecision, is_used
 from nnunet_moe.settings.base import Settings
+
+T = TypeVar("T")
 
 Logits = Tensor | list[Tensor]
 """Logits: one tensor, or one per resolution under deep supervision."""
@@ -62,6 +65,7 @@ class MissingModalityNetwork(nn.Module):
         label_sets = torch.tensor(settings.label_sets, dtype=torch.bool) if has_sets else None
         self.register_buffer("label_sets", label_sets, persistent=False)
         self.keep_buffers_from_ddp()
+        self.cpu_precision = CpuPrecision()
         self.encoder = network.get_submodule("encoder")
         self.decoder = network.get_submodule("decoder")
 
@@ -173,6 +177,43 @@ class MissingModalityNetwork(nn.Module):
         """
         available = available_modalities(x[:, : self.num_modalities])
         return available if self.dedicated_code is None else available & self.dedicated_code
+
+    def in_cpu_precision(self, compute: Callable[[], T], x: Tensor, available: Tensor) -> T:
+        """Run the network on a CPU in bfloat16 where that is right, on other devices as it is.
+
+        float64 stays float64. In a compiled graph on a CPU, the network computes in float32, because nothing can be
+        checked there.
+
+        Args:
+            compute: runs the network.
+            x: `(B, C, *space)`, the network's input.
+            available: `(B, K)` bool; the shapes inside the network depend on it.
+        """
+        if x.device.type != "cpu" or x.dtype == torch.float64 or torch.compiler.is_compiling():
+            return compute()
+        situation = (len(x), x.dtype, self.training, self.shapes_depend_on(available))
+        return self.cpu_precision.run(compute, tuple(x.shape[2:]), situation)
+
+    def computes_in_bfloat16(self, image: Tensor) -> bool:
+        """Return whether the network, in evaluation mode on a CPU, computes images like this one in bfloat16.
+
+        Args:
+            image: `(1, C, *space)` with modalities that the network takes. The network runs on it once or twice.
+        """
+        if image.device.type != "cpu" or not is_used():
+            return False
+        with torch.inference_mode():
+            self.eval()(image)
+        return tuple(image.shape[2:]) not in self.cpu_precision.notes
+
+    def shapes_depend_on(self, available: Tensor) -> Hashable:
+        """Return all of a batch's modalities on which the shapes inside the network depend on a CPU.
+
+        Args:
+            available: `(B, K)` bool.
+        """
+        is_one_code = bool((available == available[:1]).all())
+        return int(available[0].sum()) if is_one_code else "several codes"
 
     def decode(self, skips: list[Tensor], x: Tensor, available: Tensor) -> Logits:
         """Run nnU-Net's decoder; except in training, outputs outside the label sets cannot be predicted.

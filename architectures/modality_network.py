@@ -14,7 +14,6 @@ from nnunet_moe.architectures.placement import place_code_convolutions, place_co
 from nnunet_moe.architectures.upcycling import UpcyclingSource, require_as_many_modalities, upcycled_weights
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import Code, zero_absent
-from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.moesd import ExpertSettings
 from nnunet_moe.settings.two_views import TwoViewsSettings
@@ -118,8 +117,9 @@ class ModalityNetwork(MissingModalityNetwork):
             code_input = self._code_input(available, x.dtype)
             for layer in self.code_layers:
                 layer.code_input = code_input
-        with cpu_autocast(x.device):
-            return self.decode(self.encoder(zero_absent(x, available)), x, available)
+        return self.in_cpu_precision(
+            lambda: self.decode(self.encoder(zero_absent(x, available)), x, available), x, available
+        )
 
     def _code_input(self, available: Tensor, dtype: torch.dtype) -> CodeInput:
         code = available.to(dtype)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from nnunet_moe.architectures.code_conv import state_of
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.modalities.codes import Code, zero_absent
-from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.lckd import LCKDSettings
 
 
@@ -98,10 +97,13 @@ class SharedEncoderNetwork(MissingModalityNetwork):
                 `SharedEncoderOutput`.
         """
         available = self.available(x)
-        with cpu_autocast(x.device):
+
+        def compute() -> SharedEncoderOutput:
             maps = self._feature_maps(zero_absent(x, available), available)
-            logits = self.decode(self._joined(maps, available), x, available)
-        return SharedEncoderOutput(logits, maps[-1], available) if with_features else logits
+            return SharedEncoderOutput(self.decode(self._joined(maps, available), x, available), maps[-1], available)
+
+        output = self.in_cpu_precision(compute, x, available)
+        return output if with_features else output.logits
 
     def of_code(self, x: Tensor, code: Code) -> Logits:
         """Compute the logits of a batch that contains only the modalities of a code, in the precision of the input.

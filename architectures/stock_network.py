@@ -31,6 +31,10 @@ class StockNetwork:
         """Return whether the code is that of a complete case."""
         return all(code)
 
+    def computes_in_bfloat16(self, image: Tensor) -> bool:
+        """Return False, because nnU-Net computes in float32 on CPUs."""
+        return False
+
     def gate_table(self, codes: Sequence[Code]) -> dict[str, Tensor]:
         """Return an empty table, because there are no gates."""
         return {}

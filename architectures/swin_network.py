@@ -1,6 +1,6 @@
 """The network of M4oE: a Swin U-Net that reads an image's type from the one channel that is not NaN."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -14,7 +14,6 @@ from nnunet_moe.architectures.new_image_types import image_types_of, with_new_im
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
 from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
 from nnunet_moe.modalities.codes import zero_absent
-from nnunet_moe.runtime.precision import cpu_autocast
 from nnunet_moe.settings.m4oe import M4oESettings
 
 
@@ -53,8 +52,9 @@ class SwinUNetwork(MissingModalityNetwork):
             `(B, classes or regions, H, W)`.
         """
         available = self.available(x)
-        with cpu_autocast(x.device):
-            return self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available)
+        return self.in_cpu_precision(
+            lambda: self._logits(zero_absent(x, available).sum(dim=1, keepdim=True), available), x, available
+        )
 
     def of_code(self, x: Tensor, code: tuple[bool, ...]) -> Logits:
         """Compute the logits of images of one image type, in the precision of the input.
@@ -82,6 +82,10 @@ class SwinUNetwork(MissingModalityNetwork):
             raise nothing_to_upcycle(self)
         image_types = image_types_of(source)
         return with_new_image_types(source.weights, image_types, self, modalities, like=like, noise=noise)
+
+    def shapes_depend_on(self, available: Tensor) -> Hashable:
+        """Return the numbers of items with the same image type; see the base class."""
+        return tuple(sorted(available.sum(dim=0).tolist()))
 
     def padded(self, image: Tensor) -> Tensor:
         """Pad images `(B, C, H, W)` with zeros at the end of both axes, up to the next multiple of 32."""

@@ -22,6 +22,7 @@ from nnunet_moe.modalities.codes import (
     code_text,
     drop_modalities,
 )
+from nnunet_moe.prediction import unwrap
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.runtime.files import atomic_write, remove_leftovers
 from nnunet_moe.runtime.threads import cpu_threads
@@ -102,6 +103,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         self.num_iterations_per_epoch = settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
         self._step_in_epoch = 0
+        self._logged_sizes: set[tuple[int, ...]] = set()
         self.told = Epoch()
         """The numbers of the current epoch, for its line in the file of the learning curves."""
 
@@ -263,6 +265,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """End the training part of the epoch as nnU-Net does; the log shows the mean of each part of the loss."""
         super().on_train_epoch_end(train_outputs)
+        self._log_precision()
         train_outputs = self._of_all_processes(train_outputs)
         means = {name: np.mean([output[name] for output in train_outputs]) for name in train_outputs[0]}
         self.told.loss_parts = {name: float(mean) for name, mean in means.items() if name != "loss"}
@@ -333,6 +336,15 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             return
         with atomic_write(Path(filename)) as unfinished:
             super().save_checkpoint(str(unfinished))
+
+    def _log_precision(self) -> None:
+        """Log the sizes of images for which the network computes in float32 instead of bfloat16, each once."""
+        network = unwrap(self.network)
+        assert isinstance(network, MissingModalityNetwork)
+        for size, note in network.cpu_precision.notes.items():
+            if size not in self._logged_sizes:
+                self._logged_sizes.add(size)
+                self.print_to_log_file(note)
 
     def _folder(self) -> Path:
         """Return the folder of the fold, which contains logs and checkpoints."""

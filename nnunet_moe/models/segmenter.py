@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor
 from torch.backends import cudnn
 
@@ -18,6 +19,7 @@ from nnunet_moe.models.network_input import NetworkInput, with_only
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.prediction import unwrap
 from nnunet_moe.runtime.network_time import NetworkTime
+from nnunet_moe.runtime.threads import cpu_threads
 
 
 class Segmenter:
@@ -70,6 +72,16 @@ class Segmenter:
                 raise ModelError(
                     "A fold has weights that are NaN or infinite. Choose another checkpoint, or train again."
                 )
+
+    def computes_in_bfloat16(self) -> bool:
+        """Return whether the network computes in bfloat16 on this CPU, by trying it on an empty patch."""
+        context, device = self.context, self._predictor.device
+        num_channels = determine_num_input_channels(context.plans, context.configuration, context.dataset_json)
+        patch = torch.zeros(1, num_channels, *context.configuration.patch_size, device=device)
+        if self.network.takes_one_image_type:
+            patch[:, 1:] = torch.nan
+        with cpu_threads(device):  # as for a prediction
+            return self.network.computes_in_bfloat16(patch)
 
     @property
     def is_second_stage(self) -> bool:

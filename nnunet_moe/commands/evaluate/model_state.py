@@ -5,24 +5,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import digest
-from nnunet_moe.runtime.precision import uses_cpu_bfloat16
 
 
 def state_of(
-    model: ModelFolder, folds: Sequence[Fold], metrics: MetricSettings, prediction: PredictionSettings
+    model: ModelFolder,
+    folds: Sequence[Fold],
+    metrics: MetricSettings,
+    prediction: PredictionSettings,
+    *,
+    bfloat16: bool,
 ) -> dict[str, Any]:
-    """Return the digests of a model's files, the settings and the versions."""
+    """Return the digests of a model's files, the settings, the versions, and whether the network uses bfloat16."""
     return {
         "files": _digests(model, folds),
-        "bfloat16": uses_cpu_bfloat16(torch.device(prediction.device)),
+        "bfloat16": bfloat16,
         "metrics": asdict(metrics),
         "prediction": asdict(prediction),
         "versions": versions_of_figures(),

@@ -110,7 +110,8 @@ class ModelRun:
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
         self._described: set[Path] = set()
         """Folders of segmentations to which this run has written dataset.json and plans.json."""
-        self.model_state = state_of(model, part.folds, scorer.metrics, scorer.prediction)
+        bfloat16 = self.segmenter.computes_in_bfloat16()
+        self.model_state = state_of(model, part.folds, scorer.metrics, scorer.prediction, bfloat16=bfloat16)
 
     def rows(self) -> Iterator[dict]:
         """Yield rows for `Results`. Scores of an earlier run are not recomputed."""
