@@ -15,12 +15,14 @@ from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
+from nnunet_moe.commands.import_dataset.patients import patients_of_cases
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
+from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
 
@@ -68,6 +70,7 @@ def import_dataset(request: Request) -> Imported:
             f"No case below {request.source} has a segmentation that could be placed. Correct the pattern of -l."
             f"{_examples(problems)}"
         )
+    patients = patients_of_cases(request, {**training, **test})
     labels = _labels(request, {name: read[name].labels for name in training})
     imported = Imported(
         folder, _availability(training, read, names), _availability(test, read, names) if test else None
@@ -78,6 +81,7 @@ def import_dataset(request: Request) -> Imported:
         placed = {file for name, file in spacings.files.items() if name in {**training, **test}}
         told = placed | {problem.file for problem in spacings.unused}
         imported.not_placed = [*(problem for problem in problems if problem.file not in told), *spacings.unused]
+    imported.num_patients = len(set(patients.values())) if patients else None
     imported.not_placed.sort(key=lambda problem: problem.rank)
     with atomic_folder(folder) as unfinished:
         place_cases(request, unfinished, ending, spacings, training=training, test=test)
@@ -88,6 +92,8 @@ def import_dataset(request: Request) -> Imported:
             "file_ending": ending,
         }
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
+        if patients:
+            write_patients(unfinished / TABLE, patients)
         write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
 

@@ -29,6 +29,8 @@ class Imported:
     """TIFFs that were placed, for which nnU-Net will assume a spacing of 1."""
     not_placed: list[Problem] = field(default_factory=list)
     """Everything else below the original folder."""
+    num_patients: int | None = None
+    """None if it is not known which patient each case belongs to."""
 
     @property
     def report(self) -> Path:

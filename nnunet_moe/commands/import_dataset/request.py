@@ -96,6 +96,23 @@ class Request:
         help="keep the first of these modalities if files of a case are equal (default: channel order)",
     )
     """Modalities that count as the original if several files of a case are equal, first choice first."""
+    patient: str | None = option(
+        "-patient",
+        default=None,
+        metavar="NAME",
+        group="modalities and labels",
+        help="name what tells the patient of a case: a name in braces of the patterns, or a column of -patients "
+        "(default: patient, or subject or sub in braces)",
+    )
+    patients: Path | None = option(
+        "-patients",
+        type=Path,
+        default=None,
+        metavar="TABLE",
+        group="modalities and labels",
+        help="read the patient of each case from this table with a column named case, e.g. a CSV file",
+    )
+    """None: the patterns tell the patient, or each case is a patient by itself."""
     num_processes: int = option(
         "-np", type=int, default=8, group="compute", help="read cases in this many processes (default: %(default)s)"
     )

@@ -25,6 +25,7 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
 )
 from nnunet_moe.commands.plan_and_preprocess.references import copy_references
 from nnunet_moe.commands.plan_and_preprocess.request import Request
+from nnunet_moe.commands.plan_and_preprocess.splits import split_by_patient
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
@@ -61,6 +62,9 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
     with variable(NUM_THREADS, str(max(1, get_allowed_n_proc_DA()))):
         for name in names:
             _, identifier = plan_experiment_dataset(_number(name), *options)
+    for name in names:
+        for line in split_by_patient(name, list(found[name].files)):
+            print(line)
     if request.preprocess:
         configurations = {name: _configurations(name, identifier, request) for name in names}
         for name in names:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.study.definition import Method, Study
@@ -18,12 +16,10 @@ from nnunet_moe.errors import SettingsError
 from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.models.networks import find_trainer
+from nnunet_moe.patients import crossval_split, patients_of
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import PLANS_KEY, read_settings, unread_settings
-
-NUM_FOLDS = 5
-"""Number of folds in nnU-Net's split."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +145,9 @@ def write_plans(study: Study, trained: list[SeededRun]) -> Path:
     if not (splits := file.with_name("splits_final.json")).exists():
         data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
-        # the same split as nnU-Net's
-        _write_json(splits, generate_crossval_split(list(np.sort(cases)), seed=12345, n_splits=NUM_FOLDS))
+        # without a table of patients, the same split as nnU-Net's
+        if folds := crossval_split(cases, patients_of(study.dataset)):
+            _write_json(splits, folds)
     return file
 
 

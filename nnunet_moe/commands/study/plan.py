@@ -24,10 +24,11 @@ from nnunet_moe.commands.study.jobs import (
     evaluation_job,
     jobs_of,
 )
-from nnunet_moe.commands.study.models import NUM_FOLDS, SeededRun, plans_of, read_plans, trained_methods
+from nnunet_moe.commands.study.models import SeededRun, plans_of, read_plans, trained_methods
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
+from nnunet_moe.patients import NUM_FOLDS
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
 
 JOBS = "jobs.json"

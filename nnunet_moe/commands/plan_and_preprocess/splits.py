@@ -1,0 +1,43 @@
+"""Write the folds of a dataset whose patients are known, so that no patient is in both parts of a fold."""
+
+import json
+from collections.abc import Sequence
+
+from nnunetv2.paths import nnUNet_preprocessed
+
+from nnunet_moe.commands.plan_and_preprocess.raw_dataset import some
+from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
+
+
+def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
+    """Write `splits_final.json` if the patients are known and it does not exist. An existing one is never changed.
+
+    Args:
+        dataset: its full name.
+        cases: the training cases.
+
+    Returns:
+        Lines for the user: what was written, and warnings.
+
+    Raises:
+        FileError: the table of the patients or the existing splits cannot be read.
+    """
+    patients, file = patients_of(dataset), nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
+    if not patients:
+        return []
+    lines = []
+    if without := sorted(set(cases) - patients.keys()):
+        lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a patient by itself.")
+    if file.exists():
+        if both := in_both_parts(read_json(file, list), patients):
+            lines.append(
+                f"WARNING: {file} has cases of {some(both)} for training and for validation in the same fold, so the "
+                "validation scores will be too good. Remove the file before you train, and rerun this command."
+            )
+        return lines
+    if not (splits := crossval_split(cases, patients)):
+        return [*lines, "WARNING: all cases belong to one patient, so no folds were written. Train with the fold all."]
+    with atomic_write(file) as unfinished:
+        unfinished.write_text(json.dumps(splits, indent=4), encoding="utf-8")
+    return [*lines, f"Wrote {file}: {len(splits)} folds that keep the cases of a patient together."]

@@ -1,0 +1,120 @@
+"""Which patient each case belongs to, and folds that keep the cases of a patient together.
+
+Two visits of a patient look alike. If one is for training and the other for validation, the scores are too good. The
+patients stand in `patients.csv` in the raw dataset, with the columns `case` and `patient`.
+"""
+
+import csv
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+from nnunet_moe.errors import FileError
+from nnunet_moe.runtime.files import nnunet_folder
+
+TABLE = "patients.csv"
+CASE, PATIENT = "case", "patient"
+NUM_FOLDS = 5
+SEED = 12345
+"""nnU-Net's number of folds, and its seed for the order of the cases."""
+
+
+def patients_of(dataset: str) -> dict[str, str]:
+    """Return case -> patient from the table of a raw dataset; empty if it has no table.
+
+    Raises:
+        FileError: the table cannot be read.
+    """
+    file = nnunet_folder(nnUNet_raw) / dataset / TABLE
+    return read_patients(file) if file.exists() else {}
+
+
+def read_patients(file: Path, column: str = PATIENT) -> dict[str, str]:
+    """Return case -> patient from a table with comma, semicolon or tab between its columns.
+
+    Args:
+        file: the table; its first line names the columns, one of which is `case`.
+        column: the name of the column of the patients.
+
+    Raises:
+        FileError: the file cannot be read, a column is missing, a field is empty, or a case has two patients.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{file} cannot be read: {error}. It must be a table in UTF-8.") from error
+    header = lines[0] if lines else ""
+    separator = max(",;\t", key=header.count)
+    rows = csv.DictReader(lines, delimiter=separator)
+    if missing := [name for name in (CASE, column) if name not in (rows.fieldnames or ())]:
+        raise FileError(
+            f"{file} has no {' or '.join(map(repr, missing))}. The first line is {header!r}. Name the columns there."
+        )
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        case, patient = (row[CASE] or "").strip(), (row[column] or "").strip()
+        if not case or not patient:
+            raise FileError(f"{file}, line {number}: the case or its patient is empty. Fill in both.")
+        if found.setdefault(case, patient) != patient:
+            raise FileError(f"{file}, line {number}: {case} belongs to {found[case]} and to {patient}. Keep one line.")
+    return found
+
+
+def write_patients(file: Path, patients: Mapping[str, str]) -> None:
+    """Write the table of the patients."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        table = csv.writer(opened, lineterminator="\n")
+        table.writerow([CASE, PATIENT])
+        table.writerows(sorted(patients.items()))
+
+
+def crossval_split(cases: Collection[str], patients: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    """Return the folds of nnU-Net's cross-validation, drawn over patients instead of cases.
+
+    If each case has its own patient, these are nnU-Net's folds of the patients. There are five folds, or as many as
+    there are patients if these are fewer.
+
+    Args:
+        cases: the training cases.
+        patients: case -> patient. A case that it does not contain is a patient by itself.
+
+    Returns:
+        `train` and `val` of each fold, in alphabetical order, as in `splits_final.json`; empty for a single patient.
+    """
+    by_patient: dict[tuple[bool, str], list[str]] = {}
+    for case in sorted(cases):
+        by_patient.setdefault(_key(case, patients), []).append(case)
+    if len(by_patient) < 2:
+        return []
+    members: Any = [by_patient[patient] for patient in sorted(by_patient)]
+    places: Any = list(range(len(members)))  # nnU-Net shuffles places, whatever stands there
+    folds = generate_crossval_split(places, seed=SEED, n_splits=min(NUM_FOLDS, len(members)))
+    return [
+        {part: sorted(case for place in fold[part] for case in members[int(place)]) for part in ("train", "val")}
+        for fold in folds
+    ]
+
+
+def in_both_parts(splits: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str, str]) -> list[str]:
+    """Return the patients who have cases for training and for validation in the same fold."""
+    found: set[str] = set()
+    for fold in splits:
+        train, val = ({patients[case] for case in fold[part] if case in patients} for part in ("train", "val"))
+        found |= train & val
+    return sorted(found)
+
+
+def groups_of(cases: Sequence[str], patients: Mapping[str, str]) -> np.ndarray:
+    """Return the number of the patient of each case, `(N,)` from 0."""
+    keys = [_key(case, patients) for case in cases]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], dtype=int)
+
+
+def _key(case: str, patients: Mapping[str, str]) -> tuple[bool, str]:
+    """Return what identifies the patient of a case. A case without a patient never has that of another case."""
+    return (case not in patients, patients.get(case, case))
