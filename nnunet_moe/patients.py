@@ -24,11 +24,14 @@ SEED = 12345
 
 
 def patients_of(dataset: str) -> dict[str, str]:
-    """Return case -> patient from the table of a raw dataset; empty if it has no table.
+    """Return case -> patient from the table of a raw dataset; empty without a table or without `nnUNet_raw`.
 
     Raises:
         FileError: the table cannot be read.
     """
+    raw: Any = nnUNet_raw
+    if not raw.is_set():
+        return {}
     file = nnunet_folder(nnUNet_raw) / dataset / TABLE
     return read_patients(file) if file.exists() else {}
 

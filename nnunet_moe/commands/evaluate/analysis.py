@@ -64,7 +64,7 @@ def comparisons(results: Results, pairs: Sequence[tuple[str, str]] | None = None
 
     Differences are the first trainer minus the second. `p_holm` is corrected over the codes of one pair, label and
     metric. If there are dedicated models, `gap_closed_percent` is the share of the gap from the second trainer to them
-    that the first trainer closes.
+    that the first trainer closes. If patients have several cases, a pair is a patient, with the means over its cases.
     """
     rows = []
     for first, second in combinations(results.trainers, 2) if pairs is None else pairs:
@@ -119,12 +119,14 @@ def _compare_pair(results: Results, first: str, second: str, label: str, metric:
         of_complete = [results.paired(first, second, code, label, metric, results.complete_cases) for code in by_code]
         each_case = pd.concat(of_complete).groupby(level=0).mean()
         with_all = results.paired(first, second, ALL_EACH_HAS, label, metric)
-        spanning = {results.code_text(ALL_EACH_HAS): with_all, EACH_CASE_AND_CODE: pd.concat(of_complete)}
+        each_code = pd.concat([results.by_unit(pairs) for pairs in of_complete])
+        spanning = {results.code_text(ALL_EACH_HAS): with_all, EACH_CASE_AND_CODE: each_code}
         scopes = {**spanning, EACH_CASE: each_case, **scopes}
         gaps[EACH_CASE] = _gap(results, first, second, list(by_code), label, metric, results.complete_cases)
     rows = []
     for scope, pairs in scopes.items():
-        comparison = compare(pairs[0].to_numpy(), pairs[1].to_numpy())
+        units = pairs if scope == EACH_CASE_AND_CODE else results.by_unit(pairs)
+        comparison = compare(units[0].to_numpy(), units[1].to_numpy())
         if comparison is None:
             continue
         about = {"trainer": first, "versus": second, "label": label, "metric": metric, "code": scope}

@@ -19,6 +19,7 @@ from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.patients import patients_of, read_patients
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import dataset_name, remove_leftovers, require_own_files, working_folder
 from nnunet_moe.runtime.network_time import NetworkTime
@@ -98,6 +99,7 @@ def score_models(request: Request) -> Evaluation:
         dedicated=scored.dedicated,
         labels=labels,
         cases=[case.name for case in cases],
+        patients=_patients(request, dataset),
     )
     overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
     return Evaluation(results, scored.gates, overlays, scored.models, network_time)
@@ -225,6 +227,18 @@ def _require_place(out: Path) -> None:
         raise SettingsError(f"-o {out} is a file. Choose a folder.")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OF_AN_EVALUATION):
         raise SettingsError(f"-o {out} is not empty and holds no evaluation. Choose another folder.")
+
+
+def _patients(request: Request, dataset: str) -> dict[str, str]:
+    """Return case -> patient, as far as it is known.
+
+    The table of the raw dataset is only for the images of this dataset. Others may have the same names by chance.
+    """
+    if request.patients is not None:
+        return read_patients(request.patients)
+    if request.images is not None and request.images.resolve().parent.name != dataset:
+        return {}
+    return patients_of(dataset)
 
 
 def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:

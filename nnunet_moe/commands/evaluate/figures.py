@@ -56,7 +56,7 @@ def scores_by_code(results: Results, label: str) -> Figure:
         _code_ticks(axis, results, label)
     if found:
         figure.axes[0].legend(frameon=False, fontsize=8, ncols=3)
-    figure.suptitle(f"{label}: mean and standard error over cases", fontsize=10)
+    figure.suptitle(f"{label}: mean and standard error over {results.unit}s", fontsize=10)
     return figure
 
 

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from nnunet_moe.commands.evaluate.results import Mean, Results
 from nnunet_moe.commands.evaluate.statistics import nested_pairs, share_worse
 from nnunet_moe.modalities.codes import Code
+from nnunet_moe.patients import groups_of
 
 MORE_WAS_WORSE = "more_was_worse"
 NESTED_PAIRS = "all nested pairs"
@@ -45,7 +45,8 @@ def more_was_worse(results: Results, trainer: str, label: str) -> Worse | None:
             before, after = scores[few], scores[more]
             if before is not None and after is not None:
                 changes.append(after - before)  # aligned by case; NaN for a case without the added modalities
-    share = share_worse(pd.concat(changes, axis=1).to_numpy(dtype=float) if changes else np.empty((0, 0)))
+    by_case = pd.concat(changes, axis=1) if changes else pd.DataFrame()
+    share = share_worse(by_case.to_numpy(dtype=float), groups_of(list(by_case.index), results.patients))
     return Worse(Mean(share.share, share.standard_error, share.cases, 0), share.pairs)
 
 

@@ -169,6 +169,7 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
         ],
         "num_failed": len(results.failures),
         "unscored_cases": list(results.unscored),
+        "patients": results.patients,
         "settings": settings,
     }
 

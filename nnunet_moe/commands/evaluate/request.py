@@ -47,6 +47,15 @@ class Request:
         group="input and output",
         help="read the labels of the images of -i from this folder (default: the dataset's labels)",
     )
+    patients: Path | None = option(
+        "-patients",
+        type=Path,
+        default=None,
+        metavar="TABLE",
+        group="input and output",
+        help="read which patient each case belongs to from this table with the columns case and patient "
+        "(default: patients.csv of the raw dataset, if it exists)",
+    )
     codes: tuple[str, ...] | None = option(
         "-codes",
         nargs="+",

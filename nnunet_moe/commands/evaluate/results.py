@@ -5,15 +5,18 @@ models.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnunet_moe.commands.evaluate.metrics import METRICS, composite_without_correlation, volume_correlation
+from nnunet_moe.commands.evaluate.statistics import ratio_error
 from nnunet_moe.modalities.codes import Code, code_text
+from nnunet_moe.patients import groups_of
 
 CSCORE = "cscore"
 ISBI_SCORE = "isbi_score"
@@ -35,7 +38,7 @@ class Mean:
 
     mean: float
     standard_error: float
-    """NaN for a single case."""
+    """NaN for a single case, or for cases of a single patient."""
     cases: int
     """Number of cases for which the metric is defined."""
     failed: int
@@ -56,6 +59,7 @@ class Results:
         dedicated: those of the trainers whose models are dedicated.
         labels: the labels of the dataset.
         cases: all cases that should be scored; by default those with a row.
+        patients: case -> patient, where several cases may belong to one patient. Others are patients by themselves.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Results:
         dedicated: Collection[str],
         labels: Sequence[str],
         cases: Collection[str] | None = None,
+        patients: Mapping[str, str] | None = None,
     ) -> None:
         self.modalities, self.codes, self.trainers = tuple(modalities), tuple(codes), tuple(trainers)
         self.dedicated, self.labels = frozenset(dedicated), tuple(labels)
@@ -78,6 +83,9 @@ class Results:
         self.table[WITHOUT_CORRELATION] = composite
         scored = set(self.table["case"])
         self.cases = tuple(sorted(scored if cases is None else cases))
+        known = {case: patient for case, patient in (patients or {}).items() if case in self.cases}
+        self.patients = known if len(set(known.values())) < len(known) else {}
+        """Case -> patient; empty if no patient has two of the cases, because nothing depends on it then."""
         self.unscored = tuple(case for case in self.cases if case not in scored)
         """Cases that do not have all modalities of any code to score."""
 
@@ -95,6 +103,15 @@ class Results:
     def trainings(self, trainer: str) -> list[tuple["Results", str]]:
         """Return each training of a trainer: the results that hold its scores, and its name in them."""
         return [(self, trainer)]
+
+    @property
+    def unit(self) -> str:
+        """The independent units, over which standard errors and tests are: cases or patients."""
+        return "patient" if self.patients else "case"
+
+    def by_unit(self, values: pd.DataFrame) -> pd.DataFrame:
+        """Average values, indexed by case, over the cases of each patient."""
+        return values.groupby(groups_of(list(values.index), self.patients)).mean() if self.patients else values
 
     @property
     def shown_labels(self) -> tuple[str, ...]:
@@ -195,13 +212,13 @@ class Results:
         if code is None:
             return self.mean_over_codes(trainer, label, metric)
         values = self.values(trainer, code, label, metric, cases)
-        return self._unknown(trainer, [code], cases) if values is None else _mean(values)
+        return self._unknown(trainer, [code], cases) if values is None else self._mean(values)
 
     def mean_over_codes(self, trainer: str, label: str, metric: str) -> Mean:
         """Average over all codes within each case, then over the cases that have the modalities of every code."""
         by_code = [self.values(trainer, code, label, metric, self.complete_cases) for code in self.codes]
         if all(values is not None for values in by_code):
-            return _mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
+            return self._mean(pd.concat(by_code, axis=1).mean(axis=1, skipna=False))
         return self._unknown(trainer, self.codes, self.complete_cases)
 
     def common_means(self, trainer: str, label: str, metric: str) -> dict[Code, float]:
@@ -220,6 +237,18 @@ class Results:
         if any(values is None for values in series):
             return pd.DataFrame({0: [], 1: []}, dtype=float)
         return pd.concat(series, axis=1, keys=(0, 1)).dropna()
+
+    def _mean(self, values: pd.Series) -> Mean:
+        defined = values.dropna()
+        if not len(defined):
+            return Mean(math.nan, math.nan, 0, 0)
+        array = defined.to_numpy()
+        if self.patients:
+            groups = groups_of(list(defined.index), self.patients)
+            error = ratio_error(np.bincount(groups, array), np.bincount(groups))
+        else:
+            error = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else math.nan
+        return Mean(float(array.mean()), error, array.size, 0)
 
     def _unknown(self, trainer: str, codes: Sequence[Code], cases: Collection[str] | None) -> Mean:
         """Return an unknown mean with the number of failed segmentations. Each fails for all labels."""
@@ -249,11 +278,3 @@ def _volume_correlation(rows: pd.DataFrame) -> float:
 
 def _num_failed(rows: pd.DataFrame) -> int:
     return int((rows["failure"] != "").sum())
-
-
-def _mean(values: pd.Series) -> Mean:
-    defined = values.dropna().to_numpy()
-    if not defined.size:
-        return Mean(math.nan, math.nan, 0, 0)
-    error = float(defined.std(ddof=1) / math.sqrt(defined.size)) if defined.size > 1 else math.nan
-    return Mean(float(defined.mean()), error, defined.size, 0)

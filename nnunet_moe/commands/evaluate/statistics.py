@@ -109,26 +109,44 @@ def nested_pairs(codes: Sequence[Code]) -> list[tuple[Code, Code]]:
     ]
 
 
-def share_worse(changes: np.ndarray) -> Share:
+def share_worse(changes: np.ndarray, groups: np.ndarray | None = None) -> Share:
     """Compute the share of pairs in which the score fell by more than `WORSE`.
 
-    The pairs of one case are not independent. So the standard error is that of a ratio of two sums over cases (Cochran
-    1977). If all cases have the same number of pairs, it is the standard error of their shares.
+    The pairs of one case are not independent, so the standard error is that of `ratio_error` over cases.
 
     Args:
         changes: `(N, P)`, the score with more modalities minus the score with fewer, for N cases and P pairs. NaN if
             one of the scores is not defined; such a pair does not count.
+        groups: `(N,)`, the number of the patient of each case, for a standard error over patients.
     """
     pairs = np.isfinite(changes).sum(axis=1)
     worse = (np.round(changes, DECIMALS) < -WORSE).sum(axis=1)
-    pairs, worse = pairs[pairs > 0], worse[pairs > 0]
+    has_pairs = pairs > 0
+    pairs, worse = pairs[has_pairs], worse[has_pairs]
     if not pairs.size:
         return Share(math.nan, math.nan, 0, 0)
-    share = float(worse.sum() / pairs.sum())
-    spread = (
-        np.sqrt(pairs.size / (pairs.size - 1) * np.square(worse - share * pairs).sum()) if pairs.size > 1 else math.nan
-    )
-    return Share(share, float(spread / pairs.sum()), int(pairs.sum()), pairs.size)
+    groups = np.arange(pairs.size) if groups is None else groups[has_pairs]
+    error = ratio_error(*(np.bincount(groups, numbers) for numbers in (worse, pairs)))
+    return Share(float(worse.sum() / pairs.sum()), error, int(pairs.sum()), pairs.size)
+
+
+def ratio_error(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Return the standard error of a ratio of two sums over independent units (Cochran 1977).
+
+    If all units have the same count, it is the standard error of the mean over units.
+
+    Args:
+        sums: of each unit.
+        counts: of each unit; units with 0 do not count.
+
+    Returns:
+        The standard error of `sums.sum() / counts.sum()`; NaN for a single unit.
+    """
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    if sums.size < 2:
+        return math.nan
+    rest = sums - sums.sum() / counts.sum() * counts
+    return float(np.sqrt(sums.size / (sums.size - 1) * np.square(rest).sum()) / counts.sum())
 
 
 def loss_when_missing(scores: Mapping[Code, float], modality: int) -> float:

@@ -8,6 +8,7 @@ from nnunet_moe.commands.evaluate.analysis import MAIN_METRICS
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.results import CSCORE, MEAN_OVER_LABELS, WITHOUT_CORRELATION, Mean, Results
 from nnunet_moe.modalities.codes import Code
+from nnunet_moe.patients import groups_of
 from nnunet_moe.reports.table import ABSENT, PLAIN, PRESENT, UNKNOWN, Cell, Table, emphases, short_name
 
 TITLES = {
@@ -42,7 +43,7 @@ def code_table(results: Results, label: str) -> Table:
         (*code_cells(results, text, code), *_mean_cells(results, label, code)) for text, code in results.rows.items()
     ]
     notes = [
-        f"Mean ± standard error over cases, in percent. {PRESENT} is available, {ABSENT} is missing. In each row and "
+        f"{_mean_and_error(results)}, in percent. {PRESENT} is available, {ABSENT} is missing. In each row and "
         "metric, the best trainer is bold and the second best is underlined.",
         *case_notes(results),
     ]
@@ -185,8 +186,13 @@ def _mean_text(mean: Mean, metric: str, *, with_error: bool = True) -> str:
     return f"{scale * mean.mean:.2f}{error}"
 
 
+def _mean_and_error(results: Results) -> str:
+    """Say over what means and standard errors are."""
+    return f"Mean{' over cases' if results.patients else ''} ± standard error over {results.unit}s"
+
+
 def case_notes(results: Results) -> list[str]:
-    notes = []
+    notes = [_patients_note(results)] if results.patients else []
     num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
         over_codes = f" The mean over codes covers these {num_complete} cases." if num_complete else ""
@@ -201,6 +207,14 @@ def case_notes(results: Results) -> list[str]:
     if len(results.failures):
         notes.append(f"{len(results.failures)} segmentations failed. A mean that would include one is not given.")
     return notes
+
+
+def _patients_note(results: Results) -> str:
+    number = int(groups_of(results.cases, results.patients).max()) + 1
+    return (
+        f"The {len(results.cases)} cases belong to {number} patients. The cases of a patient are not independent, so "
+        "standard errors and tests are over patients."
+    )
 
 
 def unscored_note(results: Results) -> str:

@@ -32,7 +32,7 @@ def verdict(results: Results, compared: pd.DataFrame, baseline: str | None = Non
     value = f"{100 * means[best].mean:.1f} %"
     others = [trainer for trainer in ranked if trainer != best]
     if not others:
-        return f"{short_name(best)} has a mean DSC of {value} {of_what} ({_cases(means[best].cases)})."
+        return f"{short_name(best)} has a mean DSC of {value} {of_what} ({_count(means[best].cases, 'case')})."
     rival = baseline if baseline in others else others[0]
     rows = _against(compared, best, rival, label)
     overall = rows[rows["code"] == (EACH_CASE if code is None else results.code_text(ALL_EACH_HAS))]
@@ -40,7 +40,7 @@ def verdict(results: Results, compared: pd.DataFrame, baseline: str | None = Non
         return (
             f"{short_name(best)} has the highest mean DSC {of_what}: {value}. It cannot be compared in pairs of cases."
         )
-    return f"{_overall(best, rival, of_what, overall.iloc[0])} {_by_subset(rows, results)}".strip()
+    return f"{_overall(best, rival, of_what, overall.iloc[0], results.unit)} {_by_subset(rows, results)}".strip()
 
 
 def _against(compared: pd.DataFrame, best: str, rival: str, label: str) -> pd.DataFrame:
@@ -51,18 +51,18 @@ def _against(compared: pd.DataFrame, best: str, rival: str, label: str) -> pd.Da
     return pd.concat([rows[(rows["trainer"] == best) & (rows["versus"] == rival)], turned])
 
 
-def _overall(best: str, rival: str, of_what: str, row: pd.Series) -> str:
-    """Say which trainer is better in the mean, and how sure this is."""
+def _overall(best: str, rival: str, of_what: str, row: pd.Series, unit: str) -> str:
+    """Say which trainer is better in the mean, and how sure this is; `unit` is a case or a patient."""
     first, second = short_name(best), short_name(rival)
-    cases = int(row["pairs"])
+    number = int(row["pairs"])
     difference = (
         f"{first}'s mean DSC {of_what} is {100 * row['mean_difference']:.1f} points higher than {second}'s "
-        f"({_cases(cases)}, p = {row['p']:.2g})."
+        f"({_count(number, unit)}, p = {row['p']:.2g})."
     )
     if row["p"] < SIGNIFICANT:
         return f"{first} is better than {second}: {difference}"
-    if 2 ** (1 - cases) >= SIGNIFICANT:  # the smallest p-value of Wilcoxon's two-sided test
-        return f"These cases are too few to say which of {first} and {second} is better: {difference}"
+    if 2 ** (1 - number) >= SIGNIFICANT:  # the smallest p-value of Wilcoxon's two-sided test
+        return f"These {unit}s are too few to say which of {first} and {second} is better: {difference}"
     return f"The scores do not show which of {first} and {second} is better: {difference}"
 
 
@@ -79,5 +79,5 @@ def _by_subset(rows: pd.DataFrame, results: Results) -> str:
     return f"{text}."
 
 
-def _cases(number: int) -> str:
-    return "1 case" if number == 1 else f"{number} cases"
+def _count(number: int, unit: str) -> str:
+    return f"1 {unit}" if number == 1 else f"{number} {unit}s"

@@ -25,6 +25,7 @@ class StudyResults(Results):
         dedicated: the methods whose models are dedicated.
         labels: the labels of the dataset.
         cases: all cases that should be scored; by default those with a row.
+        patients: case -> patient, where several cases may belong to one patient.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class StudyResults(Results):
         dedicated: Collection[str],
         labels: Sequence[str],
         cases: Collection[str] | None = None,
+        patients: Mapping[str, str] | None = None,
     ) -> None:
         methods = {name: method for method, names in seeds.items() for name in names}
         super().__init__(
@@ -47,6 +49,7 @@ class StudyResults(Results):
             dedicated=dedicated,
             labels=labels,
             cases=cases,
+            patients=patients,
         )
         self.seeds = dict(seeds)
         self.by_seed = Results(
@@ -86,7 +89,7 @@ def read_results(
     Raises:
         ModelError: an evaluation is not finished, or the evaluations scored different cases.
     """
-    rows, seeds, cases = [], {}, {}
+    rows, seeds, cases, patients = [], {}, {}, {}
     for folder, model in folders.items():
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -98,6 +101,7 @@ def read_results(
             raise ModelError(f"{folder} holds no finished evaluation ({error}). Rerun the study.") from error
         scored = {row["case"] for row in summary["metric_per_case"]} | set(summary["unscored_cases"])
         cases.setdefault(frozenset(scored), folder)
+        patients |= summary.get("patients", {})  # earlier versions did not write it
         rows += table.assign(trainer=model.name).to_dict("records")
         seeds.setdefault(model.method.name, []).append(model.name)
     if len(cases) > 1:
@@ -114,6 +118,7 @@ def read_results(
         dedicated={model.method.name for model in folders.values() if model.codes},
         labels=labels,
         cases=next(iter(cases), frozenset()),
+        patients=patients,
     )
 
 

@@ -13,11 +13,33 @@ from nnunet_moe.commands.evaluate.statistics import (
     loss_when_missing,
     nested_pairs,
     rank_biserial,
+    ratio_error,
     score_alone,
     shapley_values,
     share_worse,
 )
 from nnunet_moe.modalities.codes import all_codes
+
+
+def test_the_error_of_a_ratio_computed_by_hand():
+    """Sums 3 and 1 over counts 3 and 1 deviate by 0 from the ratio 1; sums 4 and 0 over 3 and 1 by 1 and -1."""
+    assert ratio_error(np.array([3.0, 1.0]), np.array([3, 1])) == 0
+    assert ratio_error(np.array([4.0, 0.0]), np.array([3, 1])) == pytest.approx(math.sqrt(2 / 1 * (1 + 1)) / 4)
+    assert math.isnan(ratio_error(np.array([4.0, 0.0]), np.array([3, 0])))
+
+
+def test_with_one_value_for_each_unit_it_is_the_standard_error_of_the_mean():
+    values = np.array([0.2, 0.9, 0.4, 0.4])
+    expected = values.std(ddof=1) / math.sqrt(4)
+    assert ratio_error(values, np.ones(4)) == pytest.approx(expected)
+    assert ratio_error(3 * values, np.full(4, 3)) == pytest.approx(expected), "a value that is there three times is one"
+
+
+def test_the_share_of_a_patient_whose_cases_are_equal_counts_once_for_the_error():
+    changes = np.array([[-0.5, 0.5], [0.5, 0.5], [-0.5, -0.5]])
+    once, thrice = share_worse(changes), share_worse(np.repeat(changes, 3, axis=0), np.repeat([0, 1, 2], 3))
+    assert (thrice.share, thrice.standard_error) == pytest.approx((once.share, once.standard_error))
+    assert (thrice.pairs, thrice.cases) == (18, 9)
 
 
 def test_a_comparison_computed_by_hand():
