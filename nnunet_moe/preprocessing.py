@@ -15,11 +15,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of, zero_notes
+from nnunet_moe.images.placeholders import constant_note, single_value
+from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.runtime.files import is_hidden
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
+
+AXIS_CODES = "axis_codes"
+"""The key in the plans of the number of training cases for each direction of the axes."""
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
@@ -70,7 +74,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
         Args:
             image_files: the existing files in any order, named `CASE_XXXX` with the dataset's file ending, where XXXX
-                is the channel. A file that is zero everywhere counts as missing.
+                is the channel. A file with a single value counts as missing.
             seg_file: the file of the segmentation, or None.
             plans_manager: nnU-Net's, of the plans.
             configuration_manager: nnU-Net's, of the configuration.
@@ -86,13 +90,15 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
-        images = read_case(image_files, reader, dataset_json)
+        images = read_case(image_files, reader, dataset_json, training_axes(plans_manager))
         _log(images.log_lines)
         image, notes = self.used_channels(images, min(image_files), configuration_manager, dataset_json)
         _log(notes)
         seg = None
         if seg_file is not None:
-            seg = read_segmentation_of(seg_file, reader, min(image_files), image)[0][None]
+            labels, notes = read_segmentation_of(seg_file, reader, min(image_files), images, largest_shift=np.inf)
+            _log(notes)
+            seg = labels[None]
         return self.run_case_npy(image, seg, images.properties, plans_manager, configuration_manager, dataset_json)
 
     def used_channels(
@@ -130,7 +136,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         """Preprocess one case from an array.
 
         Args:
-            data: `(K, *space)`, NaN in every voxel of a missing channel. A channel of zeros counts as missing.
+            data: `(K, *space)`, NaN in every voxel of a missing channel. A channel with a single value counts as
+                missing.
             seg: `(1, *space)`, or None.
             properties: nnU-Net's properties of the case, such as the spacing in mm.
             plans_manager: nnU-Net's, of the plans.
@@ -153,10 +160,14 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             )
         self._require_volume(data, properties, configuration_manager, "The array")
         available = np.array([is_available(channel, name) for channel, name in zip(data, names, strict=True)])
-        _log(note for channel, name in zip(data, names, strict=True) for note in zero_notes(channel, name))
+        _log(
+            constant_note(value, name)
+            for channel, name in zip(data, names, strict=True)
+            if (value := single_value(channel)) is not None
+        )
         if not available.any():
             raise ModalityError(
-                "The array has no usable channel, because all are missing or zero everywhere. At least one of "
+                "The array has no usable channel, because all are missing or have a single value. At least one of "
                 f"{', '.join(names)} is needed. Add one, or remove the case."
             )
         self._require_one_image_type(available, names)
@@ -234,6 +245,14 @@ def use_missing_modality_preprocessor(
     configuration_manager.__class__ = (
         OneImageTypeConfigurationManager if one_image_type else MissingModalityConfigurationManager
     )
+
+
+def training_axes(plans_manager: PlansManager) -> tuple[str, ...]:
+    """Return the directions of the axes of the training images, such as `LPS`, the most frequent first.
+
+    It is empty if nnU-Net or an earlier version of this package planned the dataset.
+    """
+    return tuple(plans_manager.plans.get(AXIS_CODES, {}))
 
 
 def _require_finite(data: np.ndarray, names: Sequence[str]) -> None:

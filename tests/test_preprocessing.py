@@ -95,7 +95,7 @@ def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup
     assert capsys.readouterr().out.count(f"{copied_case[0]}: not used by this dedicated model: T2w") == 1
     with pytest.raises(ModalityError, match=facts(copied_case[0], "dedicated", "T1w+FLAIR", "FLAIR is")):
         setup.run(copied_case[:2])
-    image = np.ones((3, 8, 8, 8), dtype=np.float32)
+    image = np.arange(3 * 8**3, dtype=np.float32).reshape(3, 8, 8, 8)
     image[0] = np.nan
     with pytest.raises(ModalityError, match=facts("dedicated", "T1w+FLAIR", "T1w is")):
         setup.run_npy(image)

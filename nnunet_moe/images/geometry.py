@@ -1,47 +1,215 @@
-"""Check that images lie on the same grid."""
+"""Check that images lie on the same grid.
 
-from typing import Any
+All distances are in voxels: how far the same voxel of two images lies apart, at the corner where this is the most. So
+one tolerance serves images of millimeters and of micrometers.
+"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import nibabel
 import numpy as np
+from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.headers import QFORM, SFORM, stored_forms
 
-ORIGIN_TOLERANCE = 1e-2  # mm; headers of images on the same grid differ by rounding
-TOLERANCE = 1e-4  # of spacings in mm and direction cosines: 0.03 mm over a head
+TOLERANCE = 0.03
+"""Voxels by which images of a case may be shifted. Headers of images on the same grid differ by rounding."""
+HALF_A_VOXEL = 0.5
+"""The largest shift, in voxels, at which the voxels of two files still overlap most with their partners. It is allowed
+between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
+_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left, posterior and superior
 
 
-def require_same_geometry(
-    first_file: str, file: str, first: tuple[tuple[int, ...], dict], other: tuple[tuple[int, ...], dict]
-) -> None:
-    """Compare two files of a case by their shapes and by the properties that nnU-Net's reader returned.
+class ReadFile(NamedTuple):
+    """A file that nnU-Net's reader has read."""
+
+    file: str
+    shape: tuple[int, ...]
+    """`(*space)`, in the order of the array."""
+    properties: dict[str, Any]
+    """The properties that the reader returned."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of an image's voxels. All arrays are in the order of the file: x, y and, in 3D, z."""
+
+    size: tuple[int, ...]
+    """Number of voxels `(axes)`."""
+    matrix: np.ndarray
+    """`(axes, axes)`; column i is the step along axis i, in mm and in RAS."""
+    origin: np.ndarray | None
+    """Position of the first voxel `(axes)` in mm, or None if the format stores no position."""
+    spacing: np.ndarray
+    """`(axes)`, in mm, as the reader returned it."""
+
+    @classmethod
+    def of(cls, read: ReadFile) -> "Grid":
+        """Return the grid that nnU-Net's reader found.
+
+        Raises:
+            ModalityError: the header says that voxels have no size, or it holds values that are not finite.
+        """
+        size, properties = read.shape[::-1], read.properties
+        spacing = np.array(properties["spacing"][::-1], dtype=float)
+        nibabel_stuff = properties.get("nibabel_stuff", {})
+        itk_stuff = properties.get("sent") or properties.get("sitk_stuff")
+        affine = nibabel_stuff.get("reoriented_affine", nibabel_stuff.get("original_affine"))
+        if affine is not None:
+            grid = cls(size, affine[:3, :3], affine[:3, 3], spacing)
+        elif itk_stuff is not None:
+            axes = min(len(itk_stuff["origin"]), 3)
+            to_ras = _TO_RAS[:axes, :axes]
+            direction = np.reshape(itk_stuff["direction"], [len(itk_stuff["origin"])] * 2)[:axes, :axes]
+            matrix = to_ras @ direction * np.array(itk_stuff["spacing"][:axes])
+            grid = cls(size[:axes], matrix, to_ras @ itk_stuff["origin"][:axes], spacing[:axes])
+        else:
+            grid = cls(size, np.diag(spacing), None, spacing)
+        numbers = np.hstack([grid.matrix.flat, grid.spacing, () if grid.origin is None else grid.origin])
+        if not np.isfinite(numbers).all() or np.linalg.det(grid.matrix) == 0 or grid.spacing.min() <= 0:
+            raise ModalityError(
+                f"The header of {read.file} gives its voxels no usable size or position: the spacing is "
+                f"{_numbers(grid.spacing)} mm. Correct the header."
+            )
+        return grid
+
+    @property
+    def axis_codes(self) -> str | None:
+        """The directions of the axes of the file, such as `LPS`, or None if the format stores none."""
+        if self.origin is None or len(self.size) != 3:
+            return None
+        affine = np.eye(4)
+        affine[:3, :3] = self.matrix
+        return "".join(nibabel.aff2axcodes(affine))
+
+    def shift(self, other: "Grid") -> tuple[float, float]:
+        """Return the largest distance between the same voxel in both grids, in voxels and in mm.
+
+        It is infinite if the grids have other numbers of voxels. Positions that a format does not store count as equal.
+        """
+        if self.size != other.size:
+            return np.inf, np.inf
+        corners = np.array(list(product(*[(0, number - 1) for number in self.size]))).T
+        apart = (other.matrix - self.matrix) @ corners
+        if self.origin is None or other.origin is None:
+            apart = np.diag(other.spacing - self.spacing) @ corners
+        else:
+            apart += (other.origin - self.origin)[:, None]
+        stretch = np.abs(other.spacing / self.spacing - 1) * (np.array(self.size) - 1)  # NIfTI stores it twice
+        in_voxels = float(max(np.abs(np.linalg.solve(self.matrix, apart)).max(), stretch.max()))
+        return in_voxels, float(np.linalg.norm(apart, axis=0).max())
+
+    def differences(self, other: "Grid") -> str:
+        """Return which properties differ, and by how much."""
+        if self.size != other.size:
+            return f"shape: {self.size} and {other.size}"
+        found = []
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-5, atol=0):
+            found.append(f"spacing: {_numbers(self.spacing)} and {_numbers(other.spacing)} mm")
+        if self.origin is not None and other.origin is not None:
+            apart = float(np.linalg.norm(self.origin - other.origin))
+            if apart > TOLERANCE * self.spacing.min():
+                found.append(f"origin: by {apart:.3g} mm")
+            steps = [grid.matrix / np.linalg.norm(grid.matrix, axis=0) for grid in (self, other)]
+            turned = np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(steps[0] - steps[1], axis=0) / 2, 0, 1))).max()
+            if turned > 1e-3:
+                found.append(f"direction: by {turned:.2g} degrees")
+        return " and ".join(found)
+
+
+def require_same_geometry(first: ReadFile, other: ReadFile) -> None:
+    """Compare the grids of two images of a case.
+
+    Two NIfTI files must also lie on the same grid by both placements that their headers may hold. Some programs that
+    register images write only one of them.
 
     Raises:
         ModalityError: the files do not lie on the same grid.
     """
-    sides = [{"shape": shape, **_flat(properties)} for shape, properties in (first, other)]
-    for name, value in sides[0].items():
-        if not _is_same(name, value, sides[1].get(name)):
+    grid, other_grid = Grid.of(first), Grid.of(other)
+    in_voxels, in_mm = grid.shift(other_grid)
+    if in_voxels > TOLERANCE:
+        by = "" if np.isinf(in_voxels) else f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
+        raise ModalityError(
+            f"{other.file} and {first.file} differ in {other_grid.differences(grid) or 'direction'}{by}. All files of "
+            "a case must lie on the same grid. Register and resample them first."
+        )
+    forms, other_forms = _form_grids(first), _form_grids(other)
+    for name in forms.keys() & other_forms.keys():
+        if (in_voxels := forms[name].shift(other_forms[name])[0]) > HALF_A_VOXEL:
+            equal = QFORM if name == SFORM else SFORM
             raise ModalityError(
-                f"{file} and {first_file} differ in {name}: {sides[1].get(name)} and {value}. All files of a case "
-                "must lie on the same grid. Register and resample them first."
+                f"{other.file} and {first.file} lie on the same grid by the {equal} in their headers, but by the "
+                f"{name} they are shifted by up to {in_voxels:.3g} voxels. Perhaps a registration wrote only one of "
+                f"both. Find out which is right, and write it to both. If it is the {name}, then resample the files "
+                "onto one grid."
             )
 
 
-def _flat(properties: dict) -> dict[str, Any]:
-    """Return the reader's properties without nesting: `sitk_stuff.origin` and so on."""
-    flat: dict[str, Any] = {}
-    for key, value in properties.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": entry for inner, entry in _flat(value).items()}
-        else:
-            flat[key] = value
-    return flat
+def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_A_VOXEL) -> str | None:
+    """Compare the grids of an image and of its segmentation.
+
+    nnU-Net pairs their voxels by index. So a small shift means that one header is not exact.
+
+    Args:
+        image: one of the images.
+        label: the segmentation.
+        largest_shift: the largest shift, in voxels, at which the files can be used.
+
+    Returns:
+        A message if the shift is above `TOLERANCE`, or the two placements in a NIfTI header differ.
+
+    Raises:
+        ModalityError: the shapes differ, or the shift is above `largest_shift`.
+    """
+    grid, label_grid = Grid.of(image), Grid.of(label)
+    in_voxels, in_mm = grid.shift(label_grid)
+    if in_voxels <= TOLERANCE:
+        return conflict_note(label)
+    text = f"{label.file} and {image.file} differ in {label_grid.differences(grid) or 'direction'}"
+    if np.isinf(in_voxels):
+        raise ModalityError(f"{text}. Both must lie on the same grid. Resample one of them.")
+    text += f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
+    remedy = (
+        "If the segmentation was drawn on this image, copy the image's header to it (SimpleITK: "
+        "segmentation.CopyInformation(image))"
+    )
+    if in_voxels > largest_shift:
+        raise ModalityError(f"{text}. Both must lie on the same grid. {remedy}. If not, resample the segmentation.")
+    return f"{text}. The voxels are used as they are, in pairs. {remedy}"
 
 
-def _is_same(name: str, value: Any, other: Any) -> bool:
-    if np.shape(value) != np.shape(other):
-        return False
-    tolerance = np.full(np.shape(value), ORIGIN_TOLERANCE if name.endswith("origin") else TOLERANCE)
-    if name.endswith("affine"):
-        tolerance[..., -1] = ORIGIN_TOLERANCE  # its last column is the origin
-    return bool((np.abs(np.subtract(value, other)) <= tolerance).all())
+def conflict_note(read: ReadFile) -> str | None:
+    """Return a message if the two placements in a NIfTI header differ by more than half a voxel."""
+    forms = _form_grids(read)
+    if not forms or (in_voxels := forms[SFORM].shift(forms[QFORM])[0]) <= HALF_A_VOXEL:
+        return None
+    grid = Grid.of(read)
+    used = min(forms, key=lambda name: grid.shift(forms[name])[0])
+    return (
+        f"{read.file}: the sform and the qform in its header differ by up to {in_voxels:.3g} voxels. The {used} is used"
+    )
+
+
+def _form_grids(read: ReadFile) -> dict[str, Grid]:
+    """Return the grids by sform and qform, in the order of axes of the array that was read."""
+    forms, nibabel_stuff = stored_forms(read.file), read.properties.get("nibabel_stuff", {})
+    grids = {}
+    for name, affine in forms.items():
+        if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+            return {}
+        if "reoriented_affine" in nibabel_stuff:
+            orientation = io_orientation(nibabel_stuff["original_affine"])
+            stored_size = np.array(read.shape[::-1])[orientation[:, 0].astype(int)]
+            affine = affine @ inv_ornt_aff(orientation, tuple(stored_size))
+        size = read.shape[::-1]
+        grids[name] = Grid(size, affine[:3, :3], affine[:3, 3], np.linalg.norm(affine[:3, :3], axis=0))
+    return grids
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)

@@ -2,26 +2,23 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import nibabel.spatialimages
 import numpy as np
-import SimpleITK as sitk
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel
-from nnunet_moe.images.geometry import require_same_geometry
+from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
+from nnunet_moe.images.headers import is_nifti, require_one_component, stored_image
+from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.runtime.files import visible
 
-NIFTI = (".nii", ".nii.gz")
 LARGEST = 1e14
 """The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
 normalization gives NaN."""
@@ -43,6 +40,12 @@ class CaseImages:
     """Names of the missing modalities, if the dataset is known."""
     look_alikes: tuple[str, ...] = ()
     """Messages on files that were not read, but look as if they were meant for a missing modality."""
+    placeholders: Mapping[int, str] = field(default_factory=dict)
+    """Channel -> why its file seems to be a placeholder: it has a single value, or is equal to another one."""
+    copies: tuple[str, ...] = ()
+    """Messages on files that are copies of others, also with other rounding or scale."""
+    axis_codes: str | None = None
+    """The directions of the axes of the files, such as `LPS`, or None if the format stores none."""
 
     @property
     def available(self) -> Code:
@@ -50,34 +53,48 @@ class CaseImages:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Return all messages on files that were not used."""
-        return (*self.notes, *self.look_alikes)
+        """Return all messages on files that were not used, or perhaps should not be."""
+        return (*self.notes, *self.copies, *self.look_alikes)
 
     @property
     def log_lines(self) -> tuple[str, ...]:
         """Return the lines that a log should contain about the case."""
         missing = [f"{self.case}: missing {', '.join(self.missing)}"] if self.missing else []
-        return (*self.notes, *missing, *self.look_alikes)
+        return (*self.notes, *self.copies, *missing, *self.look_alikes)
+
+    def require_no_copies(self) -> None:
+        """Refuse a case in which a file is a copy of another one.
+
+        Raises:
+            ModalityError: there is such a file.
+        """
+        if self.copies:
+            raise ModalityError(f"{'; '.join(self.copies)}. --refuse_copies was given. Remove this file.")
 
 
-def read_case(image_files: Sequence[str], reader: Any, dataset_json: dict) -> CaseImages:
+def read_case(
+    image_files: Sequence[str], reader: Any, dataset_json: dict, training_axes: Sequence[str] = ()
+) -> CaseImages:
     """Read the available files of a case.
 
     Args:
         image_files: as in `MissingModalityPreprocessor.run_case`.
         reader: one of nnU-Net's image readers.
+        dataset_json: the content of dataset.json.
+        training_axes: the directions of the axes of training images, such as `LPS`; empty if they are unknown.
 
     Raises:
         ModalityError: as in `MissingModalityPreprocessor.run_case`.
     """
     names, file_ending = channel_names(dataset_json), dataset_json["file_ending"]
     files = files_by_channel(image_files, dataset_json)
-    images = read_channels(reader, files, num_channels=len(names))
+    images = read_channels(reader, files, names)
     missing = [channel for channel, values in enumerate(images.image) if np.isnan(values).all()]
     folder, name = os.path.split(next(iter(files.values())))
     case = name[: -len("_XXXX") - len(file_ending)]
     return replace(
         images,
+        notes=(*images.notes, *_axes_notes(case, images.axis_codes, training_axes)),
         case=case,
         missing=tuple(names[channel] for channel in missing),
         look_alikes=_look_alikes(folder, case, missing, file_ending),
@@ -109,74 +126,119 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
     return whole_numbers(data[0], file), properties
 
 
-def read_segmentation_of(file: str, reader: Any, first_image: str, image: np.ndarray) -> tuple[np.ndarray, dict]:
-    """Read the segmentation of a case.
+def read_segmentation_of(
+    file: str, reader: Any, first_image: str, images: CaseImages, *, largest_shift: float = HALF_A_VOXEL
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read the segmentation of a case, and compare its grid with the images'.
 
     Args:
         file: the file, with one channel.
         reader: one of nnU-Net's image readers.
         first_image: a file of the case, named in errors.
-        image: `(K, *space)`.
+        images: the images of the case.
+        largest_shift: the largest shift of voxels, in voxels, at which the files can be used. nnU-Net trains at any.
+
+    Returns:
+        Labels `(*space)`, and messages on small differences of the grids.
 
     Raises:
-        ModalityError: as in `read_segmentation`, or the shapes of segmentation and image differ.
+        ModalityError: as in `read_segmentation`, or segmentation and images do not lie on the same grid.
     """
     segmentation, properties = read_segmentation(file, reader)
-    if segmentation.shape != image.shape[1:]:
-        raise ModalityError(
-            f"{file} has the shape {segmentation.shape}, {first_image} {image.shape[1:]}. Both must lie on the same "
-            "grid. Resample one of them."
-        )
-    return segmentation, properties
+    note = label_note(
+        ReadFile(first_image, images.image.shape[1:], images.properties),
+        ReadFile(file, segmentation.shape, properties),
+        largest_shift=largest_shift,
+    )
+    return segmentation, () if note is None else (note,)
 
 
-def read_channels(reader: Any, files: dict[int, str], *, num_channels: int) -> CaseImages:
+def read_channels(
+    reader: Any, files: dict[int, str], modalities: Sequence[str], originals: Sequence[int] = ()
+) -> CaseImages:
     """Read each file into its channel.
 
     Args:
         reader: one of nnU-Net's image readers.
-        files: channel -> file. Each file has one channel, and all lie on the same grid. A file of zeros counts as
-            missing.
-        num_channels: K.
+        files: channel -> file. Each file has one channel, and all lie on the same grid. A file with a single value
+            counts as missing.
+        modalities: names in channel order.
+        originals: channels that count as the original if others are copies of them; then the other channels in order.
 
     Raises:
-        ModalityError: the files cannot be used together, or all of them contain only zeros.
+        ModalityError: the files cannot be used together, or each has a single value.
     """
-    image, properties, first = np.empty(0), {}, ""
+    image, first = np.empty(0), None
     notes: list[str] = []
+    constants: dict[int, str] = {}
     for channel, file in sorted(files.items()):
-        data, file_properties, num_bad, said = _read_file(reader, file)
-        notes += said
-        if len(data) != 1:
-            raise ModalityError(f"{file} has {len(data)} channels. A file must have one. Split it into _XXXX files.")
-        if not first:
-            first, properties = file, file_properties
-            image = np.full((num_channels, *data.shape[1:]), np.nan, dtype=np.float32)
-        require_same_geometry(first, file, (image.shape[1:], properties), (data.shape[1:], file_properties))
-        if num_bad:
-            raise ModalityError(
-                f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "
-                "a modality may be missing."
-            )
-        if (largest := float(np.abs(data[0]).max(initial=0))) > LARGEST:
-            raise ModalityError(
-                f"{file} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
-                "Repair the image, or remove the file, because a modality may be missing."
-            )
-        if is_available(data[0], file):
-            image[channel] = data[0]
+        data, read = _read_channel(reader, file, notes)
+        if first is None:
+            first, image = read, np.full((len(modalities), *read.shape), np.nan, dtype=np.float32)
+        require_same_geometry(first, read)
+        if (value := single_value(data)) is None:
+            image[channel] = data
         else:
-            notes += zero_notes(data[0], file)
-    if np.isnan(image).all():
+            constants[channel] = constant_text(value)
+            notes.append(constant_note(value, file))
+    assert first is not None
+    if constants.keys() == files.keys():
         raise ModalityError(
-            f"No usable image: {', '.join(files.values())} are zero everywhere. Add a file of at least one modality, "
-            "or remove the case."
+            f"No usable image: {_listed(files, constants)}. Add a file of at least one modality, or remove the case."
         )
-    return CaseImages(image, properties, tuple(notes))
+    order = [channel for channel in dict.fromkeys((*originals, *sorted(files))) if channel in files.keys() - constants]
+    found = {
+        channel: (copy_text(modalities[original], is_equal=is_equal), is_equal)
+        for channel, (original, is_equal) in copies(image, order).items()
+    }
+    return CaseImages(
+        image,
+        first.properties,
+        tuple(notes),
+        placeholders={**constants, **{channel: text for channel, (text, is_equal) in found.items() if is_equal}},
+        copies=tuple(
+            f"{files[channel]} is {text}: perhaps a placeholder for a missing modality"
+            for channel, (text, _) in found.items()
+        ),
+        axis_codes=Grid.of(first).axis_codes,
+    )
+
+
+def _read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray, ReadFile]:
+    """Read a file with one channel.
+
+    Args:
+        reader: one of nnU-Net's image readers.
+        file: the file.
+        notes: list to which the messages on the file are added.
+
+    Returns:
+        The voxels `(*space)`, and what the reader returned besides.
+
+    Raises:
+        ModalityError: the file cannot be used.
+    """
+    data, properties, num_bad, said = _read_file(reader, file)
+    if len(data) != 1:
+        raise ModalityError(f"{file} has {len(data)} channels. A file must have one. Split it into _XXXX files.")
+    if num_bad:
+        raise ModalityError(
+            f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "
+            "a modality may be missing."
+        )
+    if (largest := float(np.abs(data[0]).max(initial=0))) > LARGEST:
+        raise ModalityError(
+            f"{file} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
+            "Repair the image, or remove the file, because a modality may be missing."
+        )
+    read = ReadFile(file, data.shape[1:], properties)
+    conflict = conflict_note(read)
+    notes += said if conflict is None else [*said, conflict]
+    return data[0], read
 
 
 def is_available(channel: np.ndarray, name: str) -> bool:
-    """Return whether a channel is available: it is neither NaN in all voxels nor zero in all voxels.
+    """Return whether a channel is available: it is neither NaN in all voxels nor has it a single value.
 
     Args:
         channel: its voxels.
@@ -192,12 +254,7 @@ def is_available(channel: np.ndarray, name: str) -> bool:
             f"{name} is NaN or infinite in some voxels. A missing channel must be NaN in every voxel, and an available "
             "one in none. Repair it."
         )
-    return bool(channel.any())
-
-
-def zero_notes(channel: np.ndarray, name: str) -> list[str]:
-    """Return a message if a channel counts as missing because it is zero everywhere."""
-    return [] if channel.any() else [f"{name} is zero everywhere: treated as missing"]
+    return single_value(channel) is None
 
 
 def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]]:
@@ -207,36 +264,6 @@ def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]
         with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
         return data, properties, _count_not_finite(file, data), said.getvalue().splitlines()
-
-
-def require_one_component(file: str, reader: Any) -> None:
-    """Make sure that a file has one number in each voxel, because readers take colors for slices or channels.
-
-    Args:
-        file: the file.
-        reader: the reader of nnU-Net that will read it.
-
-    Raises:
-        ModalityError: it has colors, other vectors or complex numbers.
-    """
-    number = 1
-    if isinstance(reader, SimpleITKIO):
-        header = sitk.ImageFileReader()
-        header.SetFileName(file)
-        header.ReadImageInformation()
-        number = header.GetNumberOfComponents()
-    if file.lower().endswith(NIFTI):
-        stored = _stored(file).dataobj.dtype
-        if stored.kind == "c":
-            raise ModalityError(
-                f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
-            )
-        number = max(number, len(stored.names or ()))
-    if number != 1:
-        raise ModalityError(
-            f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
-            "values, or split it into files."
-        )
 
 
 @contextmanager
@@ -269,6 +296,21 @@ def _why(file: str, error: Exception) -> str:
     return f"{error}".strip() or type(error).__name__
 
 
+def _listed(files: Mapping[int, str], texts: Mapping[int, str]) -> str:
+    return ", ".join(f"{files[channel]} is {text}" for channel, text in texts.items())
+
+
+def _axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:
+    """Return a message if the axes of a case have other directions than those of all training images."""
+    if axis_codes is None or not training_axes or axis_codes in training_axes:
+        return ()
+    return (
+        f"{case}: the axes of its images point to {axis_codes}, those of the training images to "
+        f"{' or '.join(training_axes)}. nnU-Net does not reorient images, so the segmentation may be wrong. Reorient "
+        "the images as the training images are",
+    )
+
+
 def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: str) -> tuple[str, ...]:
     """Return a message on files that seem to be meant for missing channels, but have another ending."""
     if not missing:
@@ -284,12 +326,6 @@ def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: st
 
 def _count_not_finite(file: str, data: np.ndarray) -> int:
     """Return the number of NaN or infinite voxels in a file; `data` is what the reader returned."""
-    if file.lower().endswith(NIFTI):  # ITK turns them into zeros, and the missing end of a file, too
-        data = np.asanyarray(_stored(file).dataobj)
+    if is_nifti(file):  # ITK turns them into zeros, and the missing end of a file, too
+        data = np.asanyarray(stored_image(file).dataobj)
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
-
-
-def _stored(file: str) -> Any:
-    stored = nibabel.load(file)
-    assert isinstance(stored, nibabel.spatialimages.SpatialImage)
-    return stored

@@ -32,6 +32,7 @@ from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.preprocessing import training_axes
 from nnunet_moe.runtime.devices import require_device
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.threads import cpu_threads
@@ -78,7 +79,7 @@ class InferenceContext:
         Raises:
             ModalityError: a file cannot be used.
         """
-        return read_case(image_files, self.reader(), self.dataset_json)
+        return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans))
 
     def preprocess(
         self, image: np.ndarray, properties: dict[str, Any], previous_stage: np.ndarray | None = None

@@ -27,6 +27,13 @@ class Requirement:
         help="fail cases with fewer modalities (default: %(default)s)",
     )
 
+    refuse_copies: bool = option(
+        "--refuse_copies",
+        action="store_true",
+        group="modalities and labels",
+        help="fail cases in which one file is a copy of another, instead of only noting it",
+    )
+
     def check(self, code: Sequence[bool], modalities: Sequence[str]) -> None:
         """Refuse a code that lacks required modalities.
 

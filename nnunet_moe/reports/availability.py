@@ -14,6 +14,6 @@ def availability_tables(availability: Availability) -> str:
     return "\n\n".join(
         (
             markdown_table(("modalities", "cases"), by_code),
-            markdown_table(("modality", "cases that have it", "files of zeros"), by_modality),
+            markdown_table(("modality", "cases that have it", "files of one value"), by_modality),
         )
     )

@@ -55,7 +55,7 @@ def test_the_preprocessor_logs_what_reading_returns(poor_case, dataset, dataset_
 def test_what_nnunets_reader_prints_is_a_note_too(tmp_path, capfd):
     """Of tifs it prints that nothing tells their spacing."""
     file = tmp_path / "case_0000.tif"
-    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), dtype=np.uint8)), str(file))
-    read = read_channels(Tiff3DIO(), {0: str(file)}, num_channels=2)
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(120, dtype=np.uint8).reshape(4, 5, 6)), str(file))
+    read = read_channels(Tiff3DIO(), {0: str(file)}, ["CT", "PET"])
     assert len(read.notes) == 2 and "no spacing" in read.notes[0]
     assert capfd.readouterr().out == ""

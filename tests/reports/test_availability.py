@@ -14,7 +14,7 @@ def test_cases_are_counted_by_code_and_by_modality_and_files_of_zeros_are_none()
         "| FLAIR | 1 |",
         "| T1w | 1 |",
         "",
-        "| modality | cases that have it | files of zeros |",
+        "| modality | cases that have it | files of one value |",
         "| --- | --- | --- |",
         "| T1w | 2 of 3 | 0 |",
         "| FLAIR | 2 of 3 | 1 |",

@@ -19,8 +19,7 @@ from nnunet_moe.commands.evaluate.models import ScoredCase
 from nnunet_moe.commands.evaluate.overlay import overlay_index
 from nnunet_moe.commands.evaluate.records import Record, file_state
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.geometry import require_same_geometry
-from nnunet_moe.images.reading import CaseImages, read_segmentation
+from nnunet_moe.images.reading import CaseImages, read_segmentation_of
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import axes_in_space
 from nnunet_moe.labels.voxels import require_known
@@ -91,10 +90,8 @@ def open_case(case: ScoredCase, context: InferenceContext) -> OpenedCase:
     loaded = context.read(case.images)
     if not os.path.exists(case.label):
         raise ModalityError(f"{case.label} is missing. Each case needs a reference segmentation. Add the file.")
-    reference, properties = read_segmentation(case.label, context.reader())
-    require_same_geometry(
-        min(case.images), case.label, (loaded.image.shape[1:], loaded.properties), (reference.shape, properties)
-    )
+    reference, notes = read_segmentation_of(case.label, context.reader(), min(case.images), loaded)
+    loaded = replace(loaded, notes=(*loaded.notes, *notes))
     require_known(reference, case.label, context.dataset_json)
     return OpenedCase(loaded, reference, tuple(float(step) for step in loaded.properties["spacing"]))
 

@@ -13,7 +13,7 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
-from nnunet_moe.commands.import_dataset.filled import ZEROS, ReadCase, read_whole
+from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
@@ -212,10 +212,7 @@ def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, 
 
 def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], names: Sequence[str]) -> Availability:
     files = {case: tuple(name in found.images for name in names) for case, found in cases.items()}
-    codes = {
-        case: tuple(there and read[case].filled.get(channel) != ZEROS for channel, there in enumerate(code))
-        for case, code in files.items()
-    }
+    codes = {case: tuple(map(all, zip(code, read[case].code, strict=True))) for case, code in files.items()}
     return Availability(files, names, codes)
 
 

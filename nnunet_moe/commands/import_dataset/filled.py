@@ -8,10 +8,8 @@ import numpy as np
 
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.geometry import require_same_geometry
-from nnunet_moe.images.reading import read_channels, read_segmentation
-
-ZEROS = "zero everywhere"
+from nnunet_moe.images.reading import CaseImages, read_channels, read_segmentation_of
+from nnunet_moe.modalities.codes import Code
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,8 @@ class ReadCase:
 
     filled: dict[int, str]
     """Channel -> why its file seems to be a placeholder."""
+    code: Code
+    """The available modalities: those whose files have more than a single value."""
     labels: frozenset[int]
     """The values in the segmentation."""
 
@@ -42,37 +42,17 @@ def read_whole(
     for file in (*images.values(), *filter(None, [label])):
         require_own_voxels(file)
     reader = reader_class()
-    read = read_channels(reader, images, num_channels=len(modalities))
-    image, properties = read.image, read.properties
-    filled = {}
-    for channel in images:
-        if np.isnan(image[channel]).all():
-            filled[channel] = ZEROS
-        elif (value := image[channel].flat[0]) == image[channel].max() == image[channel].min():
-            filled[channel] = f"{value:g} everywhere"
-    if filled.keys() == images.keys():
-        raise ModalityError(
-            f"{', '.join(images.values())} hold a single value each, so the case has no image. Replace or remove them."
-        )
-    seen: list[int] = []
-    for channel in (channel for channel in originals if channel in images and channel not in filled):
-        original = next((other for other in seen if np.array_equal(image[other], image[channel])), None)
-        if original is None:
-            seen.append(channel)
-        else:
-            filled[channel] = f"equal to {modalities[original]} in every voxel"
-    return ReadCase(dict(sorted(filled.items())), _labels(label, reader, image, min(images.values()), properties))
+    read = read_channels(reader, images, modalities, originals)
+    labels = frozenset() if label is None else _labels(label, reader, min(images.values()), read)
+    return ReadCase(dict(sorted(read.placeholders.items())), read.available, labels)
 
 
-def _labels(label: str | None, reader: Any, image: np.ndarray, image_file: str, properties: dict) -> frozenset[int]:
-    if label is None:
-        return frozenset()
-    segmentation, label_properties = read_segmentation(label, reader)
-    require_same_geometry(image_file, label, (image.shape[1:], properties), (segmentation.shape, label_properties))
+def _labels(file: str, reader: Any, first_image: str, images: CaseImages) -> frozenset[int]:
+    segmentation, _ = read_segmentation_of(file, reader, first_image, images)
     values = np.unique(segmentation)
     if values.min() < 0:
         raise ModalityError(
-            f"{label} holds {', '.join(f'{value:g}' for value in values)}. Labels must be whole numbers from 0. "
+            f"{file} holds {', '.join(f'{value:g}' for value in values)}. Labels must be whole numbers from 0. "
             "Correct the segmentation."
         )
     return frozenset(values.astype(int).tolist())

@@ -143,7 +143,7 @@ class CaseModel:
         for file in files.values():
             require_readable(file)
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
-        images = read_channels(self._reader, by_channel, num_channels=len(self.modalities))
+        images = read_channels(self._reader, by_channel, self.modalities)
         return SentImages(images, next(iter(files.values())), time.perf_counter() - start)
 
     def segment(self, case: SentImages, out: Path) -> Segmented:

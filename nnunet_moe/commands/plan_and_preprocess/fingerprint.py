@@ -1,6 +1,7 @@
 """Compute nnU-Net's dataset fingerprint from cases that may have missing files."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_moe.commands.plan_and_preprocess.fingerprint_files import require_same_files, states_of, write_states
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, require_none
 from nnunet_moe.errors import ModalityError, NnunetMoeError
-from nnunet_moe.images.reading import read_case, read_segmentation
+from nnunet_moe.images.reading import read_case, read_segmentation_of
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code
@@ -23,6 +24,8 @@ from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
 
+AXES_FILE = "axis_codes.json"
+"""The file with the number of training cases for each direction of the axes, such as `{"LPS": 40}`."""
 PERCENTILES = (0.5, 50.0, 99.5)
 UNSEEN = {
     "mean": 0.0,
@@ -48,6 +51,10 @@ class AnalysedCase:
     relative_size_after_crop: float
     states: dict[str, FileState]
     """Path -> the state of the file before it was read."""
+    axis_codes: str | None = None
+    """The directions of the axes of the files, such as `LPS`, or None if the format stores none."""
+    notes: tuple[tuple[str, ...], ...] = ()
+    """Messages on the files, on copies among them, and on the grid of the segmentation."""
 
 
 class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
@@ -60,8 +67,8 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
 
     availability: Availability
     """Set by `run`."""
-    warning: str | None = None
-    """Set by `run`, if an existing fingerprint may not belong to the files."""
+    notes: tuple[str, ...] = ()
+    """Set by `run`: messages on files that may be wrong, or on an existing fingerprint that may not belong to them."""
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Write `dataset_fingerprint.json`, or read it if it exists with its table and must not be overwritten.
@@ -75,7 +82,8 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         # without a table, nnU-Net wrote the fingerprint, and zero-filled channels may have entered it
         if fingerprint_file.exists() and table_file.exists() and not overwrite_existing:
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
-            self.warning = require_same_files(folder, dataset, self.num_processes)
+            warning = require_same_files(folder, dataset, self.num_processes)
+            self.notes = () if warning is None else (warning,)
             return json.loads(fingerprint_file.read_text(encoding="utf-8"))
         num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
         results = map_cases(
@@ -92,6 +100,8 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         cases = [result for result in results if isinstance(result, AnalysedCase)]
         codes = {name: case.available for name, case in zip(dataset.cases, cases, strict=True)}
         self.availability = dataset.availability(codes)
+        self.notes = tuple(line for kind in zip(*[case.notes for case in cases], strict=True) for line in _first(kind))
+        axes = Counter(case.axis_codes for case in cases if case.axis_codes is not None)
         fingerprint = fingerprint_of(cases, len(dataset.modalities))
         folder.mkdir(parents=True, exist_ok=True)
         table_file.unlink(
@@ -102,6 +112,8 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         write_states(folder, dataset, {path: state for case in cases for path, state in case.states.items()})
         with atomic_write(table_file) as unfinished:
             unfinished.write_text(self.availability.csv(), encoding="utf-8")
+        with atomic_write(folder / AXES_FILE) as unfinished:
+            save_json(dict(axes.most_common()), str(unfinished))
         return fingerprint
 
 
@@ -118,12 +130,7 @@ def analyse_case(
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
     image, properties = read.image, read.properties
-    segmentation, _ = read_segmentation(label, reader)
-    if segmentation.shape != image.shape[1:]:
-        raise ModalityError(
-            f"{label} has the shape {segmentation.shape}, {min(images)} {image.shape[1:]}. Both must lie on the same "
-            "grid. Resample one of them."
-        )
+    segmentation, label_notes = read_segmentation_of(label, reader, min(images), read, largest_shift=np.inf)
     require_known(segmentation, label, dataset_json)
     present = np.flatnonzero([not np.isnan(channel).any() for channel in image])
     cropped, segmentation, _ = crop_to_nonzero(np.nan_to_num(image, copy=False), segmentation[None])
@@ -138,6 +145,8 @@ def analyse_case(
         dict(zip(present.tolist(), map(np.asarray, samples), strict=True)),
         float(np.prod(shape) / np.prod(image.shape[1:])),
         states,
+        read.axis_codes,
+        (read.notes, read.copies, label_notes),
     )
 
 
@@ -185,6 +194,12 @@ def without_foreground(fingerprint: dict[str, Any], availability: Availability) 
         for channel, name in enumerate(availability.modalities)
         if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())
     ]
+
+
+def _first(notes: Sequence[Sequence[str]]) -> list[str]:
+    """Return some of the messages of one kind, from all cases, and say how many there are."""
+    lines = [line for of_case in notes for line in of_case]
+    return [*lines[:5], *([f"... and {len(lines) - 5} more messages of this kind"] if len(lines) > 5 else [])]
 
 
 def _availability_of(fingerprint_file: Path, table_file: Path, files: Availability) -> Availability:

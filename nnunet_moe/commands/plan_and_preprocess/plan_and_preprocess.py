@@ -1,10 +1,12 @@
 """Plan and preprocess datasets whose training cases may have missing files, as nnU-Net's command does."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import nnunetv2
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed
@@ -14,6 +16,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
+    AXES_FILE,
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
@@ -28,10 +31,10 @@ from nnunet_moe.commands.plan_and_preprocess.request import Request
 from nnunet_moe.commands.plan_and_preprocess.splits import split_by_patient
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
-from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+from nnunet_moe.preprocessing import AXIS_CODES, use_missing_modality_preprocessor
 from nnunet_moe.reports.availability import availability_tables
 from nnunet_moe.runtime.environment import variable
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder
+from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -42,7 +45,7 @@ NUM_THREADS = "nnUNet_n_proc_DA"
 def plan_and_preprocess(request: Request) -> dict[str, Availability]:
     """Write fingerprint, plans and preprocessed cases to the same folders as nnU-Net's command.
 
-    For complete datasets, the files equal nnU-Net's.
+    For complete datasets, the files equal nnU-Net's. The plans also have the key `axis_codes`.
 
     Returns:
         Dataset -> the available modalities of its training cases.
@@ -62,6 +65,7 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
     with variable(NUM_THREADS, str(max(1, get_allowed_n_proc_DA()))):
         for name in names:
             _, identifier = plan_experiment_dataset(_number(name), *options)
+            _add_axis_codes(nnunet_folder(nnUNet_preprocessed) / name, identifier)
     for name in names:
         for line in split_by_patient(name, list(found[name].files)):
             print(line)
@@ -110,16 +114,25 @@ def _fingerprint(name: str, request: Request) -> Availability:
     dataset = read_raw_dataset(name)
     if unused := dataset.unused():
         print(f"Not used, because the case has no image or the file has another ending: {', '.join(unused)}")
-    if request.verify:
-        verify_integrity(dataset, request.fingerprint_processes, show_progress=request.show_progress)
+    if request.verify or request.refuse_copies:
+        verify_integrity(
+            dataset,
+            request.fingerprint_processes,
+            refuse_copies=request.refuse_copies,
+            show_progress=request.show_progress,
+        )
     extractor = IncompleteDatasetFingerprintExtractor(name, request.fingerprint_processes, verbose=request.verbose)
     extractor.show_progress_bar = request.show_progress
     fingerprint = extractor.run(overwrite_existing=request.clean)
     test, problems = dataset.test_availability()
     availability = extractor.availability
     print(availability_tables(availability))
-    stale = () if extractor.warning is None else (extractor.warning,)
-    warnings = (*stale, *availability.warnings(test), *without_foreground(fingerprint, availability), *problems)
+    warnings = (
+        *extractor.notes,
+        *availability.warnings(test),
+        *without_foreground(fingerprint, availability),
+        *problems,
+    )
     for warning in warnings:
         print(f"WARNING: {warning}")
     if not all(map(all, availability.codes.values())):
@@ -127,6 +140,16 @@ def _fingerprint(name: str, request: Request) -> Availability:
             "Some cases are incomplete: only trainers of this package can train on them. nnU-Net's own would get NaN."
         )
     return availability
+
+
+def _add_axis_codes(folder: Path, plans_identifier: str) -> None:
+    """Write the directions of the axes of the training images into the plans, which every prediction has."""
+    axes, plans_file = folder / AXES_FILE, folder / f"{plans_identifier}.json"
+    if axes.exists():  # earlier versions wrote none
+        plans = json.loads(plans_file.read_text(encoding="utf-8"))
+        plans[AXIS_CODES] = json.loads(axes.read_text(encoding="utf-8"))
+        with atomic_write(plans_file) as unfinished:
+            save_json(plans, str(unfinished), sort_keys=False)  # as nnU-Net writes plans
 
 
 def _configurations(name: str, plans_identifier: str, request: Request) -> dict[str, tuple[ConfigurationManager, int]]:

@@ -15,8 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel, list_cases
-from nnunet_moe.images.geometry import require_same_geometry
-from nnunet_moe.images.reading import read_case, read_segmentation
+from nnunet_moe.images.reading import read_case, read_segmentation_of
 from nnunet_moe.labels.label_sets import BY_CASE, LabelSets
 from nnunet_moe.labels.labels import require_trainable_labels, voxel_values
 from nnunet_moe.labels.voxels import require_known
@@ -183,7 +182,9 @@ def num_training(dataset_json: Mapping[str, Any]) -> int:
     return int(number)
 
 
-def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: bool = True) -> None:
+def verify_integrity(
+    dataset: RawDataset, num_processes: int, *, refuse_copies: bool = False, show_progress: bool = True
+) -> None:
     """Check what nnU-Net's `--verify_dataset_integrity` checks, in cases that may have missing files.
 
     Images and segmentation must lie on the same grid. nnU-Net only warns if their origins or directions differ.
@@ -198,14 +199,17 @@ def verify_integrity(dataset: RawDataset, num_processes: int, *, show_progress: 
     if allowed != list(range(len(allowed))):
         problems.append(f"The labels in dataset.json are {allowed}. nnU-Net needs 0, 1, 2 and so on.")
     tasks = [
-        (case["images"], case["label"], dataset.reader_class, dataset.dataset_json) for case in dataset.cases.values()
+        (case["images"], case["label"], dataset.reader_class, dataset.dataset_json, refuse_copies)
+        for case in dataset.cases.values()
     ]
     results = map_cases(verify_case, tasks, num_processes, description="Verifying cases", show_progress=show_progress)
     problems += [str(result) for result in results if isinstance(result, NnunetMoeError)]
     require_none(problems, str(dataset.folder))
 
 
-def verify_case(images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any]) -> None:
+def verify_case(
+    images: Sequence[str], label: str, reader_class: Any, dataset_json: dict[str, Any], refuse_copies: bool
+) -> None:
     """Read all files of a case, and compare its segmentation with its images and with the labels.
 
     Raises:
@@ -213,9 +217,9 @@ def verify_case(images: Sequence[str], label: str, reader_class: Any, dataset_js
     """
     reader = reader_class()
     read = read_case(images, reader, dataset_json)
-    image, properties = read.image, read.properties
-    segmentation, label_properties = read_segmentation(label, reader)
-    require_same_geometry(min(images), label, (image.shape[1:], properties), (segmentation.shape, label_properties))
+    if refuse_copies:
+        read.require_no_copies()
+    segmentation, _ = read_segmentation_of(label, reader, min(images), read)
     require_known(segmentation, label, dataset_json)
 
 

@@ -78,6 +78,12 @@ class Request:
         group="input and output",
         help="check all cases first; recommended once per dataset",
     )
+    refuse_copies: bool = option(
+        "--refuse_copies",
+        action="store_true",
+        group="modalities and labels",
+        help="check all cases first, and stop if a file of a case is a copy of another one",
+    )
     clean: bool = option(
         "--clean", action="store_true", group="planning", help="recompute the fingerprint; needed after files changed"
     )

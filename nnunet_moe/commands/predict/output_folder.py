@@ -123,6 +123,8 @@ class OutputFolder:
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(output.exists() for output in outputs):
             return False
+        if self._request.requirement.refuse_copies and prediction.notes:  # one may be on a copy
+            return False
         try:
             files = files_by_channel(case.images, self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)

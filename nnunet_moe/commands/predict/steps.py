@@ -12,7 +12,6 @@ import numpy as np
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
-from nnunet_moe.images.geometry import require_same_geometry
 from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.models.inference import InferenceContext
@@ -57,18 +56,18 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
 def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requirement, start: float) -> PreparedCase:
     states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file()}
     images = context.read(case.images)
+    if requirement.refuse_copies:
+        images.require_no_copies()
     first, of_model = min(case.images), (context.configuration, context.dataset_json)
     image, notes = context.preprocessor().used_channels(images, first, *of_model)
-    previous, geometry = None, {}
+    previous = None
     if case.previous_stage is not None:
-        previous, geometry = read_segmentation_of(case.previous_stage, context.reader(), first, image)
+        previous, of_grid = read_segmentation_of(case.previous_stage, context.reader(), first, images)
+        notes = (*notes, *of_grid)
     data, properties = context.preprocess(image, images.properties, previous)
     names = context.modalities
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)
-    if case.previous_stage is not None:
-        of_images = {name: images.properties[name] for name in geometry}
-        require_same_geometry(first, case.previous_stage, ((), of_images), ((), geometry))
     files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
     said = "; ".join("\n".join((*images.ignored, *notes)).splitlines())
     return PreparedCase(data, properties, code, files, said, states, time.perf_counter() - start)

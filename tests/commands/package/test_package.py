@@ -358,10 +358,10 @@ def test_a_reader_without_grids_gets_the_spacing_and_the_grids_are_compared(tmp_
         image.SetOrigin(origin)
         sitk.WriteImage(image, str(tmp_path / f"{name}.mha"))
     files = {0: str(tmp_path / "a.mha"), 1: str(tmp_path / "b.mha")}
-    images = read_channels(reader, files, num_channels=2)
+    images = read_channels(reader, files, ["CT", "PET"])
     assert tuple(images.properties["spacing"]) == SPACING[::-1] and images.image.shape == (2, 5, 6, 7)
-    with pytest.raises(ModalityError, match=facts("c.mha", "a.mha", "sent.origin")):
-        read_channels(reader, {0: files[0], 1: str(tmp_path / "c.mha")}, num_channels=2)
+    with pytest.raises(ModalityError, match=facts("c.mha", "a.mha", "origin")):
+        read_channels(reader, {0: files[0], 1: str(tmp_path / "c.mha")}, ["CT", "PET"])
 
 
 @pytest.mark.parametrize(

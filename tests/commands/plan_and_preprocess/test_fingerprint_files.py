@@ -47,12 +47,12 @@ def run_again() -> IncompleteDatasetFingerprintExtractor:
 
 def test_files_repaired_under_the_same_names_are_noticed(raw):
     assert extract_fingerprint(915).availability.codes == {"a": (True, False), "b": (True, False)}
-    assert run_again().warning is None
+    assert run_again().notes == ()
     write(raw / "imagesTr" / "b_0001.nii.gz", image(40))
     with pytest.raises(ModalityError, match=facts("other contents", "b_0001.nii.gz", "--clean")):
         run_again()
     assert extract_fingerprint(915).availability.codes == {"a": (True, False), "b": (True, True)}
-    assert run_again().warning is None
+    assert run_again().notes == ()
 
 
 @pytest.mark.parametrize("file", ["imagesTr/a_0000.nii.gz", "labelsTr/b.nii.gz"])
@@ -75,7 +75,7 @@ def test_touched_copied_and_moved_files_are_the_same(raw):
     shutil.copytree(raw.parent, moved)
     shutil.rmtree(raw.parent)
     moved.rename(raw.parent)
-    assert run_again().warning is None
+    assert run_again().notes == ()
 
 
 def test_a_fingerprint_of_an_earlier_version_is_used_with_a_warning(raw, tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -73,7 +75,11 @@ def test_for_complete_cases_everything_is_that_of_nnunets_command(folders, cohor
     assert len(truth) == 5 and truth == preprocessed_files(theirs / "gt_segmentations")
     for name in ("dataset_fingerprint.json", "dataset.json"):
         assert (ours / name).read_text() == (theirs / name).read_text()
-    assert (ours / "nnUNetPlans.json").read_text() == dataset.planned_file.read_text()
+    axes = nibabel.aff2axcodes(nibabel.load(next((cohort / "imagesTr").iterdir())).affine)
+    planned = json.loads(dataset.planned_file.read_text())
+    with_axes = json.dumps({**planned, "axis_codes": {"".join(axes): 5}}, indent=4)  # as nnU-Net writes its plans
+    assert dataset.planned_file.read_text() == json.dumps(planned, indent=4)
+    assert (ours / "nnUNetPlans.json").read_text() == with_axes
 
 
 def test_cases_that_lack_files_leave_those_of_the_others_as_they_are(folders, cohort, dataset, capsys):
@@ -227,7 +233,7 @@ def test_the_table_and_its_warnings(tiny, capsys):
         "| C | 1 |",
         "| B | 1 |",
         "",
-        "| modality | cases that have it | files of zeros |",
+        "| modality | cases that have it | files of one value |",
         "| --- | --- | --- |",
         "| A | 1 of 3 | 0 |",
         "| B | 1 of 3 | 1 |",
@@ -300,7 +306,7 @@ def test_names_that_look_like_anything_come_back_from_the_table():
 def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
     write(tiny / "labelsTr" / "a.nii.gz", np.zeros((12, 12, 11), dtype=np.uint8))
     (tiny / "imagesTr" / "b_0002.nii.gz").write_bytes(b"no image")
-    with pytest.raises(SystemExit, match=facts("a.nii.gz", "(12, 12, 11)", "b_0002.nii.gz", "read")):
+    with pytest.raises(SystemExit, match=facts("a.nii.gz", "(11, 12, 12)", "b_0002.nii.gz", "read")):
         plan_and_preprocess("-d", 911)
     (tiny / "imagesTr" / "a_0001.nii.gz").write_bytes(b"no image")  # from which the reader is chosen
     with pytest.raises(SystemExit, match=facts("a_0001.nii.gz", "read")):
@@ -467,3 +473,23 @@ def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
     assert "WARNING: no training case of this fold has M1." in Path(trainer.log_file).read_text()
     with pytest.raises(SystemExit, match=facts("second", "dedicated")):
         plan_and_preprocess("-d", 912, "-c", "second")
+
+
+def test_planning_warns_of_copies_and_shifted_segmentations_and_stores_the_axes(tiny, folders, capsys):
+    images, affine = tiny / "imagesTr", np.diag([-1.0, -1.0, 1.0, 1.0])
+    shutil.copy(images / "a_0001.nii.gz", images / "a_0002.nii.gz")
+    for case, shift in (("a", 0.3), ("b", 2.0)):
+        moved = affine.copy()
+        moved[2, 3] = shift
+        label = nibabel.load(tiny / "labelsTr" / f"{case}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(label.dataobj), moved), tiny / "labelsTr" / f"{case}.nii.gz")
+    plan_and_preprocess("-d", 911, "-c", "3d_fullres", "--no_pp")
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+    for facts_of_one in (("a_0002.nii.gz", "equal"), ("a.nii.gz", "0.3 voxels"), ("b.nii.gz", "2 voxels", "copy")):
+        assert any(re.search(facts(*facts_of_one), line) for line in warnings), "\n".join((*facts_of_one, *warnings))
+    plans = json.loads((folders / "preprocessed" / tiny.name / "nnUNetPlans.json").read_text())
+    assert plans["axis_codes"] == {"LPS": 3}
+    with pytest.raises(SystemExit, match=facts("a_0002.nii.gz", "--refuse_copies")):
+        plan_and_preprocess("-d", 911, "-c", "3d_fullres", "--no_pp", "--refuse_copies")
+    with pytest.raises(SystemExit, match=facts("b.nii.gz", "2 voxels")):
+        plan_and_preprocess("-d", 911, "-c", "3d_fullres", "--no_pp", "--verify_dataset_integrity")

@@ -148,10 +148,10 @@ def faults(dataset, tmp_path) -> Faults:
     sitk.WriteImage(sitk.JoinSeries([image, image]), str(faults.bad("four dimensions", "has 2 channels")))
     moved = sitk.Image(image)
     moved.SetOrigin((0, 0, 7))
-    sitk.WriteImage(moved, str(faults.bad("moved", "differ in sitk_stuff.origin")))
+    sitk.WriteImage(moved, str(faults.bad("moved", "differ in origin")))
     turned = sitk.Image(image)
     turned.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
-    sitk.WriteImage(turned, str(faults.bad("turned", "differ in sitk_stuff.direction")))
+    sitk.WriteImage(turned, str(faults.bad("turned", "differ in direction")))
     sitk.WriteImage(image[1:], str(faults.bad("cut", "differ in shape")))
     spoilt = sitk.GetArrayFromImage(image)
     spoilt[3, 4, 5] = np.nan
@@ -170,7 +170,7 @@ def faults(dataset, tmp_path) -> Faults:
     faults.reasons["dangling"] = "cannot be read: it is a link to nowhere, which does not exist"
     for file in faults.case("nothing"):
         sitk.WriteImage(image * 0, str(file))
-    faults.reasons["nothing"] = "are zero everywhere"
+    faults.reasons["nothing"] = "is zero everywhere"
     shutil.copy(faults.source[0], faults.folder / "other ending_0000.nii")
     faults.reasons["other ending"] = "No file of the case ends in .nii.gz"
     shutil.copy(faults.source[0], os.fsencode(faults.folder) + b"/M\xfcller_0000.nii.gz")

@@ -1,0 +1,81 @@
+"""Check what the header of an image file says, with the libraries that read it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel
+import nibabel.spatialimages
+import numpy as np
+import SimpleITK as sitk
+from nibabel.spatialimages import HeaderDataError
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_moe.errors import ModalityError
+
+NIFTI = (".nii", ".nii.gz")
+SFORM, QFORM = "sform", "qform"
+
+
+def is_nifti(file: str) -> bool:
+    """Return whether the file ending is NIfTI's."""
+    return file.lower().endswith(NIFTI)
+
+
+def stored_image(file: str) -> Any:
+    """Open a NIfTI file with nibabel, which does not read the voxels yet.
+
+    Raises:
+        Exception: of any class that nibabel raises for a damaged file.
+    """
+    stored = nibabel.load(file)
+    assert isinstance(stored, nibabel.spatialimages.SpatialImage)
+    return stored
+
+
+def stored_forms(file: str) -> Mapping[str, np.ndarray]:
+    """Return the two placements that a NIfTI header can hold.
+
+    Returns:
+        `sform` and `qform` -> affine `(4, 4)` from voxels to mm in RAS. If the header has only one of them, both
+        names have this one, because all software then uses it. Empty if the header has none, or the format has none.
+    """
+    header = stored_image(file).header if is_nifti(file) else None
+    if not isinstance(header, nibabel.Nifti1Header):
+        return {}
+    sform = header.get_sform(coded=True)[0]
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except HeaderDataError:  # its rotation is invalid; nibabel uses the sform then
+        qform = None
+    found = {name: form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
+    return {name: found.get(name, form) for form in found.values() for name in (SFORM, QFORM)}
+
+
+def require_one_component(file: str, reader: Any) -> None:
+    """Make sure that a file has one number in each voxel, because readers take colors for slices or channels.
+
+    Args:
+        file: the file.
+        reader: the reader of nnU-Net that will read it.
+
+    Raises:
+        ModalityError: it has colors, other vectors or complex numbers.
+    """
+    number = 1
+    if isinstance(reader, SimpleITKIO):
+        header = sitk.ImageFileReader()
+        header.SetFileName(file)
+        header.ReadImageInformation()
+        number = header.GetNumberOfComponents()
+    if is_nifti(file):
+        stored = stored_image(file).dataobj.dtype
+        if stored.kind == "c":
+            raise ModalityError(
+                f"{file} holds complex numbers. Only real numbers are allowed. Write magnitudes, or remove the file."
+            )
+        number = max(number, len(stored.names or ()))
+    if number != 1:
+        raise ModalityError(
+            f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
+            "values, or split it into files."
+        )

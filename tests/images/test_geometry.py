@@ -1,0 +1,214 @@
+"""Grids are compared by how far voxels lie apart, in voxels. The expected shifts are computed here from affines."""
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from facts import facts
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.geometry import Grid, ReadFile
+from nnunet_moe.images.reading import read_case, read_channels, read_segmentation_of
+
+READERS = (SimpleITKIO, NibabelIO, NibabelIOWithReorient)
+DATASET_JSON = {"channel_names": {"0": "T1w", "1": "FLAIR"}, "file_ending": ".nii.gz"}
+SIZE = (9, 8, 7)
+GENERATOR = np.random.default_rng(0)
+IMAGES = GENERATOR.normal(100, 20, (2, *SIZE)).astype(np.float32)
+LABELS = (IMAGES[0] > 110).astype(np.uint8)
+
+
+def turned(degrees: float) -> np.ndarray:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def moved(*by: float) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, 3] = by
+    return affine
+
+
+def voxels(spacing: float) -> np.ndarray:
+    """An affine in RAS with this spacing in x, twice in y and four times in z, oblique and away from the origin."""
+    affine = np.diag([spacing, 2 * spacing, 4 * spacing, 1.0])
+    affine[:3, 3] = -5 * spacing
+    return turned(20) @ affine
+
+
+def save(array: np.ndarray, file: Path, affine: np.ndarray, **forms: tuple[np.ndarray | None, int]) -> Path:
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    for name, (form, code) in forms.items():
+        getattr(image, f"set_{name}")(form, code)
+    nibabel.save(image, file)
+    return file
+
+
+def save_as(codes: str, array: np.ndarray, file: Path, affine: np.ndarray) -> Path:
+    """Save the same image with its axes in other directions."""
+    there: Any = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+    image: Any = nibabel.Nifti1Image(array, affine).as_reoriented(there)
+    return save(np.asanyarray(image.dataobj), file, image.affine)
+
+
+def shift(first: np.ndarray, other: np.ndarray) -> float:
+    """Return by how many voxels of the first image its corners are moved in the other."""
+    corners = np.array([(*corner, 1) for corner in product(*[(0, size - 1) for size in SIZE])]).T
+    return float(np.abs(np.linalg.inv(first) @ other @ corners - corners)[:3].max())
+
+
+def said_shift(text: object) -> float:
+    (found,) = re.findall(r"by up to (\S+) voxels", str(text))
+    return float(found)
+
+
+def read(folder: Path, reader):
+    return read_case([str(file) for file in sorted(folder.glob("*_000?.nii.gz"))], reader(), DATASET_JSON)
+
+
+CHANGES = {
+    "origin": lambda affine, much: moved(much * affine[0, 0], 0, 0) @ affine,
+    "direction": lambda affine, much: turned(30 * much) @ affine,
+    "spacing": lambda affine, much: affine @ np.diag([1, 1, 1 + much, 1]),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("spacing", [0.001, 1.0, 40.0])
+@pytest.mark.parametrize("what", CHANGES)
+def test_images_may_be_shifted_by_a_small_part_of_a_voxel_whatever_its_size(tmp_path, reader, spacing, what):
+    first = voxels(spacing)
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", first)
+    unit = shift(first, CHANGES[what](first, 1e-3)) / 1e-3  # voxels for a change of 1
+    for voxels_apart in (0.02, 0.04, 0.16):
+        other = CHANGES[what](first, voxels_apart / unit)
+        file = save(IMAGES[1], tmp_path / "a_0001.nii.gz", other)
+        if voxels_apart == 0.02:
+            assert read(tmp_path, reader).available == (True, True)
+            continue
+        with pytest.raises(ModalityError, match=facts(file, tmp_path / "a_0000.nii.gz", "differ", what)) as error:
+            read(tmp_path, reader)
+        assert said_shift(error.value) == pytest.approx(shift(first, other), rel=0.02)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_segmentation_that_is_off_by_less_than_half_a_voxel_is_used_with_a_note(tmp_path, reader):
+    first = voxels(1.0)
+    image = save(IMAGES[0], tmp_path / "a_0000.nii.gz", first)
+    images = read(tmp_path, reader)
+    for degrees, most in ((0.0, 0.5), (0.5, 0.5), (5.0, 0.5), (5.0, np.inf)):
+        label = save(LABELS, tmp_path / "label.nii.gz", turned(degrees) @ first)
+        arguments = str(label), reader(), str(image), images
+        if shift(first, turned(degrees) @ first) > most:
+            with pytest.raises(ModalityError, match=facts(label, image, "direction", "CopyInformation", "resample")):
+                read_segmentation_of(*arguments, largest_shift=most)
+            continue
+        labels, notes = read_segmentation_of(*arguments, largest_shift=most)
+        assert labels.sum() == LABELS.sum() and len(notes) == (degrees > 0)
+        assert all(str(label) in note and "CopyInformation" in note for note in notes)
+
+
+def test_numbers_of_voxels_must_be_equal_even_for_a_segmentation(tmp_path):
+    image = save(IMAGES[0], tmp_path / "a_0000.nii.gz", voxels(1.0))
+    label = save(LABELS[:-1], tmp_path / "label.nii.gz", voxels(1.0))
+    with pytest.raises(ModalityError, match=facts(label, image, "(8, 8, 7)", "(9, 8, 7)")):
+        read_segmentation_of(str(label), SimpleITKIO(), str(image), read(tmp_path, SimpleITKIO), largest_shift=np.inf)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("codes", [(1, 2), (1, 1), (2, 1), (1, 4)])
+@pytest.mark.parametrize("change", [moved(3, 1, 2), turned(12)])
+@pytest.mark.parametrize("moved_form", ["sform", "qform"])
+def test_a_registration_that_wrote_one_form_only_is_noticed(tmp_path, reader, codes, change, moved_form):
+    first = voxels(1.0)
+    old, new = {"qform": (first, codes[0]), "sform": (first, codes[1])}, change @ first
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", first, **old)
+    assert read(tmp_path, reader).notes == ()
+    half = {**old, moved_form: (new, old[moved_form][1])}
+    file = save(IMAGES[1], tmp_path / "a_0001.nii.gz", first, **half)
+    with pytest.raises(ModalityError, match=facts(file, tmp_path / "a_0000.nii.gz", "voxels")):
+        read(tmp_path, reader)
+    # if both were moved alike, the grid is one, and only a note says which form counts
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", first, **half)
+    (first_note, second_note) = read(tmp_path, reader).notes
+    assert "a_0000" in first_note and "a_0001" in second_note
+    place = {"sform": half["sform"][0], "qform": half["qform"][0]}
+    (word,) = {word for word in place if f"The {word} is used" in first_note}
+    if reader is SimpleITKIO:
+        used = np.diag([-1, -1, 1]) @ sitk.ReadImage(str(file)).GetOrigin()
+    else:
+        stored: Any = nibabel.load(file)
+        used = stored.affine[:3, 3]
+    np.testing.assert_allclose(place[word][:3, 3], used, atol=1e-4)
+
+
+def test_a_file_with_one_form_uses_it_for_both(tmp_path):
+    first = voxels(1.0)
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", first, qform=(None, 0))
+    save(IMAGES[1], tmp_path / "a_0001.nii.gz", first, sform=(None, 0))
+    assert read(tmp_path, NibabelIO).notes == ()
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR"])
+def test_a_reader_that_reorients_compares_what_it_reoriented(tmp_path, codes):
+    """The affines in the files differ by design; so do those of their two forms."""
+    first = voxels(1.0)
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", first)
+    for array, name in ((IMAGES[1], "a_0001"), (LABELS, "label")):
+        save_as(codes, array, tmp_path / f"{name}.nii.gz", first)
+    images = read(tmp_path, NibabelIOWithReorient)
+    np.testing.assert_array_equal(images.image, IMAGES.transpose(0, 3, 2, 1))
+    labels, notes = read_segmentation_of(
+        str(tmp_path / "label.nii.gz"), NibabelIOWithReorient(), str(tmp_path / "a_0000.nii.gz"), images
+    )
+    np.testing.assert_array_equal(labels, LABELS.transpose(2, 1, 0))
+    assert notes == () == images.notes
+    for reader in (SimpleITKIO, NibabelIO):
+        with pytest.raises(ModalityError, match=facts("a_0001.nii.gz", "a_0000.nii.gz")):
+            read(tmp_path, reader)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAR"])
+def test_axes_in_another_order_than_in_training_are_noted(tmp_path, reader, codes):
+    file = save_as(codes, IMAGES[0], tmp_path / "a_0000.nii.gz", voxels(1.0))
+    seen = "RAS" if reader is NibabelIOWithReorient else codes
+    for training in ((), (seen,), ("PIR", seen), ("PIR", "ASL")):
+        read_files = read_case([str(file)], reader(), DATASET_JSON, training)
+        assert read_files.axis_codes == seen
+        told = [note for note in read_files.notes if seen in note and all(code in note for code in training)]
+        assert len(told) == len(read_files.notes) == (training == ("PIR", "ASL"))
+
+
+def test_a_format_without_positions_is_compared_by_shape_and_spacing():
+    first = ReadFile("a", (4, 5, 6), {"spacing": (3.0, 1.0, 1.0)})
+    grids = [Grid.of(first._replace(properties={"spacing": spacing})) for spacing in ((3, 1, 1), (3, 1, 1.02))]
+    assert grids[0].shift(grids[1])[0] == pytest.approx(5 * 0.02) and grids[0].shift(grids[0]) == (0, 0)
+    assert grids[0].axis_codes is None
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, np.nan, 1.0), (1.0, -1.0, 1.0)])
+def test_voxels_without_a_size_are_refused(spacing):
+    with pytest.raises(ModalityError, match=facts("a.tif", "spacing")):
+        Grid.of(ReadFile("a.tif", (4, 5, 6), {"spacing": spacing}))
+
+
+def test_two_dimensional_images_are_compared_too(tmp_path):
+    for name, origin in (("a_0000", (0, 0)), ("a_0001", (0, 0.5))):
+        image = sitk.GetImageFromArray(IMAGES[0, 0])
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(tmp_path / f"{name}.mha"))
+    files = {0: str(tmp_path / "a_0000.mha"), 1: str(tmp_path / "a_0001.mha")}
+    with pytest.raises(ModalityError, match=facts("a_0001.mha", "origin", "0.5 voxels")):
+        read_channels(SimpleITKIO(), files, ["T1w", "FLAIR"])
