@@ -84,11 +84,11 @@ def test_a_fingerprint_of_an_earlier_version_is_used_with_a_warning(raw, tmp_pat
     fingerprint.with_name("fingerprint_files.json").unlink()
     for file in raw.glob("*Tr/*"):
         os.utime(file, (10**9, 10**9))
-    warning = run_again().warning
-    assert warning is not None and warning.startswith("An earlier version computed ") and "--clean" in warning
+    (warning,) = run_again().notes
+    assert warning.startswith("An earlier version computed ") and "--clean" in warning
     os.utime(raw / "imagesTr" / "b_0001.nii.gz", (2 * 10**9, 2 * 10**9))
-    warning = run_again().warning
-    assert warning is not None and warning.startswith(f"{raw / 'imagesTr' / 'b_0001.nii.gz'}: newer than ")
+    (warning,) = run_again().notes
+    assert warning.startswith(f"{raw / 'imagesTr' / 'b_0001.nii.gz'}: newer than ")
 
 
 def test_damaged_records_and_other_readers_are_named(raw, tmp_path):
