@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import channel_names
@@ -19,6 +20,19 @@ def case_and_channel(file: str, file_ending: str) -> tuple[str, int] | None:
     """Return the case and channel in a file name, or None; the ending may be in lower or upper case."""
     match = re.fullmatch(rf"(.+)_(\d{{4}})(?i:{re.escape(file_ending)})", Path(file).name, re.DOTALL | re.ASCII)
     return None if match is None else (match[1], int(match[2]))
+
+
+def files_of(images: Sequence[str], segmentation: str | None) -> list[str]:
+    """Return all files that are read for a case: images, segmentation, and the spacing files of TIFFs, if they exist.
+
+    Args:
+        images: files named `CASE_XXXX`.
+        segmentation: the file of a segmentation, named `CASE`, or None.
+    """
+    segmentations = [] if segmentation is None else [segmentation]
+    cuts = [*((image, len("_XXXX")) for image in images), *((file, 0) for file in segmentations)]
+    stems = {file[: -len(ending) - cut] for file, cut in cuts for ending in _ending_of_tiff(file)}
+    return [*images, *segmentations, *sorted(file for stem in stems if Path(file := f"{stem}.json").is_file())]
 
 
 def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -76,3 +90,7 @@ def files_by_channel(image_files: Sequence[str], dataset_json: dict) -> dict[int
     if not files:
         raise ModalityError(f"A case has no image file. It needs at least one of {allowed}.")
     return files
+
+
+def _ending_of_tiff(file: str) -> list[str]:
+    return [ending for ending in Tiff3DIO.supported_file_endings if file.lower().endswith(ending)]

@@ -57,8 +57,8 @@ def require_known(segmentation: np.ndarray, file: str, dataset_json: dict[str, A
     allowed, values = voxel_values(dataset_json), np.unique(segmentation)
     if len(unknown := values[~np.isin(values, allowed)]):
         raise ModalityError(
-            f"{file} holds {_examples(unknown)}, but the labels in dataset.json are {', '.join(map(str, allowed))}. "
-            "Correct one of the files."
+            f"{file} has voxels with {_examples(unknown)}, but the labels in dataset.json are "
+            f"{', '.join(map(str, allowed))}. Correct one of the files."
         )
 
 

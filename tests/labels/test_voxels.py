@@ -46,5 +46,5 @@ def test_other_fractions_are_refused_with_all_their_digits(stored, said):
 def test_labels_that_dataset_json_lacks_are_refused_but_not_the_ignore_label():
     dataset_json = {"labels": {"background": "0", "whole": [1, 2], "core": 2.0, "ignore": 3}}
     require_known(np.array([[0, 1], [2, 3]], dtype=np.float32), "x.nii.gz", dataset_json)
-    with pytest.raises(ModalityError, match=facts("x.nii.gz", "holds -1, 4, 255,", "0, 1, 2, 3")):
+    with pytest.raises(ModalityError, match=facts("x.nii.gz", "voxels with -1, 4, 255,", "0, 1, 2, 3")):
         require_known(np.array([0, 255, 4, -1, 1], dtype=np.float32), "x.nii.gz", dataset_json)

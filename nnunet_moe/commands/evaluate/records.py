@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -11,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nnunet_moe.modalities.codes import Code, code_digits
-from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.runtime.files import atomic_write, digest
 
 FileState = tuple[int, int]
 """Size in bytes and time of the last change in ns."""
@@ -75,6 +76,23 @@ class Records:
 def key_of(content: Any) -> str:
     """Return a hash of everything that a record depends on."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def content_of(file: str) -> str | None:
+    """Return the SHA-256 of a file; None if it cannot be read, which the step that needs it reports.
+
+    Several models read the same files, so a file is only read again if its size or a time changed.
+    """
+    try:
+        found = os.stat(file)
+        return _digest(file, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    except OSError:
+        return None
+
+
+@cache
+def _digest(file: str, *_state: int) -> str:
+    return digest(Path(file))
 
 
 def file_state(file: str | Path) -> FileState | None:

@@ -18,9 +18,10 @@ from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.model_state import state_of
 from nnunet_moe.commands.evaluate.models import ScoredCase
-from nnunet_moe.commands.evaluate.records import Record, Records, file_state, key_of
+from nnunet_moe.commands.evaluate.records import Record, Records, content_of, file_state, key_of
 from nnunet_moe.commands.evaluate.steps import Prediction, PreparedCase, finish, prepare
 from nnunet_moe.errors import NnunetMoeError
+from nnunet_moe.images.file_names import files_of
 from nnunet_moe.labels.label_sets import LabelSets, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
@@ -138,9 +139,9 @@ class ModelRun:
 
     def _prepared(self, case: ScoredCase, ahead: int) -> tuple[_PlannedCase, int]:
         """Find what is left to do for a case, and begin to prepare it if anything is left."""
-        files = sorted(os.path.abspath(file) for file in (*case.images, case.label))
+        files = sorted(map(os.path.abspath, files_of(case.images, case.label)))
         annotation = list(self._annotated_labels(case, self._named(case)))
-        key = key_of([self.model_state, [(file, file_state(file)) for file in files], annotation])
+        key = key_of([self.model_state, [(file, content_of(file)) for file in files], annotation])
         records = {code: self._stored(key, case, code) for code in self.codes}
         known = next((code_of_digits(record.available) for record in records.values() if record is not None), None)
         pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]

@@ -5,20 +5,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import RawDataset, some
 from nnunet_moe.errors import FileError, ModalityError
+from nnunet_moe.images.file_names import files_of
 from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write, read_json
 
 NAME = "fingerprint_files.json"
-
-
-def files_of(images: Sequence[str], label: str) -> list[str]:
-    """Return all files on which the fingerprint of a case depends: images, label, and spacing files of TIFFs."""
-    stems = {file[: -len(ending) - cut] for file, cut in _cuts(images, label) for ending in _ending_of_tiff(file)}
-    return [*images, label, *sorted(file for stem in stems if Path(file := f"{stem}.json").is_file())]
 
 
 def states_of(images: Sequence[str], label: str) -> dict[str, FileState]:
@@ -95,15 +88,6 @@ def require_same_files(folder: Path, dataset: RawDataset, num_threads: int) -> s
             f"{fingerprint} was computed from other contents of {some(changed)}. Recompute it with --clean."
         )
     return None
-
-
-def _cuts(images: Sequence[str], label: str) -> list[tuple[str, int]]:
-    """Return the files of a case, and how many characters before the ending are no part of the case's name."""
-    return [*((image, len("_XXXX")) for image in images), (label, 0)]
-
-
-def _ending_of_tiff(file: str) -> list[str]:
-    return [ending for ending in Tiff3DIO.supported_file_endings if file.lower().endswith(ending)]
 
 
 def _relative(path: str, dataset: RawDataset) -> str:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, list_cases
+from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, files_of, list_cases
 from nnunet_moe.runtime.files import visible
-
-TIFF = (".tif", ".tiff")
-"""Endings of images for which nnU-Net reads the spacing from `CASE.json`."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +18,11 @@ class CaseFiles:
     images: tuple[str, ...]
     previous_stage: str | None
     """The segmentation of a cascade's previous stage, or None."""
-    spacing: str | None = None
-    """The file next to TIFF images that contains their spacing, or None."""
 
     @property
-    def read(self) -> tuple[str, ...]:
+    def read(self) -> list[str]:
         """Return all files from which the case is predicted."""
-        return (*self.images, *filter(None, [self.previous_stage, self.spacing]))
+        return files_of(self.images, self.previous_stage)
 
 
 def find_cases(
@@ -52,12 +47,7 @@ def find_cases(
             f"{images} has no images CASE_XXXX{ending}, where XXXX is the channel. Check -i and the file names."
         )
     cases = [
-        CaseFiles(
-            name,
-            tuple(paths),
-            None if previous_stage is None else str(previous_stage / f"{name}{ending}"),
-            str(spacing) if ending in TIFF and (spacing := folder / f"{name}.json").is_file() else None,
-        )
+        CaseFiles(name, tuple(paths), None if previous_stage is None else str(previous_stage / f"{name}{ending}"))
         for name, paths in list(files.items())[part_id::num_parts]
     ]
     return cases, _failures(folder, set(files), strays, ending) if part_id == 0 else []

@@ -72,7 +72,7 @@ def test_labels_with_rounding_errors_are_planned_preprocessed_and_validated_as_w
     [
         (lambda labels: labels * np.float32(252 / 255), ("80 voxels", "0.9882353")),
         (lambda labels: labels / 2, ("80 voxels", "0.5")),
-        (lambda labels: labels * 255, ("holds 255,", "0, 1")),
+        (lambda labels: labels * 255, ("voxels with 255,", "0, 1")),
     ],
 )
 def test_labels_that_are_none_are_refused_without_verification_too(raw, spoil, said):

@@ -75,9 +75,11 @@ def test_a_file_of_another_program_is_refused(tmp_path, line):
 
 
 def test_the_spacing_next_to_tiff_images_is_a_file_of_the_case(tmp_path):
-    for name in ("a_0000.tif", "a_0001.tif", "b_0000.tif", "a.json", "b_0000.json"):
+    (tmp_path / "lowres").mkdir()
+    for name in ("a_0000.tif", "a_0001.tif", "b_0000.tif", "a.json", "b_0000.json", "lowres/a.json"):
         (tmp_path / name).touch()
     a, b = find_cases(tmp_path, ".tif", tmp_path / "lowres", num_parts=1, part_id=0)[0]
     images = [str(tmp_path / f"a_000{channel}.tif") for channel in (0, 1)]
-    assert list(a.read) == [*images, str(tmp_path / "lowres" / "a.tif"), str(tmp_path / "a.json")]
-    assert list(b.read) == [str(tmp_path / "b_0000.tif"), str(tmp_path / "lowres" / "b.tif")]
+    spacings = [str(tmp_path / "a.json"), str(tmp_path / "lowres" / "a.json")]
+    assert a.read == [*images, str(tmp_path / "lowres" / "a.tif"), *spacings]
+    assert b.read == [str(tmp_path / "b_0000.tif"), str(tmp_path / "lowres" / "b.tif")]
