@@ -29,10 +29,18 @@ from nnunet_moe.runtime.threads import cpu_threads
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import given_settings, read_settings, unread_settings
 from nnunet_moe.trainers.cases import CasesTrainer
+from nnunet_moe.trainers.checkpoint_extras import keep_in_checkpoints
 from nnunet_moe.trainers.label_sets import with_label_sets
 from nnunet_moe.trainers.optimizer_step import autocast, backward, clip_and_step
 from nnunet_moe.trainers.plans import require_fitting_code, require_fitting_plans, require_own_label_sets
 from nnunet_moe.trainers.reproducibility import seed_generators, seed_of
+from nnunet_moe.trainers.resuming import (
+    changes_since,
+    checkpoint_to_resume,
+    only_training,
+    require_whole,
+    state_of_training,
+)
 from nnunet_moe.trainers.validation_by_code import dice_by_code, in_place_of_others, number_of_code
 from nnunet_moe.training_log import Epoch, append_epoch, dice_line
 
@@ -103,6 +111,8 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         self.num_iterations_per_epoch = settings.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.num_val_iterations_per_epoch
         self._step_in_epoch = 0
+        self._saved_training: dict[str, Any] = {}
+        """What the loaded checkpoint says about its training, see `state_of_training`."""
         self._logged_sizes: set[tuple[int, ...]] = set()
         self.told = Epoch()
         """The numbers of the current epoch, for its line in the file of the learning curves."""
@@ -200,10 +210,36 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         """Seed the random generators, then initialize as nnU-Net does."""
         self._seed_generators()
         super().initialize()
+        keep_in_checkpoints(self.optimizer, lambda: state_of_training(self.num_epochs), self._saved_training.update)
 
     def run_training(self) -> None:
-        with cpu_threads(self.device):
+        """Train as nnU-Net does, if no other process trains the same fold.
+
+        Raises:
+            ModelError: another process trains the fold.
+        """
+        with only_training(self._folder(), is_first_process=self.local_rank == 0), cpu_threads(self.device):
             super().run_training()
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint as nnU-Net does; a training that is resumed can use another one if it is cut off.
+
+        Raises:
+            ModelError: the checkpoint is cut off, and no other one can be used.
+        """
+        notes: list[str] = []
+        if isinstance(filename_or_checkpoint, str):
+            file = Path(filename_or_checkpoint)
+            if self.plans_manager.plans.get("continue_training"):  # nnU-Net notes this there
+                file, notes = checkpoint_to_resume(file)
+            else:
+                require_whole(file)
+            filename_or_checkpoint = str(file)
+        super().load_checkpoint(filename_or_checkpoint)
+        if not self._saved_training and self.num_epochs == self.settings.num_epochs:  # an earlier version wrote it
+            self._saved_training["num_epochs"] = self._num_epochs_of(self.my_init_kwargs)
+        for note in (*notes, *changes_since(self._saved_training, self.num_epochs, self.current_epoch)):
+            self.print_to_log_file(note)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with cpu_threads(self.device):
@@ -345,6 +381,12 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
             if size not in self._logged_sizes:
                 self._logged_sizes.add(size)
                 self.print_to_log_file(note)
+
+    def _num_epochs_of(self, arguments: dict[str, Any]) -> int:
+        """Return the number of epochs of a trainer that was made with these arguments."""
+        configuration = PlansManager(arguments["plans"]).get_configuration(arguments["configuration"]).configuration
+        given = {**given_settings(configuration), **self.forced_settings}
+        return given.get("num_epochs", self.settings_class().num_epochs)
 
     def _folder(self) -> Path:
         """Return the folder of the fold, which contains logs and checkpoints."""

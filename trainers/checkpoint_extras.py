@@ -18,19 +18,21 @@ def keep_in_checkpoints(
 ) -> None:
     """Write further values into each checkpoint, and read them when a training is resumed.
 
+    It may be called several times, with other names of the values.
+
     Args:
         optimizer: the optimizer whose state nnU-Net saves.
         state: returns the values: tensors, lists, dictionaries and numbers.
-        restore: takes the values of a checkpoint. It is not called for checkpoints without them.
+        restore: takes all further values of a checkpoint. It is not called for checkpoints without any.
     """
 
     def add(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-        return {**saved, KEY: state()}
+        return {**saved, KEY: {**saved.get(KEY, {}), **state()}}
 
     def take(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
         if KEY in saved:
             restore(saved[KEY])
-        return {name: value for name, value in saved.items() if name != KEY}
+        return saved  # torch ignores other entries, and further functions may read them
 
     optimizer.register_state_dict_post_hook(add)
     optimizer.register_load_state_dict_pre_hook(take)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 VARIABLE = "nnUNet_extTrainer"
 DISTRIBUTION = "nnunet-moe"
+TRAINING_PACKAGES = ("torch", "nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures")
+"""The packages that draw, augment and compute in a training, apart from this one."""
 
 
 def own_version() -> str:
@@ -28,6 +30,11 @@ def version_line() -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Return package -> version, or "not installed", which this package is in a checkout that was never installed."""
     return {package: _version(package) for package in packages}
+
+
+def training_versions() -> dict[str, str]:
+    """Return the versions of the packages on which the result of a training depends."""
+    return versions(DISTRIBUTION, *TRAINING_PACKAGES)
 
 
 def external_trainers_folder() -> Path:

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from nnunet_moe.runtime.locks import hold
+
 SECONDS_BETWEEN_TRIES = 2
 
 
@@ -43,30 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = options.device[_first_free(places)]
     print(f"+ {shlex.join(options.command)}", flush=True)
     os.execvp(options.command[0], options.command)
-
-
-def hold(file: Path) -> int | None:
-    """Lock a file for this process and its child processes.
-
-    Returns:
-        The open file; None if another process holds the lock.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    import fcntl  # only on POSIX systems, while other parts of a study also run elsewhere
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    opened = os.open(file, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(opened)
-        return None
-    except OSError:  # the file system has no locks, so nobody holds one
-        pass
-    os.set_inheritable(opened, True)
-    return opened
 
 
 def _first_free(files: Sequence[Path]) -> int:

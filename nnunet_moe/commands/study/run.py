@@ -15,13 +15,13 @@ from pathlib import Path
 
 from nnunetv2.paths import nnUNet_results
 
-from nnunet_moe.commands.study.job import hold
 from nnunet_moe.commands.study.jobs import ON_A_DEVICE, PLANS, PREPROCESS
 from nnunet_moe.commands.study.machine import Machine
 from nnunet_moe.commands.study.plan import JOBS, StudyPlan
 from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.locks import hold
 
 RUNNING, SNAKEMAKE_LOG = "running.lock", "snakemake.log"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

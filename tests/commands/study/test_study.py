@@ -23,7 +23,6 @@ from nnunet_in_process import make_trainer
 from nnunet_moe.cli import main
 from nnunet_moe.commands.study.command import Request
 from nnunet_moe.commands.study.definition import CaseSet, EvaluationOptions, Method, Study, read_study
-from nnunet_moe.commands.study.job import hold
 from nnunet_moe.commands.study.jobs import Job, jobs_of
 from nnunet_moe.commands.study.machine import Machine
 from nnunet_moe.commands.study.models import trained_methods, write_plans
@@ -33,6 +32,7 @@ from nnunet_moe.commands.study.results import StudyResults, read_results, seed_s
 from nnunet_moe.commands.study.run import run_plan
 from nnunet_moe.errors import ModelError, SettingsError, StudyError
 from nnunet_moe.modalities.codes import all_codes
+from nnunet_moe.runtime.locks import hold
 from nnunet_moe.runtime.options import add_options, read_request
 
 MOESD, BASELINE, DEDICATED = "nnUNetTrainerMoESD", "nnUNetTrainerModalityDropout", "nnUNetTrainerDedicated"
