@@ -20,6 +20,8 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
+from nnunet_moe.commands.plan_and_preprocess.memory import bytes_per_process, choose_processes
+from nnunet_moe.commands.plan_and_preprocess.normalizations import look_alikes, normalization_table
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
     num_training,
     read_raw_dataset,
@@ -34,7 +36,8 @@ from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import AXIS_CODES, use_missing_modality_preprocessor
 from nnunet_moe.reports.availability import availability_tables
 from nnunet_moe.runtime.environment import variable
-from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
+from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder, read_json
+from nnunet_moe.runtime.host_memory import available_bytes
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -67,6 +70,7 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
             _, identifier = plan_experiment_dataset(_number(name), *options)
             _add_axis_codes(nnunet_folder(nnUNet_preprocessed) / name, identifier)
     for name in names:
+        _print_normalizations(name, identifier)
         for line in split_by_patient(name, list(found[name].files)):
             print(line)
     if request.preprocess:
@@ -152,9 +156,21 @@ def _add_axis_codes(folder: Path, plans_identifier: str) -> None:
             save_json(plans, str(unfinished), sort_keys=False)  # as nnU-Net writes plans
 
 
+def _print_normalizations(name: str, plans_identifier: str) -> None:
+    """Print how each modality is normalized, which all configurations share, and why."""
+    folder = nnunet_folder(nnUNet_preprocessed) / name
+    dataset_json, plans = read_json(folder / "dataset.json"), read_json(folder / f"{plans_identifier}.json")
+    planned = next(each for each in plans["configurations"].values() if "normalization_schemes" in each)
+    print(normalization_table(dataset_json, planned["normalization_schemes"], planned["use_mask_for_norm"]))
+    for warning in look_alikes(dataset_json):
+        print(f"WARNING: {warning}")
+
+
 def _configurations(name: str, plans_identifier: str, request: Request) -> dict[str, tuple[ConfigurationManager, int]]:
     """Return the requested configurations that the plans have, with the number of processes for each."""
-    plans = PlansManager(str(nnunet_folder(nnUNet_preprocessed) / name / f"{plans_identifier}.json"))
+    folder = nnunet_folder(nnUNet_preprocessed) / name
+    plans = PlansManager(str(folder / f"{plans_identifier}.json"))
+    fingerprint = read_json(folder / "dataset_fingerprint.json")
     configurations = {}
     for configuration_name, num_processes in zip(request.configurations, request.processes(), strict=True):
         if configuration_name not in plans.available_configurations:
@@ -167,6 +183,14 @@ def _configurations(name: str, plans_identifier: str, request: Request) -> dict[
                 "data of the configuration from which it inherits. Preprocess that configuration."
             )
         use_missing_modality_preprocessor(configuration)
+        num_channels = len(configuration.normalization_schemes)
+        num_processes, line = choose_processes(
+            bytes_per_process(fingerprint, num_channels, configuration.spacing, plans.transpose_forward),
+            min(num_processes, len(fingerprint["spacings"])),
+            available_bytes(),
+            is_default=request.num_processes is None,
+        )
+        print(f"{name}, {configuration_name}: {line}")
         configurations[configuration_name] = configuration, num_processes
     if not configurations:
         raise SettingsError(

@@ -62,7 +62,7 @@ class Request:
         default=None,
         group="compute",
         help="preprocess in this many processes, one number or one per configuration (default: 8 for 2d and "
-        "3d_lowres, 4 for others)",
+        "3d_lowres, 4 for others; fewer if memory is short)",
     )
     """One number for all configurations, or one per configuration."""
     fingerprint_processes: int = option(
