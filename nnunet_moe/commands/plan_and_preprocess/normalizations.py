@@ -40,7 +40,7 @@ def normalization_table(dataset_json: Mapping[str, Any], schemes: Sequence[str],
 def look_alikes(dataset_json: Mapping[str, Any]) -> list[str]:
     """Return a warning for each name that contains the name of a normalization, but is not exactly this name."""
     return [
-        f"The modality {name!r} gets the z-score normalization, because nnU-Net knows only the exact name {known!r}. If "
+        f"The modality {name!r} gets the z-score normalization, because nnU-Net knows only the exact {known!r}. If "
         f"it needs the one of {known!r}, rename it in dataset.json and rerun this command."
         for name in _given_names(dataset_json)
         if name.casefold() not in by_name
