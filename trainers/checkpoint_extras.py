@@ -9,8 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-KEY = "nnunet_moe"
-"""The entry in the state of the optimizer."""
+from nnunet_moe.models.checkpoints import EXTRAS
 
 
 def keep_in_checkpoints(
@@ -27,11 +26,11 @@ def keep_in_checkpoints(
     """
 
     def add(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-        return {**saved, KEY: {**saved.get(KEY, {}), **state()}}
+        return {**saved, EXTRAS: {**saved.get(EXTRAS, {}), **state()}}
 
     def take(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-        if KEY in saved:
-            restore(saved[KEY])
+        if EXTRAS in saved:
+            restore(saved[EXTRAS])
         return saved  # torch ignores other entries, and further functions may read them
 
     optimizer.register_state_dict_post_hook(add)

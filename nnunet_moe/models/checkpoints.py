@@ -11,6 +11,9 @@ import torch
 from nnunet_moe.errors import ModelError, NnunetMoeError
 from nnunet_moe.models.choice import Fold
 
+EXTRAS = "nnunet_moe"
+"""The entry in the state of the optimizer with what our trainers add to a checkpoint."""
+
 
 @contextmanager
 def loading(folder: Path, folds: Sequence[Fold]) -> Iterator[None]:
@@ -67,3 +70,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} has weights that are NaN or infinite. Give a checkpoint of a training without such weights."
         )
     return checkpoint
+
+
+def versions_in(file: Path) -> dict[str, str]:
+    """Return the versions of packages with which a checkpoint was written, without reading its weights.
+
+    Returns:
+        Package -> version; empty if the checkpoint does not say it, as those of nnU-Net and of earlier versions.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["optimizer_state"]
+        return dict(state[EXTRAS]["versions"])
+    except (KeyError, TypeError, RuntimeError, UnpicklingError, ValueError):
+        return {}

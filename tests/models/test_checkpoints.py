@@ -6,7 +6,8 @@ import torch
 
 from facts import facts
 from nnunet_moe.errors import ModelError
-from nnunet_moe.models.checkpoints import read_checkpoint
+from nnunet_moe.models.checkpoints import read_checkpoint, versions_in
+from nnunet_moe.runtime.environment import versions
 
 CHECKPOINT = {
     "network_weights": {"weight": torch.arange(3.0)},
@@ -21,6 +22,21 @@ def test_a_checkpoint_of_this_packages_trainers_is_read_without_the_full_unpickl
     trainer.save_checkpoint(str(file))
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # torch refuses what is more than weights and plain data
     assert read_checkpoint(file)["trainer_name"] == "nnUNetTrainerMoESD"
+
+
+def test_the_versions_in_a_checkpoint_are_those_that_are_installed(make_trainer, tmp_path):
+    file = tmp_path / "checkpoint.pth"
+    make_trainer().save_checkpoint(str(file))
+    packages = ("nnunet-moe", "torch", "nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures")
+    assert versions_in(file) == versions(*packages)
+
+
+@pytest.mark.parametrize("content", [CHECKPOINT, {**CHECKPOINT, "optimizer_state": None, "_best_ema": np.float64(0.5)}])
+def test_a_checkpoint_of_another_origin_says_no_versions(tmp_path, content):
+    file = tmp_path / "checkpoint.pth"
+    for each in (content, {**content, "optimizer_state": {"state": {}}}, [1], 3):
+        torch.save(each, file)
+        assert versions_in(file) == {}
 
 
 def test_a_checkpoint_with_numpy_numbers_as_nnunet_writes_them_is_read_by_the_full_unpickler(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def save(trainer, name, *, epoch, value):
 
 
 def value_of(trainer):
-    (value,) = {float(each) for weights in trainer.network.parameters() for each in weights.unique()}
+    (value,) = {float(each) for weights in trainer.network.parameters() for each in weights.detach().unique()}
     return value
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nnunet_moe.commands.evaluate.model_state import trained_with
 from nnunet_moe.commands.evaluate.models import ScoredCase, find_models, folder_cases, validation_cases
 from nnunet_moe.commands.evaluate.overlay import Overlay, overlay_index
 from nnunet_moe.commands.evaluate.records import Records
@@ -130,7 +131,8 @@ def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], par
                     _require_single(taken.setdefault(code, model), model)
                 if run.segmenter.is_dedicated:
                     dedicated.add(trainer)
-                states[f"{model.folder.name}, fold {part.fold_text}"] = run.model_state
+                about = f"{model.folder.name}, fold {part.fold_text}"
+                states[about] = {**run.model_state, "trained_with": trained_with(model, part.folds)}
                 if part is parts[0] and (weights := run.gates()):
                     gates[f"{trainer}, fold {part.folds[0]}"] = weights
                 rows.extend(run.rows())

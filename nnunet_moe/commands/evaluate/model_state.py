@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.models.checkpoints import versions_in
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.prediction_settings import PredictionSettings
@@ -29,6 +30,18 @@ def state_of(
         "prediction": asdict(prediction),
         "versions": versions_of_figures(),
     }
+
+
+def trained_with(model: ModelFolder, folds: Sequence[Fold]) -> dict[str, dict[str, str]]:
+    """Return the versions of packages with which the checkpoint of each fold was written.
+
+    Returns:
+        Path of the checkpoint -> package -> version; without the checkpoints that do not say it. The previous stages of
+        a cascade are included.
+    """
+    files = {str(file.relative_to(model.folder.parent)): file for file in map(model.checkpoint_file, folds)}
+    found = {name: versions for name, file in files.items() if (versions := versions_in(file))}
+    return found | (trained_with(model.previous_stage, folds) if model.previous_stage else {})
 
 
 def versions_of_figures() -> dict[str, str]:

@@ -30,6 +30,7 @@ from nnunet_moe.commands.evaluate.tables import (
 from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import short_name
+from nnunet_moe.runtime.environment import training_versions
 from nnunet_moe.runtime.files import folder_name
 
 MAX_LABELS_WITH_PICTURES = 10
@@ -122,7 +123,7 @@ def _settings(request: Request, results: Results, models: dict[str, dict]) -> di
         "save_predictions": request.save_predictions,
         "metrics": asdict(request.metrics),
         "prediction": asdict(request.prediction),
-        "versions": versions_of_figures(),
+        "versions": {**versions_of_figures(), **training_versions()},
         "models": models,
     }
 

@@ -26,13 +26,14 @@ from nnunet_moe.commands.study.jobs import case_sets, evaluation_folder, evaluat
 from nnunet_moe.commands.study.models import SeededRun, model_folder, plans_of
 from nnunet_moe.commands.study.plan import StudyPlan
 from nnunet_moe.commands.study.results import StudyResults, read_results, seed_spread
+from nnunet_moe.commands.study.versions import version_warnings
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.reports.figures import COLOURS, colour, new_figure
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import PLAIN, Cell, Table, short_name
-from nnunet_moe.runtime.environment import versions
+from nnunet_moe.runtime.environment import training_versions
 from nnunet_moe.runtime.files import folder_name, nnunet_folder, read_json
 from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.training_log import Epoch, read_training_logs
@@ -70,6 +71,9 @@ def write_report(plan: StudyPlan) -> Path:
         verdicts.append(f"On {cases}: {verdict(results, compared, study.baseline)}")
         sections += _sections(plan, results, compared, cases)
         failures += failure_table(results.by_seed).html() if len(results.failures) else ""
+        for warning in version_warnings(folders):
+            print(f"WARNING: {cases}: {warning}", flush=True)
+            notes.append(f"On {cases}: {warning}")
         if study.baseline not in results.trainers:
             notes.append(f"There is no comparison on {cases}, because the baseline is not finished.")
     curves = Section("Learning curves")
@@ -93,7 +97,7 @@ def write_report(plan: StudyPlan) -> Path:
     settings = {
         "study": json.loads(json.dumps(asdict(study), default=str)),
         "settings of each model": _settings(plan),
-        "versions when the report was written": versions("nnunet_moe", "nnunetv2", "torch"),
+        "versions when the report was written": training_versions(),
     }
     report = plan.out / "report.html"
     write(

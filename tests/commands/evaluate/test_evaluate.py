@@ -37,6 +37,7 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.phantom import SIGNAL
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
 from nnunet_moe.models.network_input import NetworkInput
+from nnunet_moe.runtime.environment import versions
 
 NAMES = tuple(SIGNAL)
 CODES = [code_text(code, NAMES) for code in all_codes(3)]
@@ -141,6 +142,16 @@ def test_the_segmentations_are_those_of_nnunetv2_predict_voxel_by_voxel(evaluate
             theirs = tmp_path / "out" / f"{case}_{code_digits(code)}.nii.gz"
             assert np.array_equal(read(ours), read(theirs)), (case, text)
             assert sitk.ReadImage(str(ours)).GetSpacing() == sitk.ReadImage(str(theirs)).GetSpacing()
+
+
+def test_the_summary_says_with_which_versions_each_model_was_trained(evaluated):
+    settings = json.loads((evaluated / "summary.json").read_text())["settings"]
+    packages = ("nnunet-moe", "torch", "nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures")
+    assert versions(*packages).items() <= settings["versions"].items()
+    for name, model in settings["models"].items():
+        files = [f"{name.partition(',')[0]}/fold_0/checkpoint_final.pth"]
+        is_ours = not name.startswith("nnUNetTrainer__")  # nnU-Net's checkpoints do not say it
+        assert model["trained_with"] == ({file: versions(*packages) for file in files} if is_ours else {})
 
 
 def test_kept_segmentations_are_a_folder_that_nnunets_evaluation_takes_and_agrees_with(evaluated, two_cases):

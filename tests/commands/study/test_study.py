@@ -928,6 +928,54 @@ def test_the_report_compares_the_methods_with_the_baseline_over_their_seeds(scor
     assert "&#34;alpha&#34;: 0.1" not in page and "3d_tiny_seed1" in page
 
 
+def with_versions(plan, name, trained, evaluated):
+    """Write into an evaluation what it recorded of the versions; `trained` has those of each checkpoint."""
+    file = plan.out / "evaluations" / "validation_cases" / name / "summary.json"
+    models = {f"model, fold {fold}": {"trained_with": {f"fold_{fold}": each}} for fold, each in enumerate(trained)}
+    settings = {"models": models, "versions": evaluated}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "settings": settings}))
+
+
+NEW = {"torch": "2.14.1", "nnunetv2": "2.8.1", "batchgeneratorsv2": "0.3.6", "dynamic-network-architectures": "0.4.4"}
+OLD = {**NEW, "batchgeneratorsv2": "0.3.5"}
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "said"),
+    [
+        ({}, {}, []),
+        ({f"{MOESD}_seed0": [NEW]}, {}, []),  # the others do not say theirs
+        ({f"{MOESD}_seed0": [NEW, NEW], f"{BASELINE}_seed0": [NEW]}, {}, []),
+        (
+            {f"{MOESD}_seed0": [NEW], f"{MOESD}_seed1": [OLD], f"{BASELINE}_seed0": [OLD]},
+            {},
+            ["trained with different versions of batchgeneratorsv2: 0.3.6 (MoESD_seed0); 0.3.5 (MoESD_seed1, Moda"],
+        ),
+        (
+            {f"{MOESD}_seed0": [OLD, NEW]},  # of one row, too, the folds must agree
+            {},
+            ["trained with different versions of batchgeneratorsv2: 0.3.5 (MoESD_seed0); 0.3.6 (MoESD_seed0)"],
+        ),
+        (
+            {},
+            {f"{MOESD}_seed0": {**NEW, "nnunetv2": "2.8.0", "torch": "2.9.0"}, f"{DEDICATED}_seed0": NEW},
+            [
+                "evaluated with different versions of torch: 2.9.0 (MoESD_seed0); 2.14.1 (Dedicated_seed0)",
+                "evaluated with different versions of nnunetv2: 2.8.0 (MoESD_seed0); 2.8.1 (Dedicated_seed0)",
+            ],
+        ),
+    ],
+)
+def test_the_report_warns_where_versions_differ_between_rows(scored, capsys, trained, evaluated, said):
+    plan = scored()
+    for name in trained.keys() | evaluated.keys():
+        with_versions(plan, name, trained.get(name, []), evaluated.get(name, {}))
+    page = write_report(plan).read_text()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == len(said) == page.count("with different versions of")
+    assert all(each in warning and each in page for each, warning in zip(said, warnings, strict=True))
+
+
 def test_scores_of_another_evaluation_or_study_are_not_reported(scored, capsys):
     plan = scored(evaluation={"codes": ["T1w"], "min_lesion": 50})
     main(["study", str(plan.out.parent / "tiny.yaml"), "-o", str(plan.out), "-device", "cpu", "-n"])
