@@ -79,12 +79,13 @@ class Grid:
 
     @property
     def axis_codes(self) -> str | None:
-        """The directions of the axes of the file, such as `LPS`, or None if the format stores none."""
+        """The directions of the axes of the file, such as `LPS`, or None if the format or its header has none."""
         if self.origin is None or len(self.size) != 3:
             return None
         affine = np.eye(4)
         affine[:3, :3] = self.matrix
-        return "".join(nibabel.aff2axcodes(affine))
+        codes = nibabel.aff2axcodes(affine)
+        return None if None in codes else "".join(codes)
 
     def shift(self, other: "Grid") -> tuple[float, float]:
         """Return the largest distance between the same voxel in both grids, in voxels and in mm.

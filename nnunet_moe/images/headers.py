@@ -1,5 +1,7 @@
 """Check what the header of an image file says, with the libraries that read it."""
 
+import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_moe.errors import ModalityError
 
 NIFTI = (".nii", ".nii.gz")
+GZIP_RATIO = 1032
+"""How many bytes one byte of a gzip file can stand for at most, by the format (RFC 1951)."""
 SFORM, QFORM = "sform", "qform"
 
 
@@ -49,6 +53,53 @@ def stored_forms(file: str) -> Mapping[str, np.ndarray]:
         qform = None
     found = {name: form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
     return {name: found.get(name, form) for form in found.values() for name in (SFORM, QFORM)}
+
+
+def require_room(file: str) -> None:
+    """Make sure that a NIfTI file is large enough for the voxels in its header, before memory is taken for them.
+
+    Raises:
+        ModalityError: the header promises more voxels than the file can hold.
+    """
+    if not is_nifti(file):
+        return
+    header = stored_image(file).header
+    shape, size = header.get_data_shape(), os.path.getsize(file)
+    largest = size * (GZIP_RATIO if file.lower().endswith(".gz") else 1)
+    if (needed := math.prod(int(length) for length in shape) * header.get_data_dtype().itemsize) > largest:
+        raise ModalityError(
+            f"{file} has {size} bytes, but its header promises {' x '.join(map(str, shape))} voxels, which need at "
+            f"least {needed}. The file was cut off, or its header is damaged. Copy or convert it again."
+        )
+
+
+def stored_voxels(file: str, array: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
+    """Return the voxels of a NIfTI file as nibabel reads them, and make sure that ITK read the same.
+
+    They differ for some damaged headers. ITK also puts zeros in place of the missing end of a file, and of what is not
+    finite.
+
+    Args:
+        file: the file.
+        array: what nnU-Net's reader returned.
+        properties: the properties that it returned.
+
+    Returns:
+        The voxels, in nibabel's order of axes and type of numbers.
+
+    Raises:
+        ModalityError: ITK read other voxels.
+    """
+    voxels = np.asanyarray(stored_image(file).dataobj)
+    if "sitk_stuff" in properties and np.isfinite(voxels).all():
+        in_order = voxels.ravel(order="F").astype(np.float32)
+        rounding = 1e-5 * float(np.abs(array).max(initial=0))
+        if in_order.size != array.size or not np.allclose(in_order, array.ravel(), rtol=0, atol=rounding):
+            raise ModalityError(
+                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}. So its header is damaged. Convert "
+                "it again."
+            )
+    return voxels
 
 
 def require_one_component(file: str, reader: Any) -> None:

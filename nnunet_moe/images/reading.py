@@ -13,7 +13,7 @@ import numpy as np
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
-from nnunet_moe.images.headers import is_nifti, require_one_component, stored_image
+from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
 from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
@@ -116,8 +116,9 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
     """
     with _reading(file, "Copy or convert it again."):
         require_one_component(file, reader)
+        require_room(file)
         data, properties = reader.read_seg(file)
-        num_bad = _count_not_finite(file, data)
+        num_bad = _count_not_finite(file, data, properties)
     if len(data) != 1 or num_bad:
         raise ModalityError(
             f"{file} has {len(data)} channels, and {num_bad} voxels are NaN or infinite. A segmentation has one "
@@ -261,9 +262,10 @@ def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]
     """Return image `(channels, *space)`, properties, number of NaN or infinite voxels, and the reader's output."""
     with _reading(file, "Copy or convert it again, or remove it, because a modality may be missing."):
         require_one_component(file, reader)
+        require_room(file)
         with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
-        return data, properties, _count_not_finite(file, data), said.getvalue().splitlines()
+        return data, properties, _count_not_finite(file, data, properties), said.getvalue().splitlines()
 
 
 @contextmanager
@@ -324,8 +326,8 @@ def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: st
     return (f"{case}: not used, because the ending is not {file_ending}: {', '.join(meant)}",) if meant else ()
 
 
-def _count_not_finite(file: str, data: np.ndarray) -> int:
-    """Return the number of NaN or infinite voxels in a file; `data` is what the reader returned."""
-    if is_nifti(file):  # ITK turns them into zeros, and the missing end of a file, too
-        data = np.asanyarray(stored_image(file).dataobj)
+def _count_not_finite(file: str, data: np.ndarray, properties: Mapping[str, Any]) -> int:
+    """Return the number of NaN or infinite voxels in a file; `data` and `properties` are what the reader returned."""
+    if is_nifti(file):
+        data = stored_voxels(file, data, properties)
     return int(data.size - np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
