@@ -17,6 +17,7 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.placeholders import constant_note, single_value
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of
+from nnunet_moe.images.resampled_size import require_resampled_size
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.runtime.files import is_hidden
 from nnunet_moe.settings.base import Settings
@@ -149,7 +150,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
         Raises:
             ModalityError: there are not K channels, a channel has some voxels that are NaN or infinite, no channel is
-                available, the model needs other modalities, or the array is a slice for a 3D model.
+                available, the model needs other modalities, or the array is a slice for a 3D model. Or its spacing
+                would make it too small or too large.
         """
         dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
@@ -174,6 +176,12 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         available, notes = _dedicated(available, configuration_manager, names)
         _log(notes)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
+        require_resampled_size(
+            zeros_where_absent,
+            properties["spacing"],
+            configuration_manager.spacing,
+            plans_manager.transpose_forward,
+        )
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
         )

@@ -29,8 +29,8 @@ class Setup:
         files = [str(file) for file in files]
         return preprocessor(verbose=False).run_case(files, seg, self.plans, self.configuration, self.dataset_json)
 
-    def run_npy(self, image, preprocessor=MissingModalityPreprocessor):
-        properties = {"spacing": [1.0, 1.0, 1.0]}
+    def run_npy(self, image, preprocessor=MissingModalityPreprocessor, spacing=(1.0, 1.0, 1.0)):
+        properties = {"spacing": list(spacing)}
         arguments = (image, None, properties, self.plans, self.configuration, self.dataset_json)
         return preprocessor(verbose=False).run_case_npy(*arguments)
 
@@ -312,3 +312,16 @@ def test_plans_that_ask_for_another_preprocessor_are_refused(setup):
     setup.configuration.configuration["preprocessor_name"] = "MyPreprocessor"
     with pytest.raises(ModelError, match=facts("'MyPreprocessor'")):
         use_missing_modality_preprocessor(setup.configuration)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [((0.001, 0.001, 0.001), ("0.001 x 0.001 x 0.001 mm", "0 x 0 x 0 voxels")), ((1e4, 1e4, 1e4), ("GB",))],
+    ids=["nothing would be left", "more than the memory holds"],
+)
+def test_a_spacing_in_another_unit_is_refused_before_memory_is_taken(setup, spacing, said):
+    image = np.full((3, 12, 12, 12), np.nan, dtype=np.float32)
+    image[0] = np.arange(12**3).reshape(12, 12, 12)
+    assert np.isfinite(setup.run_npy(image)[0][0]).all()
+    with pytest.raises(ModalityError, match=facts("spacing", *said)):
+        setup.run_npy(image, spacing=spacing)

@@ -16,14 +16,14 @@ NUM_CASES = int(os.environ.get("NUM_FUZZED_CASES", "200"))
 
 
 def predict(images: Path, out: Path) -> dict[str, str]:
-    """Return case -> reason of its failure."""
+    """Return case -> the files and the reason of its failure."""
     options = ("-i", images, "-o", out, *MODEL, "-npp", 0, "-nps", 0, "--disable_tta", "-step_size", 1)
     try:
         main(["predict", *map(str, options)])
     except SystemExit as end:
         assert "Not predicted" in str(end)
     with (out / "failures.csv").open() as opened:
-        return {row["case"]: row["reason"] for row in csv.DictReader(opened)}
+        return {row["case"]: f"{row['files']}: {row['reason']}" for row in csv.DictReader(opened)}
 
 
 def test_damaged_cases_are_predicted_from_what_is_in_the_files_or_refused_by_name(trained, tmp_path):

@@ -1,0 +1,56 @@
+"""Check that an image can be resampled to the spacing of a model, before memory is taken for it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.runtime.host_memory import available_bytes
+
+
+def require_resampled_size(
+    data: np.ndarray, spacing: Sequence[float], target: Sequence[float], transpose: Sequence[int]
+) -> None:
+    """Refuse images of which no voxel, or more than the memory can hold, would be left.
+
+    Mostly the header says a wrong spacing then, for example in another unit.
+
+    Args:
+        data: `(K, *space)`, zero in missing channels.
+        spacing: of the axes of `data`, in mm.
+        target: the spacing of the configuration, with two numbers in 2D.
+        transpose: order of the axes in the configuration, as in the plans.
+
+    Raises:
+        ModalityError: the images are too small or too large.
+    """
+    shape = np.array(_cropped_shape(data))[list(transpose)]
+    own = [float(spacing[axis]) for axis in transpose]
+    wanted = [*own[: len(own) - len(target)], *target]  # in 2D, nnU-Net keeps the distance of the slices
+    resampled = [int(length) for length in compute_new_shape(shape, own, wanted)]
+    text = (
+        f"The images have voxels of {_sizes(own)} mm. At the spacing of the model, {_sizes(wanted)} mm, they would "
+        f"have {' x '.join(map(str, resampled))} voxels"
+    )
+    if min(resampled) < 1:
+        raise ModalityError(f"{text}, so nothing would be left. Perhaps the header says a wrong spacing. Correct it.")
+    needed, available = 4 * len(data) * math.prod(resampled), available_bytes()
+    if available is not None and needed > available:
+        raise ModalityError(
+            f"{text}. These need {needed / 1e9:.0f} GB of memory, but {available / 1e9:.0f} GB are available. Perhaps "
+            "the header says a wrong spacing. Correct it, or use a machine with more memory."
+        )
+
+
+def _cropped_shape(data: np.ndarray) -> list[int]:
+    """Return the size of the box in which any channel is not zero, to which nnU-Net crops."""
+    is_used = (data != 0).any(0)
+    axes = range(is_used.ndim)
+    along = [np.flatnonzero(is_used.any(tuple(other for other in axes if other != axis))) for axis in axes]
+    return [int(indices[-1] - indices[0]) + 1 for indices in along]
+
+
+def _sizes(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{length:.4g}" for length in spacing)
