@@ -72,6 +72,7 @@ def write_stock_model(folder):
     network = nnUNetTrainer.build_network_architecture(plans, plans.get_configuration("3d_tiny"), 3, 2)
     file = stock / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file, weights_only=False)
+    del checkpoint["optimizer_state"]["nnunet_moe"]  # nnU-Net does not write it
     torch.save({**checkpoint, "trainer_name": "nnUNetTrainer", "network_weights": network.state_dict()}, file)
 
 
