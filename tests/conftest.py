@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from xdist.scheduler import LoadFileScheduling
@@ -41,6 +42,17 @@ os.environ.update(nnUNet_def_n_proc="1", nnUNet_n_proc_DA="0", nnUNet_npp="1", n
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 torch.set_num_threads(1)
+# the same examples in each run; more of them with the environment variable
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis"))
+hypothesis.settings.register_profile(
+    "suite",
+    max_examples=int(os.environ.get("NUM_EXAMPLES", "60")),
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("suite")
 
 
 TOGETHER = {

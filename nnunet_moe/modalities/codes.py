@@ -5,7 +5,7 @@ missing channel is NaN. A channel with *any* NaN counts as missing, because nnU-
 outside the brain.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -128,7 +128,7 @@ def parse_code(text: str, names: Sequence[str]) -> Code:
     if text not in names and len(text) == len(names) and set(text) <= {"0", "1"}:
         code = code_of_digits(text)
     else:
-        found = {frozenset(split) for split in _splits(text.split("+"), names) if len(set(split)) == len(split)}
+        found = _subsets(text.split("+"), names)
         if not found:
             raise ModalityError(
                 f"{text!r} is not a subset of the modalities {', '.join(names)}. Join their names with '+', each once "
@@ -153,7 +153,7 @@ def channel_names(dataset_json: dict) -> tuple[str, ...]:
     for the normalization. So numbers as keys must be 0, 1, 2 and so on. Words as keys are allowed, as in nnU-Net.
 
     nnU-Net allows equal names, because names choose the normalization. Equal names get the number of their channel,
-    such as `MRI:0`.
+    such as `MRI:0`. If another channel has this name too, both get their numbers.
 
     Raises:
         ModalityError: dataset.json has neither key, the keys have another order, or a name is not a text.
@@ -177,7 +177,9 @@ def channel_names(dataset_json: dict) -> tuple[str, ...]:
                 'for example "T1w". Correct it.'
             )
     names = list(by_channel.values())
-    return tuple(name if names.count(name) == 1 else f"{name}:{channel}" for channel, name in enumerate(names))
+    while len(set(names)) < len(names):
+        names = [name if names.count(name) == 1 else f"{name}:{channel}" for channel, name in enumerate(names)]
+    return tuple(names)
 
 
 def _number(channel: str) -> int | None:
@@ -194,11 +196,13 @@ def _over_space(code: Tensor, image: Tensor) -> Tensor:
     return torch.cat((code, beyond), dim=1).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
 
 
-def _splits(pieces: list[str], names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield all ways to join pieces to names."""
-    if not pieces:
-        yield []
+def _subsets(pieces: list[str], names: Sequence[str]) -> set[frozenset[str]]:
+    """Return all sets of names that give these pieces when they are joined in some order, each name once."""
+    longest = max(name.count("+") for name in names) + 1
+    subsets: list[set[frozenset[str]]] = [{frozenset()}]  # those that give the first 0, 1, ... pieces
     for end in range(1, len(pieces) + 1):
-        if (name := "+".join(pieces[:end])) in names:
-            for rest in _splits(pieces[end:], names):
-                yield [name, *rest]
+        subsets.append(set())
+        for start in range(max(0, end - longest), end):
+            if (name := "+".join(pieces[start:end])) in names:
+                subsets[end] |= {subset | {name} for subset in subsets[start] if name not in subset}
+    return subsets[-1]

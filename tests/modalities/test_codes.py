@@ -86,6 +86,11 @@ def test_text_and_digits_of_every_code_parse_back(names):
         assert all(parse_code(code_digits(code), names) == code for code in all_codes(len(names)))
 
 
+def test_a_long_text_of_names_within_names_is_refused_at_once():
+    with pytest.raises(ModalityError, match=facts("a, a+a")):
+        parse_code("+".join("a" * 200), ("a", "a+a"))
+
+
 def test_names_may_come_in_any_order():
     assert parse_code("FLAIR+T1w", NAMES) == (True, False, True)
     assert code_text((True, False, True), NAMES) == "T1w+FLAIR" and code_digits((True, False, True)) == "101"
@@ -104,6 +109,8 @@ def test_channel_names_come_in_the_order_of_the_file_which_is_that_of_nnunets_no
     assert channel_names({"channel_names": {"PET": "PET", "MRI": "CT"}}) == ("PET", "CT")
     assert channel_names({"modality": {"0": "CT"}}) == ("CT",)
     assert channel_names({"channel_names": {"0": "MRI", "1": "CT", "2": "MRI"}}) == ("MRI:0", "CT", "MRI:2")
+    # a number that makes a name equal to that of another channel
+    assert channel_names({"channel_names": {"0": "a", "1": "a", "2": "a:0"}}) == ("a:0:0", "a:1", "a:0:2")
     with pytest.raises(ModalityError, match=facts("channel_names")):
         channel_names({})
 

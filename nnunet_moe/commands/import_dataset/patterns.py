@@ -20,7 +20,7 @@ class Pattern:
         text: the pattern.
 
     Raises:
-        SettingsError: the pattern has no name in braces.
+        SettingsError: the pattern has no name in braces, or one with a digit at its start.
     """
 
     def __init__(self, text: str) -> None:
@@ -29,6 +29,11 @@ class Pattern:
         if not self.fields:
             raise SettingsError(
                 f"The pattern {text!r} has no name in braces. Put {{case}} in the place of the case's name."
+            )
+        if bad := [field for field in self.fields if not field.isidentifier()]:
+            raise SettingsError(
+                f"The pattern {text!r} has the name {{{bad[0]}}}. Names in braces must consist of letters, digits and "
+                "_, and not start with a digit. Rename it."
             )
         self._expression = re.compile(expression if "/" in text else f"(?:.*/)?{expression}", re.DOTALL)
 

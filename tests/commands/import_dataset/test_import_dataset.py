@@ -229,6 +229,8 @@ def test_patterns():
     assert fields("{case}.nii.gz", "a.nii.gz\n") is None
     with pytest.raises(SettingsError, match=facts("'*_T1w.nii.gz'", "case")):
         Pattern("*_T1w.nii.gz")
+    with pytest.raises(SettingsError, match=facts("'{case}_{1}.nii.gz'", "{1}", "digit")):
+        Pattern("{case}_{1}.nii.gz")
 
 
 def test_cases_that_would_share_a_name_are_kept_apart(tmp_path):
