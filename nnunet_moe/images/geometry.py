@@ -21,6 +21,8 @@ TOLERANCE = 0.03
 HALF_A_VOXEL = 0.5
 """The largest shift, in voxels, at which the voxels of two files still overlap most with their partners. It is allowed
 between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
+FARTHEST = 1e9
+"""Sizes and positions must be below it, in mm. Above it, shifts of a voxel are lost in rounding."""
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left, posterior and superior
 
 
@@ -52,7 +54,7 @@ class Grid:
         """Return the grid that nnU-Net's reader found.
 
         Raises:
-            ModalityError: the header says that voxels have no size, or it holds values that are not finite.
+            ModalityError: the header says that voxels have no size, or it holds values above `FARTHEST` or NaN.
         """
         size, properties = read.shape[::-1], read.properties
         spacing = np.array(properties["spacing"][::-1], dtype=float)
@@ -70,10 +72,11 @@ class Grid:
         else:
             grid = cls(size, np.diag(spacing), None, spacing)
         numbers = np.hstack([grid.matrix.flat, grid.spacing, () if grid.origin is None else grid.origin])
-        if not np.isfinite(numbers).all() or np.linalg.det(grid.matrix) == 0 or grid.spacing.min() <= 0:
+        if not (np.abs(numbers) < FARTHEST).all() or np.linalg.det(grid.matrix) == 0 or grid.spacing.min() <= 0:
+            place = "" if grid.origin is None else f", the first voxel is at {_numbers(grid.origin)} mm"
             raise ModalityError(
                 f"The header of {read.file} gives its voxels no usable size or position: the spacing is "
-                f"{_numbers(grid.spacing)} mm. Correct the header."
+                f"{_numbers(grid.spacing)} mm{place}. Correct the header."
             )
         return grid
 

@@ -204,6 +204,13 @@ def test_voxels_without_a_size_are_refused(spacing):
         Grid.of(ReadFile("a.tif", (4, 5, 6), {"spacing": spacing}))
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_a_position_that_is_lost_in_rounding_is_refused(tmp_path, reader):
+    file = save(IMAGES[0], tmp_path / "a_0000.nii.gz", moved(0, 0, 1e30) @ voxels(1.0))
+    with pytest.raises(ModalityError, match=facts(file, "1e+30 mm")):
+        read(tmp_path, reader)
+
+
 def test_two_dimensional_images_are_compared_too(tmp_path):
     for name, origin in (("a_0000", (0, 0)), ("a_0001", (0, 0.5))):
         image = sitk.GetImageFromArray(IMAGES[0, 0])

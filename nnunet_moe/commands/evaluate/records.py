@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,12 +80,14 @@ def key_of(content: Any) -> str:
 
 
 def content_of(file: str) -> str | None:
-    """Return the SHA-256 of a file; None if it cannot be read, which the step that needs it reports.
+    """Return the SHA-256 of a file; None if it is no file or cannot be read, which the step that needs it reports.
 
     Several models read the same files, so a file is only read again if its size or a time changed.
     """
     try:
         found = os.stat(file)
+        if not stat.S_ISREG(found.st_mode):  # a pipe can be read only once
+            return None
         return _digest(file, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     except OSError:
         return None
