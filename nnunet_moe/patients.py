@@ -83,7 +83,7 @@ def crossval_split(cases: Collection[str], patients: Mapping[str, str]) -> list[
 
     Args:
         cases: the training cases.
-        patients: case -> patient. A case that it does not contain is a patient by itself.
+        patients: case -> patient. A case that it does not contain is a separate patient.
 
     Returns:
         `train` and `val` of each fold, in alphabetical order, as in `splits_final.json`; empty for a single patient.

@@ -214,7 +214,7 @@ def _read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray,
         notes: list to which the messages on the file are added.
 
     Returns:
-        The voxels `(*space)`, and what the reader returned besides.
+        The voxels `(*space)`, and the other results of the reader.
 
     Raises:
         ModalityError: the file cannot be used.

@@ -13,7 +13,7 @@ from nnunet_moe.runtime.host_memory import available_bytes
 def require_resampled_size(
     data: np.ndarray, spacing: Sequence[float], target: Sequence[float], transpose: Sequence[int]
 ) -> None:
-    """Refuse images of which no voxel, or more than the memory can hold, would be left.
+    """Refuse images that would have no voxel left, or more voxels than the memory can hold.
 
     Mostly the header says a wrong spacing then, for example in another unit.
 

@@ -59,7 +59,7 @@ class Results:
         dedicated: those of the trainers whose models are dedicated.
         labels: the labels of the dataset.
         cases: all cases that should be scored; by default those with a row.
-        patients: case -> patient, where several cases may belong to one patient. Others are patients by themselves.
+        patients: case -> patient, where several cases may belong to one patient. Each other case is a separate patient.
     """
 
     def __init__(

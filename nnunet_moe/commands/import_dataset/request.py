@@ -101,7 +101,7 @@ class Request:
         default=None,
         metavar="NAME",
         group="modalities and labels",
-        help="name what tells the patient of a case: a name in braces of the patterns, or a column of -patients "
+        help="name what identifies the patient of a case: a name in braces of the patterns, or a column of -patients "
         "(default: patient, or subject or sub in braces)",
     )
     patients: Path | None = option(
@@ -112,7 +112,7 @@ class Request:
         group="modalities and labels",
         help="read the patient of each case from this table with a column named case, e.g. a CSV file",
     )
-    """None: the patterns tell the patient, or each case is a patient by itself."""
+    """None: the patterns contain the patient, or each case is a separate patient."""
     num_processes: int = option(
         "-np", type=int, default=8, group="compute", help="read cases in this many processes (default: %(default)s)"
     )

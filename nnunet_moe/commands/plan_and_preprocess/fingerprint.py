@@ -68,7 +68,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
     availability: Availability
     """Set by `run`."""
     notes: tuple[str, ...] = ()
-    """Set by `run`: messages on files that may be wrong, or on an existing fingerprint that may not belong to them."""
+    """Set by `run`: messages on files that may be wrong, or on an existing fingerprint of unknown files."""
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Write `dataset_fingerprint.json`, or read it if it exists with its table and must not be overwritten.

@@ -28,7 +28,7 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
         return []
     lines = []
     if without := sorted(set(cases) - patients.keys()):
-        lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a patient by itself.")
+        lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a separate patient.")
     if file.exists():
         if both := in_both_parts(read_json(file, list), patients):
             lines.append(

@@ -44,7 +44,7 @@ SCORES = {
     BASELINE: dict(zip("abcde", [0.5] * 5, strict=True)),
 }
 PATIENTS = {"a": "P", "b": "P", "c": "P", "d": "Q"}
-"""e is a patient by itself."""
+"""e is a separate patient."""
 
 
 def test_the_mean_is_over_cases_and_its_error_over_patients():
