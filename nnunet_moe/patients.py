@@ -5,6 +5,7 @@ patients stand in `patients.csv` in the raw dataset, with the columns `case` and
 """
 
 import csv
+import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_moe.errors import FileError
-from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.runtime.files import nnunet_folder, read_json
 
 TABLE = "patients.csv"
 CASE, PATIENT = "case", "patient"
@@ -47,18 +48,22 @@ def read_patients(file: Path, column: str = PATIENT) -> dict[str, str]:
         FileError: the file cannot be read, a column is missing, a field is empty, or a case has two patients.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = io.StringIO(file.read_text(encoding="utf-8-sig")).readlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{file} cannot be read: {error}. It must be a table in UTF-8.") from error
-    header = lines[0] if lines else ""
+    header = lines[0].rstrip("\n") if lines else ""
     separator = max(",;\t", key=header.count)
     rows = csv.DictReader(lines, delimiter=separator)
-    if missing := [name for name in (CASE, column) if name not in (rows.fieldnames or ())]:
+    try:
+        columns, numbered = rows.fieldnames or (), [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise FileError(f"{file} cannot be read as a table: {error}. Correct it.") from error
+    if missing := [name for name in (CASE, column) if name not in columns]:
         raise FileError(
             f"{file} has no {' or '.join(map(repr, missing))}. The first line is {header!r}. Name the columns there."
         )
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in numbered:
         case, patient = (row[CASE] or "").strip(), (row[column] or "").strip()
         if not case or not patient:
             raise FileError(f"{file}, line {number}: the case or its patient is empty. Fill in both.")
@@ -100,6 +105,23 @@ def crossval_split(cases: Collection[str], patients: Mapping[str, str]) -> list[
         {part: sorted(case for place in fold[part] for case in members[int(place)]) for part in ("train", "val")}
         for fold in folds
     ]
+
+
+def read_splits(file: Path) -> list[dict[str, list[str]]]:
+    """Return the folds in a `splits_final.json`, which users may write themselves.
+
+    Raises:
+        FileError: the file cannot be read, or a fold has no lists of cases under `train` and `val`.
+    """
+    splits = read_json(file, list)
+    for number, fold in enumerate(splits):
+        parts = [fold.get(part) for part in ("train", "val")] if isinstance(fold, dict) else [None]
+        if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):
+            raise FileError(
+                f"{file} has no lists of cases under 'train' and 'val' for fold {number}. nnU-Net needs them. Correct "
+                "the file, or remove it, so that new folds are drawn."
+            )
+    return splits
 
 
 def in_both_parts(splits: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str, str]) -> list[str]:

@@ -1,12 +1,22 @@
 """The cases of a patient stay in one part of each fold."""
 
+import json
+
 import numpy as np
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from facts import facts
 from nnunet_moe.errors import FileError
-from nnunet_moe.patients import crossval_split, groups_of, in_both_parts, patients_of, read_patients, write_patients
+from nnunet_moe.patients import (
+    crossval_split,
+    groups_of,
+    in_both_parts,
+    patients_of,
+    read_patients,
+    read_splits,
+    write_patients,
+)
 
 CASES = [f"P{patient}_v{visit}" for patient in range(7) for visit in range(1 + patient % 3)]
 PATIENTS = {case: case.split("_")[0] for case in CASES}
@@ -57,7 +67,7 @@ def test_tables_of_several_kinds_are_read(tmp_path, separator):
 def test_a_table_survives_writing(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     (tmp_path / "Dataset001_A").mkdir()
-    patients = {'b,"1"': "Müller", "a": "P;1"}
+    patients = {'b,"1"': "Müller", "a": "P;1", "c\u2028d": "2\x0b4", "e\nf": "3"}
     write_patients(tmp_path / "Dataset001_A" / "patients.csv", patients)
     assert patients_of("Dataset001_A") == patients and patients_of("Dataset002_B") == {}
 
@@ -70,6 +80,8 @@ def test_a_table_survives_writing(tmp_path, monkeypatch):
         (b"case,patient\na,1\nb,\n", ("line 3", "empty")),
         (b"case,patient\na\n", ("line 2", "empty")),
         (b"case,patient\na,1\na,2\n", ("line 3", "a belongs to 1 and to 2")),
+        (b"case,patient\n\n\na,1\nb,\n", ("line 5", "empty")),
+        (b"case,patient\n" + b"a" * 200_000 + b",1\n", ("patients.csv", "field", "131072")),
         (b"case,patient\n\xe4,1\n", ("UTF-8",)),
     ],
 )
@@ -78,6 +90,16 @@ def test_tables_that_do_not_say_it_are_refused(tmp_path, content, said):
     file.write_bytes(content)
     with pytest.raises(FileError, match=facts("patients.csv", *said)):
         read_patients(file)
+
+
+@pytest.mark.parametrize(
+    "fold", [None, [], {}, {"train": ["a"]}, {"train": ["a"], "val": "b"}, {"train": [1], "val": []}]
+)
+def test_folds_without_lists_of_cases_are_refused(tmp_path, fold):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a"], "val": []}, fold]))
+    with pytest.raises(FileError, match=facts(file, "'train'", "'val'", "fold 1")):
+        read_splits(file)
 
 
 def test_groups_are_numbers_in_the_order_of_the_cases():

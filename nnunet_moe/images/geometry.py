@@ -93,7 +93,8 @@ class Grid:
     def shift(self, other: "Grid") -> tuple[float, float]:
         """Return the largest distance between the same voxel in both grids, in voxels and in mm.
 
-        It is infinite if the grids have other numbers of voxels. Positions that a format does not store count as equal.
+        It is the same in both orders: if the voxels of the grids have other sizes, the smaller ones count. It is
+        infinite if the grids have other numbers of voxels. Positions that a format does not store count as equal.
         """
         if self.size != other.size:
             return np.inf, np.inf
@@ -103,8 +104,10 @@ class Grid:
             apart = np.diag(other.spacing - self.spacing) @ corners
         else:
             apart += (other.origin - self.origin)[:, None]
-        stretch = np.abs(other.spacing / self.spacing - 1) * (np.array(self.size) - 1)  # NIfTI stores it twice
-        in_voxels = float(max(np.abs(np.linalg.solve(self.matrix, apart)).max(), stretch.max()))
+        smaller = np.minimum(self.spacing, other.spacing)
+        stretch = np.abs(other.spacing - self.spacing) / smaller * (np.array(self.size) - 1)  # NIfTI stores it twice
+        moved = [np.abs(np.linalg.solve(grid.matrix, apart)).max() for grid in (self, other)]
+        in_voxels = float(max(*moved, stretch.max()))
         return in_voxels, float(np.linalg.norm(apart, axis=0).max())
 
     def differences(self, other: "Grid") -> str:

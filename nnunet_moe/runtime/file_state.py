@@ -54,7 +54,7 @@ class FileState:
         """
         try:
             found = file.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         if found.st_size != self.size:
             return False

@@ -56,7 +56,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of too many brackets within each other
         raise FileError(
             f"{file} cannot be read as JSON: {error}. Restore it, or rerun the command that wrote it."
         ) from error

@@ -15,7 +15,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from facts import facts
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.geometry import Grid, ReadFile
+from nnunet_moe.images.geometry import Grid, ReadFile, require_same_geometry
 from nnunet_moe.images.reading import read_case, read_channels, read_segmentation_of
 
 READERS = (SimpleITKIO, NibabelIO, NibabelIOWithReorient)
@@ -196,6 +196,24 @@ def test_a_format_without_positions_is_compared_by_shape_and_spacing():
     grids = [Grid.of(first._replace(properties={"spacing": spacing})) for spacing in ((3, 1, 1), (3, 1, 1.02))]
     assert grids[0].shift(grids[1])[0] == pytest.approx(5 * 0.02) and grids[0].shift(grids[0]) == (0, 0)
     assert grids[0].axis_codes is None
+
+
+def test_a_shift_is_in_the_smaller_voxels_whichever_file_comes_first():
+    thick, thin = (
+        ReadFile(
+            f"{spacing}.mha",
+            (1, 5, 6),
+            {
+                "spacing": (spacing, 1, 1),
+                "sitk_stuff": {"spacing": (1, 1, spacing), "origin": (0, 0, origin), "direction": np.eye(3).ravel()},
+            },
+        )
+        for spacing, origin in ((5.0, 0.0), (1.0, 0.1))
+    )
+    for first, other in ((thick, thin), (thin, thick)):
+        assert Grid.of(first).shift(Grid.of(other)) == (pytest.approx(0.1), pytest.approx(0.1))
+        with pytest.raises(ModalityError, match=facts(first.file, other.file, "0.1 voxels")):
+            require_same_geometry(first, other)
 
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, np.nan, 1.0), (1.0, -1.0, 1.0)])

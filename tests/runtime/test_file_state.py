@@ -86,6 +86,8 @@ def test_a_removed_file_is_another_one(file):
     state = FileState.of(file)
     file.unlink()
     assert not state.is_of(file)
+    file.parent.joinpath("folder").touch()  # a file in place of the folder
+    assert not state.is_of(file.parent / "folder" / file.name)
 
 
 def test_a_state_survives_json(file):

@@ -12,6 +12,7 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.file_names import case_and_channel, list_cases
 from nnunet_moe.models.choice import Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
+from nnunet_moe.patients import read_splits
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
@@ -60,7 +61,7 @@ def validation_cases(dataset: str, fold: Fold) -> list[ScoredCase]:
         ModelError: the fold is not in the split, or a case is missing in the raw dataset.
     """
     file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
-    splits = read_json(file, list) if file.exists() else []
+    splits = read_splits(file) if file.exists() else []
     if not isinstance(fold, int) or fold >= len(splits):
         raise ModelError(
             f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Choose another fold with -f, or "

@@ -82,7 +82,7 @@ class InputMapping:
                     f"it has {_keys(content)}. Allowed are {', '.join(names)}; the first three are required."
                 )
             return cls(**content)
-        except (SettingsError, OSError, ValueError) as error:
+        except (SettingsError, OSError, ValueError, RecursionError) as error:
             raise SettingsError(f"{file} cannot be used: {error}") from error
 
     def write(self, file: Path) -> None:

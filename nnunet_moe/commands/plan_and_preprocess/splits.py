@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import some
-from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of
-from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
+from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of, read_splits
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 
 
 def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
@@ -30,7 +30,7 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
     if without := sorted(set(cases) - patients.keys()):
         lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a separate patient.")
     if file.exists():
-        if both := in_both_parts(read_json(file, list), patients):
+        if both := in_both_parts(read_splits(file), patients):
             lines.append(
                 f"WARNING: {file} has cases of {some(both)} for training and for validation in the same fold, so the "
                 "validation scores will be too good. Remove the file before you train, and rerun this command."
