@@ -138,7 +138,8 @@ def labels_in(dataset_json: dict[str, Any], outputs: Tensor) -> dict[str, int | 
 def _require_own_values(dataset_json: dict[str, Any]) -> None:
     """Refuse two names for one label, because a set with only one of them would have no meaning."""
     names: dict[int | tuple[int, ...], str] = {}
-    for name, value in labels_of(dataset_json).items():
+    for name, given in labels_of(dataset_json).items():
+        value = given[0] if isinstance(given, tuple) and len(given) == 1 else given
         if (other := names.setdefault(value, name)) != name and not has_regions(dataset_json):
             raise ModalityError(
                 f"'labels' in dataset.json has {value} for {other!r} and for {name!r}. With label sets, each label "

@@ -96,6 +96,7 @@ def test_label_sets_read_labels_of_any_type_and_need_one_name_for_each():
     sets = LabelSets.of(abdomen)
     assert sets is not None
     assert sets.setting == ((1, 1, 0), (1, 1, 1))  # background, liver, tumor: by value
-    abdomen["labels"]["tumor"] = 1
-    with pytest.raises(ModalityError, match=facts("1 for 'tumor' and for 'liver'", "label sets")):
-        LabelSets.of(abdomen)
+    for value in (1, [1]):
+        abdomen["labels"]["tumor"] = value
+        with pytest.raises(ModalityError, match=facts("1 for 'tumor' and for 'liver'", "label sets")):
+            LabelSets.of(abdomen)

@@ -15,6 +15,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_moe.commands.plan_and_preprocess.dataset_json import num_training
 from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     AXES_FILE,
     IncompleteDatasetFingerprintExtractor,
@@ -23,7 +24,6 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
 from nnunet_moe.commands.plan_and_preprocess.memory import bytes_per_process, choose_processes
 from nnunet_moe.commands.plan_and_preprocess.normalizations import look_alikes, normalization_table
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
-    num_training,
     read_raw_dataset,
     verify_integrity,
     visible_cases,

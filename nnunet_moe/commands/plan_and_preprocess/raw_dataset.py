@@ -1,6 +1,5 @@
 """A raw dataset in nnU-Net's layout, in which any file of any case may be missing."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_moe.commands.plan_and_preprocess.dataset_json import num_training, read_dataset_json
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel, list_cases
 from nnunet_moe.images.reading import read_case, read_segmentation_of
 from nnunet_moe.labels.label_sets import BY_CASE, LabelSets
-from nnunet_moe.labels.labels import require_trainable_labels, voxel_values
+from nnunet_moe.labels.labels import voxel_values
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code, channel_names
@@ -98,6 +98,7 @@ def read_raw_dataset(name: str) -> RawDataset:
     Raises:
         ModalityError: there is no dataset.json or no case, a file belongs to no case or channel, or label sets name
             an unknown case.
+        NnunetMoeError: dataset.json cannot be used.
     """
     folder = nnunet_folder(nnUNet_raw) / name
     file = folder / "dataset.json"
@@ -105,17 +106,8 @@ def read_raw_dataset(name: str) -> RawDataset:
         raise ModalityError(
             f"{file} does not exist. A raw dataset needs imagesTr, labelsTr and dataset.json. Add the missing ones."
         )
-    try:
-        dataset_json = json.loads(file.read_text(encoding="utf-8"))
-        names, _ = channel_names(dataset_json), (num_training(dataset_json), dataset_json["file_ending"])
-        require_trainable_labels(dataset_json)
-    except ModalityError as error:
-        raise ModalityError(f"{file} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModalityError(
-            f"{file} cannot be used ({type(error).__name__}: {error}). It needs labels, "
-            "channel_names, numTraining and file_ending."
-        ) from error
+    dataset_json = read_dataset_json(file)
+    names = channel_names(dataset_json)
     label_sets = LabelSets.of(dataset_json)
     problems, seen = [], set()
     if "dataset" not in dataset_json:
@@ -145,7 +137,7 @@ def read_raw_dataset(name: str) -> RawDataset:
         problems.append(f"{BY_CASE!r} in dataset.json lists {some(unknown)}, but no training case has this name.")
     for case, files in cases.items():
         expected = [*files["images"], files["label"]]
-        problems += [f"{case}: {path} does not exist." for path in expected if not Path(path).exists()]
+        problems += [f"{case}: {path} does not exist." for path in expected if not os.path.exists(path)]
         try:
             channels = list(files_by_channel(files["images"], dataset_json))
         except ModalityError as error:
@@ -163,23 +155,6 @@ def read_raw_dataset(name: str) -> RawDataset:
 def visible_cases(cases: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the cases without those that nnU-Net makes of hidden files, such as `._CASE_0000.nii.gz` of macOS."""
     return {name: files for name, files in cases.items() if not is_hidden(name)}
-
-
-def num_training(dataset_json: Mapping[str, Any]) -> int:
-    """Return the number of training cases in dataset.json, which may be written as text.
-
-    Raises:
-        ModalityError: it is not a whole number.
-    """
-    number = dataset_json["numTraining"]
-    try:
-        if isinstance(number, bool) or int(number) != float(number):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ModalityError(
-            f"'numTraining' is {number!r}, but must be the number of training cases, such as 40. Correct it."
-        ) from error
-    return int(number)
 
 
 def verify_integrity(
