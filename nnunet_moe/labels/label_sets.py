@@ -52,7 +52,8 @@ class LabelSets:
             The label sets; None if dataset.json contains neither key.
 
         Raises:
-            ModalityError: a modality or label does not exist, a list is empty, or two labels have one value.
+            ModalityError: a modality or label does not exist, a list is empty, two labels have one value, or one
+                has no name.
             SettingsError: a key is probably a misspelled form of these keys.
         """
         for key in dataset_json.keys() - {BY_MODALITY, BY_CASE}:
@@ -136,9 +137,14 @@ def labels_in(dataset_json: dict[str, Any], outputs: Tensor) -> dict[str, int | 
 
 
 def _require_own_values(dataset_json: dict[str, Any]) -> None:
-    """Refuse two names for one label, because a set with only one of them would have no meaning."""
+    """Refuse two names for one label, because a set with only one of them would have no meaning, and empty names."""
     names: dict[int | tuple[int, ...], str] = {}
     for name, given in labels_of(dataset_json).items():
+        if not name:
+            raise ModalityError(
+                f"'labels' in dataset.json has an empty name for {given}. With label sets, each label needs a name. "
+                "Name it."
+            )
         value = given[0] if isinstance(given, tuple) and len(given) == 1 else given
         if (other := names.setdefault(value, name)) != name and not has_regions(dataset_json):
             raise ModalityError(

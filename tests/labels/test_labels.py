@@ -96,6 +96,8 @@ def test_label_sets_read_labels_of_any_type_and_need_one_name_for_each():
     sets = LabelSets.of(abdomen)
     assert sets is not None
     assert sets.setting == ((1, 1, 0), (1, 1, 1))  # background, liver, tumor: by value
+    with pytest.raises(ModalityError, match=facts("empty name for 3", "label sets")):
+        LabelSets.of({**abdomen, "labels": {**abdomen["labels"], "": 3}})
     for value in (1, [1]):
         abdomen["labels"]["tumor"] = value
         with pytest.raises(ModalityError, match=facts("1 for 'tumor' and for 'liver'", "label sets")):
