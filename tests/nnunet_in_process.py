@@ -29,7 +29,7 @@ def command(name: str, *arguments: object) -> None:
 def make_trainer(dataset_id, configuration, trainer, *, plans="nnUNetPlans", fold=0, pretrained=None, go_on=False):
     """What `nnUNetv2_train` makes before it trains."""
     with trainers_known():
-        made = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=CPU)
+        made = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, go_on, device=CPU)
     maybe_load_checkpoint(made, go_on, False, pretrained)
     return made
 

@@ -102,6 +102,8 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         # check first, so that a mistake in the plans leaves no folder behind
         settings, codes = self.checked(plans, configuration, dataset_json)
         self.label_sets = LabelSets.of(dataset_json)
+        self.is_resumed: bool = plans.get("continue_training", False)  # nnU-Net removes it from the plans
+        """Whether the training was started with `--c`."""
         super().__init__(
             with_label_sets(plans, configuration, self.label_sets), configuration, fold, dataset_json, device
         )
@@ -230,7 +232,7 @@ class nnUNetTrainerMissingModality(CasesTrainer, ABC):
         notes: list[str] = []
         if isinstance(filename_or_checkpoint, str):
             file = Path(filename_or_checkpoint)
-            if self.plans_manager.plans.get("continue_training"):  # nnU-Net notes this there
+            if self.is_resumed:
                 file, notes = checkpoint_to_resume(file)
             else:
                 require_whole(file)

@@ -1,5 +1,6 @@
 """Resumed trainings: cut-off checkpoints, another number of epochs, other versions; and one training a fold."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from facts import facts
-from made_trainers import made_trainer
+from made_plans import DATASET, DATASET_JSON, made_plans
+from nnunet_in_process import make_trainer
 from nnunet_moe.errors import ModelError
 from nnunet_moe.runtime.locks import held_alone, hold
 
@@ -34,12 +36,17 @@ DAMAGES = {
 
 @pytest.fixture
 def trainers(tmp_path, monkeypatch):
-    """Make trainers of the same fold, as one command after another does; `--c` is noted in the plans."""
+    """Make trainers of the same fold as nnU-Net does in one command after another; `resumed` is its `--c`."""
+    for each in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{each}", str(tmp_path / each))
 
-    def make(name="nnUNetTrainerMoESD", *, resumed=False, **settings):
+    def make(name="nnUNetTrainerMoESD", *, resumed=False, pretrained=None, **settings):
         shutil.rmtree(tmp_path / "preprocessed", ignore_errors=True)
-        trainer = made_trainer(name, tmp_path, monkeypatch, patch_size=[16, 16], **settings)
-        trainer.plans_manager.plans["continue_training"] = resumed
+        made_plans(tmp_path / "preprocessed", [16, 16], {"num_epochs": 1, **settings})
+        (tmp_path / "preprocessed" / DATASET / "dataset.json").write_text(json.dumps(DATASET_JSON))
+        trainer = make_trainer(DATASET, "small", name, pretrained=pretrained, go_on=resumed)
+        if not trainer.was_initialized:
+            trainer.initialize()
         return trainer
 
     return make
@@ -67,17 +74,21 @@ def log_of(trainer):
     return Path(trainer.log_file).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_nnunet_says_in_the_plans_whether_a_training_is_resumed(trainers, resumed):
+    """Without this note, `--c` is an ordinary load, and the other tests here say what is lost."""
+    assert trainers(resumed=resumed).is_resumed is resumed, "nnU-Net does not note --c as 'continue_training' any more"
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_cut_off_checkpoint_gives_way_to_the_one_before(trainers, damage):
     first = trainers(num_epochs=9)
     save(first, BEST, epoch=3, value=0.25)
     file = save(first, LATEST, epoch=5, value=0.5)
     whole = trainers(num_epochs=9, resumed=True)
-    maybe_load_checkpoint(whole, True, False)
     assert (whole.current_epoch, value_of(whole)) == (6, 0.5) and "WARNING" not in log_of(whole)
     file.write_bytes(damage(file.read_bytes()))
     resumed = trainers(num_epochs=9, resumed=True)
-    maybe_load_checkpoint(resumed, True, False)
     assert (resumed.current_epoch, value_of(resumed)) == (4, 0.25)
     assert f"{file} is cut off" in log_of(resumed) and f"Resumed from {BEST}" in log_of(resumed)
 
@@ -87,14 +98,20 @@ def test_where_no_checkpoint_is_whole_nothing_is_trained_from_the_start(trainers
     files = [save(first, name, epoch=0, value=0.5) for name in (FINAL, LATEST, BEST)]
     for file in files:
         file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ModelError, match=facts(FINAL, "cut off", "--c")):
-        maybe_load_checkpoint(trainers(resumed=True), True, False)
+    with pytest.raises(ModelError, match=facts(FINAL, "cut off", "no other checkpoint", "without --c")):
+        trainers(resumed=True)
 
 
-def test_a_validation_takes_no_other_checkpoint(trainers):
+def test_a_validation_and_pretrained_weights_take_no_other_checkpoint(trainers):
     first = trainers()
-    save(first, BEST, epoch=0, value=0.25)
     file = save(first, FINAL, epoch=0, value=0.5)
+    for other in (LATEST, BEST):
+        newer = save(first, other, epoch=0, value=0.25)
+        os.utime(newer, (time.time(), time.time() + 10))
+    validated = trainers()
+    maybe_load_checkpoint(validated, False, True)
+    assert value_of(validated) == 0.5
+    assert next(trainers(pretrained=str(file)).network.parameters()).unique().tolist() == [0.5]
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ModelError, match=facts(FINAL, "cut off")):
         maybe_load_checkpoint(trainers(), False, True)
@@ -111,7 +128,6 @@ def test_a_training_that_went_on_for_more_epochs_resumes_from_the_newest(trainer
     os.utime(final, (now, now))
     os.utime(latest, (now, now + (10 if latest_is_newer else -10)))
     resumed = trainers(num_epochs=8, resumed=True)
-    maybe_load_checkpoint(resumed, True, False)
     assert (resumed.current_epoch, value_of(resumed)) == ((5, 0.5) if latest_is_newer else (2, 0.25))
     assert (f"{LATEST} is newer" in log_of(resumed)) is latest_is_newer
 
@@ -126,7 +142,6 @@ def test_another_number_of_epochs_is_said(trainers, by_an_earlier_version, name,
         del checkpoint["optimizer_state"]["nnunet_moe"]
         torch.save(checkpoint, file)
     resumed = trainers(name, num_epochs=now, resumed=True)
-    maybe_load_checkpoint(resumed, True, False)
     assert resumed.current_epoch == 4
     assert (f"num_epochs was 5 and is now {now}" in log_of(resumed)) is (now != 5)
     assert ("no epoch is left" in log_of(resumed)) is (now == 4)
@@ -142,7 +157,6 @@ def test_another_version_is_said(trainers):
         versions[package] = before
     torch.save(checkpoint, file)
     resumed = trainers(resumed=True)
-    maybe_load_checkpoint(resumed, True, False)
     found = [line for line in log_of(resumed).splitlines() if "WARNING" in line]
     assert len(found) == 2 and "torch was 1.0" in found[0] and "batchgeneratorsv2 was 0.1" in found[1]
 
