@@ -1,21 +1,23 @@
-"""Write `inputs.jsonl`, which remembers the files from which each case was predicted, and compare them later."""
+"""Write `inputs.jsonl`, which remembers the files that each case was predicted from and to, and compare them later."""
 
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from nnunet_moe.errors import FileError, ModelError
 from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write
 
 States = Mapping[str, FileState]
-"""Path -> the state of the file before it was read."""
+"""Path -> the state of the file before it was read, or after it was written."""
 
 
 class Inputs:
     """The files of the predicted cases, and the JSON lines file that lists them at any moment, one case in each line.
 
-    A killed run may leave an incomplete last line, which `read` ignores. Of several lines of a case, the last counts.
+    A killed run may leave an incomplete last line, which `read` ignores. Of several lines
+    of a case, the last counts. Earlier versions did not remember the files that were written, or none at all.
 
     Args:
         file: the JSON lines file.
@@ -24,14 +26,21 @@ class Inputs:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._states: dict[str, States] = {}
+        self._outputs: dict[str, States] = {}
 
     def __contains__(self, case: str) -> bool:
         """Return whether the files of a case are known. Earlier versions did not remember them."""
         return case in self._states
 
-    def add(self, case: str, states: States) -> None:
-        """Add a case, before the manifest lists it."""
-        self._states[case] = states
+    def add(self, case: str, states: States, outputs: States) -> None:
+        """Add a case, before the manifest lists it.
+
+        Args:
+            case: its name.
+            states: the files that were read.
+            outputs: file name -> the state of the file that was written.
+        """
+        self._states[case], self._outputs[case] = states, outputs
         with self._file.open("a", encoding="utf-8") as opened:
             opened.write(self._line(case))
 
@@ -44,9 +53,21 @@ class Inputs:
         states = self._states[case]
         return states.keys() == set(files) and all(state.is_of(Path(path)) for path, state in states.items())
 
+    def has_written(self, case: str, files: Collection[Path]) -> bool:
+        """Return whether files still hold what was written for a case; if that is not known, whether none is empty.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if case not in self._outputs:
+            return all(file.stat().st_size > 0 for file in files)
+        outputs = self._outputs[case]
+        return all(file.name in outputs and outputs[file.name].is_of(file) for file in files)
+
     def write(self, cases: Collection[str]) -> None:
         """Write these cases in alphabetical order, each only once, and forget the others."""
         self._states = {case: self._states[case] for case in sorted(self._states) if case in cases}
+        self._outputs = {case: self._outputs[case] for case in self._states if case in self._outputs}
         with atomic_write(self._file) as unfinished:
             unfinished.write_text("".join(map(self._line, self._states)), encoding="utf-8")
 
@@ -62,9 +83,11 @@ class Inputs:
             for line in self._file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     content = json.loads(line)
-                    files = content["files"].items()
-                    states = {path: FileState.from_json(state, self._file) for path, state in files}
-                    self._states[str(content["case"])] = states
+                    case = str(content["case"])
+                    self._states[case] = self._states_in(content["files"])
+                    self._outputs.pop(case, None)
+                    if "outputs" in content:
+                        self._outputs[case] = self._states_in(content["outputs"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, FileError) as error:
             raise ModelError(
                 f"{self._file} was not written by this command ({type(error).__name__}: {error}). Predict into another "
@@ -72,5 +95,14 @@ class Inputs:
             ) from error
 
     def _line(self, case: str) -> str:
-        files = {path: state.as_json() for path, state in self._states[case].items()}
-        return json.dumps({"case": case, "files": files}) + "\n"
+        content: dict[str, Any] = {"case": case, "files": _as_json(self._states[case])}
+        if case in self._outputs:
+            content["outputs"] = _as_json(self._outputs[case])
+        return json.dumps(content) + "\n"
+
+    def _states_in(self, content: Any) -> States:
+        return {path: FileState.from_json(state, self._file) for path, state in content.items()}
+
+
+def _as_json(states: States) -> dict[str, Any]:
+    return {path: state.as_json() for path, state in states.items()}

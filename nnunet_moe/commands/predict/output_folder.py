@@ -80,7 +80,9 @@ class OutputFolder:
         for case in changed:
             del self.manifest.predictions[case]
         if changed:
-            print(f"{len(changed)} cases are predicted again, because their files or the requirements changed")
+            print(
+                f"{len(changed)} cases are predicted again, because their files or outputs or the requirements changed"
+            )
             self.manifest.write()  # before their outputs are removed
         self._report_unknown(cases)
         for case in todo:
@@ -126,6 +128,8 @@ class OutputFolder:
         if self._request.requirement.refuse_copies and prediction.notes:  # one may be on a copy
             return False
         try:
+            if not self.inputs.has_written(case.name, outputs):
+                return False
             files = files_by_channel(case.images, self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
             if prediction.files != {modalities[channel]: file for channel, file in files.items()}:

@@ -150,12 +150,12 @@ class _Run:
         while waiting and (len(waiting) > leave or waiting[0][1].done()):
             case, call = waiting.pop(0)
             try:
-                volumes, seconds = call.result()
+                volumes, outputs, seconds = call.result()
             except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
             found, states = self._found.pop(case.name)
-            self._output.inputs.add(case.name, states)
+            self._output.inputs.add(case.name, states, outputs)
             prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
             self._output.manifest.add(case.name, prediction)
             notes = f" ({prediction.notes})" if prediction.notes else ""

@@ -80,7 +80,7 @@ def write(
     context: InferenceContext,
     target: Path,
     save_probabilities: bool,
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, float], dict[str, FileState], float]:
     """Write the files of a prediction as nnU-Net does, and move them when they are complete, the segmentation last.
 
     Args:
@@ -92,7 +92,8 @@ def write(
         save_probabilities: whether to write the probabilities, too.
 
     Returns:
-        The volume of each label or region that may appear (mm3; mm2 in 2D), and the duration in seconds.
+        The volume of each label or region that may appear (mm3; mm2 in 2D), file name -> the state of each written
+        file, and the duration in seconds.
 
     Raises:
         OutOfMemoryError: memory ran out.
@@ -104,7 +105,9 @@ def write(
         context.export(logits, properties, unfinished / target.name, save_probabilities=save_probabilities)
         segmentation, _ = context.reader().read_seg(str(segmentation_file))
         volumes = context.volumes(segmentation[0], properties["spacing"], code)
-    for file in sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file):
+    files = sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file)
+    outputs = {file.name: FileState.of(file) for file in files}
+    for file in files:
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)
-    return volumes, time.perf_counter() - start
+    return volumes, outputs, time.perf_counter() - start

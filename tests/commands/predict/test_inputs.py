@@ -1,5 +1,6 @@
 """A predicted case is known again by the contents of the files from which it was predicted."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ def old_file(path: Path, content: bytes) -> str:
 
 
 def remembered(folder: Path, *files: str) -> Inputs:
-    Inputs(folder / "inputs.jsonl").add("a", {file: FileState.of(Path(file)) for file in files})
+    Inputs(folder / "inputs.jsonl").add("a", {file: FileState.of(Path(file)) for file in files}, {})
     inputs = Inputs(folder / "inputs.jsonl")
     inputs.read()
     return inputs
@@ -65,6 +66,43 @@ def test_the_last_line_of_a_case_counts_and_half_a_line_of_a_killed_run_does_not
     assert (tmp_path / "inputs.jsonl").read_bytes() == content[half:]
     inputs.write([])
     assert (tmp_path / "inputs.jsonl").read_bytes() == b"" and "a" not in inputs
+
+
+def test_outputs_are_known_again_in_another_folder_and_no_other_content_counts(tmp_path):
+    image, written = old_file(tmp_path / "a_0000.nii", b"1234"), [tmp_path / "a.nii", tmp_path / "a.npz"]
+    for file in written:
+        file.write_bytes(b"56")
+    known = {file.name: FileState.of(file) for file in written}
+    Inputs(tmp_path / "inputs.jsonl").add("a", {image: FileState.of(Path(image))}, known)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    inputs = Inputs(tmp_path / "copy" / "inputs.jsonl")
+    inputs.read()
+    inputs.write(["a"])
+    assert (tmp_path / "copy" / "inputs.jsonl").read_bytes() == (tmp_path / "inputs.jsonl").read_bytes()
+    copies = [tmp_path / "copy" / file.name for file in written]
+    assert inputs.has_written("a", copies) and inputs.has_written("a", copies[:1])
+    old_file(copies[1], b"57")
+    assert inputs.has_written("a", copies[:1]) and not inputs.has_written("a", copies)
+    old_file(copies[0], b"")
+    assert not inputs.has_written("a", copies[:1])
+    assert not inputs.has_written("a", [tmp_path / "copy" / "a_0000.nii"])  # not an output
+
+
+def test_of_outputs_that_were_not_remembered_only_empty_ones_are_refused(tmp_path):
+    image, output = old_file(tmp_path / "a_0000.nii", b"1234"), tmp_path / "a.nii"
+    file = tmp_path / "inputs.jsonl"
+    remembered(tmp_path, image)
+    content = json.loads(file.read_text())
+    del content["outputs"]  # as an earlier version wrote it
+    file.write_text(f"{json.dumps(content)}\n")
+    inputs = Inputs(file)
+    inputs.read()
+    inputs.write(["a"])
+    assert json.loads(file.read_text()) == content and inputs.are_same("a", [image])
+    output.write_bytes(b"5")
+    assert inputs.has_written("a", [output]) and inputs.has_written("unknown", [output])
+    output.write_bytes(b"")
+    assert not inputs.has_written("a", [output]) and not inputs.has_written("unknown", [output])
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"case": "a"}', '{"case": "a", "files": {"x": {"size": 1}}}'])

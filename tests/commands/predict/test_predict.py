@@ -227,7 +227,8 @@ def outputs(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix not in tables}
     lines = map(json.loads, (folder / "inputs.jsonl").read_text().splitlines())
     found["inputs.jsonl"] = [
-        (line["case"], {path: state["sha256"] for path, state in line["files"].items()}) for line in lines
+        (line["case"], *({path: state["sha256"] for path, state in line[key].items()} for key in ("files", "outputs")))
+        for line in lines
     ]
     for name in ("manifest.csv", "failures.csv"):
         found[name] = [{**row, "seconds": ""} for row in rows(folder / name).values()]
@@ -343,6 +344,12 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
         file.touch()
     predict(two_cases, out, "--continue_prediction")  # other times, the same contents
     assert rows(out / "manifest.csv") == after
+
+    whole = (out / "b.nii.gz").read_bytes()
+    for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        (out / "b.nii.gz").write_bytes(damaged)
+        predict(two_cases, out, "--continue_prediction")
+        assert (out / "b.nii.gz").read_bytes() == whole and rows(out / "manifest.csv")["a"] == before["a"]
 
     replaced = two_cases / "a_0001.nii.gz"
     shutil.copy2(dataset.raw / "imagesTs" / "phantomTs001_0001.nii.gz", replaced)  # another patient's, and older
