@@ -16,7 +16,7 @@ States = Mapping[str, FileState]
 class Inputs:
     """The files of the predicted cases, and the JSON lines file that lists them at any moment, one case in each line.
 
-    A killed run may leave an incomplete last line, which `read` ignores. Of several lines
+    A killed run may leave an incomplete last line, which `read` ignores and the first `add` cuts off. Of several lines
     of a case, the last counts. Earlier versions did not remember the files that were written, or none at all.
 
     Args:
@@ -27,6 +27,8 @@ class Inputs:
         self._file = file
         self._states: dict[str, States] = {}
         self._outputs: dict[str, States] = {}
+        self._can_append = False
+        """Whether the file is known to end with a whole line."""
 
     def __contains__(self, case: str) -> bool:
         """Return whether the files of a case are known. Earlier versions did not remember them."""
@@ -41,6 +43,9 @@ class Inputs:
             outputs: file name -> the state of the file that was written.
         """
         self._states[case], self._outputs[case] = states, outputs
+        if not self._can_append:
+            self._cut_incomplete_line()
+            self._can_append = True
         with self._file.open("a", encoding="utf-8") as opened:
             opened.write(self._line(case))
 
@@ -93,6 +98,12 @@ class Inputs:
                 f"{self._file} was not written by this command ({type(error).__name__}: {error}). Predict into another "
                 "folder, or without --continue_prediction."
             ) from error
+
+    def _cut_incomplete_line(self) -> None:
+        """Remove what a killed run left after the last whole line, so that the next line does not continue it."""
+        if self._file.exists():
+            with self._file.open("rb+") as opened:
+                opened.truncate(opened.read().rfind(b"\n") + 1)
 
     def _line(self, case: str) -> str:
         content: dict[str, Any] = {"case": case, "files": _as_json(self._states[case])}

@@ -68,6 +68,20 @@ def test_the_last_line_of_a_case_counts_and_half_a_line_of_a_killed_run_does_not
     assert (tmp_path / "inputs.jsonl").read_bytes() == b"" and "a" not in inputs
 
 
+def test_a_run_that_continues_after_half_a_line_leaves_only_whole_lines(tmp_path):
+    image = old_file(tmp_path / "a_0000.nii", b"1234")
+    file = tmp_path / "inputs.jsonl"
+    remembered(tmp_path, image)
+    line = file.read_bytes()
+    for before in (b"", line, line * 2):
+        for size in (0, 1, len(line) // 2, len(line) - 1):
+            file.write_bytes(before + line[:size])
+            continued = remembered(tmp_path, image)
+            continued.add("a", {}, {})
+            assert file.read_bytes()[: len(before + line)] == before + line, size
+            assert len(file.read_bytes().splitlines()) == before.count(b"\n") + 2
+
+
 def test_outputs_are_known_again_in_another_folder_and_no_other_content_counts(tmp_path):
     image, written = old_file(tmp_path / "a_0000.nii", b"1234"), [tmp_path / "a.nii", tmp_path / "a.npz"]
     for file in written:
