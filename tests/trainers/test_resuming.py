@@ -170,6 +170,7 @@ def test_of_two_trainings_of_a_fold_the_second_is_refused_until_the_first_ends(t
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with pytest.raises(ModelError, match=facts("Another process trains", second.output_folder)):
             second.run_training()
+        assert {file.name for file in lock.parent.iterdir()} == {lock.name, Path(second.log_file).name}
         second.local_rank = 1  # of a training on several GPUs, only the first process locks
         second.run_training()
         second.local_rank = 0
