@@ -4,7 +4,7 @@ All distances are in voxels: how far the same voxel of two images lies apart, at
 one tolerance serves images of millimeters and of micrometers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.headers import QFORM, SFORM, stored_forms
+from nnunet_moe.images.headers import QFORM, SFORM, stored_forms, unit_in_mm
 
 TOLERANCE = 0.03
-"""Voxels by which images of a case may be shifted. Headers of images on the same grid differ by rounding."""
+"""Voxels by which files may be shifted without a message. Headers of images on the same grid differ by rounding."""
+ROUNDED = 0.1
+"""Voxels by which images of a case may be shifted. A large image reaches 0.07 if its header has four decimals."""
 HALF_A_VOXEL = 0.5
 """The largest shift, in voxels, at which the voxels of two files still overlap most with their partners. It is allowed
 between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
@@ -128,24 +130,32 @@ class Grid:
         return " and ".join(found)
 
 
-def require_same_geometry(first: ReadFile, other: ReadFile) -> None:
+def require_same_geometry(first: ReadFile, other: ReadFile) -> str | None:
     """Compare the grids of two images of a case.
 
-    Two NIfTI files must also lie on the same grid by both placements that their headers may hold. Some programs that
+    Two NIfTI files must also lie on the same grid by both placements, if both headers hold both. Some programs that
     register images write only one of them.
 
+    Returns:
+        A message if the shift is above `TOLERANCE`.
+
     Raises:
-        ModalityError: the files do not lie on the same grid.
+        ModalityError: the shapes differ, or the shift is above `ROUNDED`.
     """
     grid, other_grid = Grid.of(first), Grid.of(other)
     in_voxels, in_mm = grid.shift(other_grid)
-    if in_voxels > TOLERANCE:
-        by = "" if np.isinf(in_voxels) else f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
-        raise ModalityError(
-            f"{other.file} and {first.file} differ in {other_grid.differences(grid) or 'direction'}{by}. All files of "
-            "a case must lie on the same grid. Register and resample them first."
-        )
     forms, other_forms = _form_grids(first), _form_grids(other)
+    if in_voxels > TOLERANCE:
+        text = f"{other.file} and {first.file} differ in {other_grid.differences(grid) or 'direction'}"
+        if np.isinf(in_voxels):
+            raise ModalityError(f"{text}. All files of a case must lie on the same grid. Resample them first.")
+        text += f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
+        if in_voxels <= ROUNDED:
+            return f"{text}. They are used as they are. If this is only rounding, copy the header of one to the other"
+        hint = _same_by_another_form(forms, other_forms) or "Register and resample them first."
+        if in_voxels <= HALF_A_VOXEL:
+            hint = f"If this is only rounding, copy the header of one to the other. If not: {hint}"
+        raise ModalityError(f"{text}. All files of a case must lie on the same grid. {hint}")
     for name in forms.keys() & other_forms.keys():
         if (in_voxels := forms[name].shift(other_forms[name])[0]) > HALF_A_VOXEL:
             equal = QFORM if name == SFORM else SFORM
@@ -155,6 +165,19 @@ def require_same_geometry(first: ReadFile, other: ReadFile) -> None:
                 f"both. Find out which is right, and write it to both. If it is the {name}, then resample the files "
                 "onto one grid."
             )
+    return None
+
+
+def _same_by_another_form(forms: Mapping[str, Grid], other_forms: Mapping[str, Grid]) -> str | None:
+    """Return a remedy if two NIfTI files lie on one grid by placements that the reader did not choose."""
+    for name, form in forms.items():
+        for other_name, other in other_forms.items():
+            if form.shift(other)[0] <= ROUNDED:
+                return (
+                    f"They do so by the {name} of the one and the {other_name} of the other. Find out which placement "
+                    "is right, and write it to both the sform and the qform of each file."
+                )
+    return None
 
 
 def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_A_VOXEL) -> str | None:
@@ -185,6 +208,8 @@ def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_
         "If the segmentation was drawn on this image, copy the image's header to it (SimpleITK: "
         "segmentation.CopyInformation(image))"
     )
+    if (hint := _same_by_another_form(_form_grids(image), _form_grids(label))) is not None:
+        remedy = f"The headers agree in part. {hint} {remedy}"
     if in_voxels > largest_shift:
         raise ModalityError(f"{text}. Both must lie on the same grid. {remedy}. If not, resample the segmentation.")
     return f"{text}. The voxels are used as they are, in pairs. {remedy}"
@@ -193,7 +218,7 @@ def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_
 def conflict_note(read: ReadFile) -> str | None:
     """Return a message if the two placements in a NIfTI header differ by more than half a voxel."""
     forms = _form_grids(read)
-    if not forms or (in_voxels := forms[SFORM].shift(forms[QFORM])[0]) <= HALF_A_VOXEL:
+    if len(forms) < 2 or (in_voxels := forms[SFORM].shift(forms[QFORM])[0]) <= HALF_A_VOXEL:
         return None
     grid = Grid.of(read)
     used = min(forms, key=lambda name: grid.shift(forms[name])[0])
@@ -205,8 +230,10 @@ def conflict_note(read: ReadFile) -> str | None:
 def _form_grids(read: ReadFile) -> dict[str, Grid]:
     """Return the grids by sform and qform, in the order of axes of the array that was read."""
     forms, nibabel_stuff = stored_forms(read.file), read.properties.get("nibabel_stuff", {})
+    unit = unit_in_mm(read.file) if forms and "sitk_stuff" in read.properties else 1.0
     grids = {}
     for name, affine in forms.items():
+        affine = np.diag([unit, unit, unit, 1.0]) @ affine
         if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
             return {}
         if "reoriented_affine" in nibabel_stuff:

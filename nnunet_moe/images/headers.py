@@ -40,8 +40,8 @@ def stored_forms(file: str) -> Mapping[str, np.ndarray]:
     """Return the two placements that a NIfTI header can hold.
 
     Returns:
-        `sform` and `qform` -> affine `(4, 4)` from voxels to mm in RAS. If the header has only one of them, both
-        names have this one, because all software then uses it. Empty if the header has none, or the format has none.
+        `sform` and `qform` -> affine `(4, 4)` from voxels to the header's unit in RAS, for those that the header has.
+        Empty for other formats.
     """
     header = stored_image(file).header if is_nifti(file) else None
     if not isinstance(header, nibabel.Nifti1Header):
@@ -51,8 +51,12 @@ def stored_forms(file: str) -> Mapping[str, np.ndarray]:
         qform = header.get_qform(coded=True)[0]
     except HeaderDataError:  # its rotation is invalid; nibabel uses the sform then
         qform = None
-    found = {name: form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
-    return {name: found.get(name, form) for form in found.values() for name in (SFORM, QFORM)}
+    return {name: form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
+
+
+def unit_in_mm(file: str) -> float:
+    """Return the length in mm of the unit in the header of a NIfTI file, which ITK uses and nibabel does not."""
+    return {"meter": 1e3, "micron": 1e-3}.get(stored_image(file).header.get_xyzt_units()[0], 1.0)
 
 
 def require_room(file: str) -> None:
@@ -96,7 +100,7 @@ def stored_voxels(file: str, array: np.ndarray, properties: Mapping[str, Any]) -
         rounding = 1e-5 * float(np.abs(array).max(initial=0))
         if in_order.size != array.size or not np.allclose(in_order, array.ravel(), rtol=0, atol=rounding):
             raise ModalityError(
-                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}. So its header is damaged. Convert "
+                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}, so it is damaged. Copy or convert "
                 "it again."
             )
     return voxels

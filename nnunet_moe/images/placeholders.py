@@ -6,14 +6,20 @@ Many datasets were completed with such files, because other programs need all of
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 ROUNDING = 1e-6
 """Relative range of values that still counts as one value: resampling a constant in single precision leaves this."""
+FLAT = 1e-3
+"""Relative range of values below which an image is suspect."""
+MOSTLY = 0.999
+"""The part of the voxels with the same value above which an image is suspect."""
 SAMPLE = 100_000
 """Number of voxels in which two images are compared before all voxels are compared."""
-SAME = 0.9999
-"""The correlation from which an image counts as a copy. Copies that were scaled or stored in whole numbers reach it;
-two measurements do not, because of their noise."""
+SAME = 0.999
+"""The rank correlation of differences between neighboring voxels from which an image counts as a copy. Copies that were
+scaled or stored in whole numbers reach it. Two measurements do not, because neighbors differ mostly by noise. What they
+share, such as the background or a bright spot, adds few differences."""
 
 
 def single_value(channel: np.ndarray) -> float | None:
@@ -36,6 +42,25 @@ def constant_note(value: float, name: str) -> str:
     return f"{name} is {constant_text(value)}: treated as missing"
 
 
+def suspicion(channel: np.ndarray) -> str | None:
+    """Return why a channel may be a placeholder, although it has several values; None if nothing is odd about it.
+
+    Args:
+        channel: its voxels, finite.
+    """
+    lowest, highest = float(channel.min()), float(channel.max())
+    if highest - lowest <= FLAT * max(abs(lowest), abs(highest)):
+        return f"has only values from {lowest:.7g} to {highest:.7g}"
+    values = channel.reshape(-1)
+    common = np.median(values[:: max(1, values.size // SAMPLE)])
+    if (part := float((values == common).mean())) > MOSTLY:
+        return f"is {common:g} in {part:.3%} of its voxels"
+    inside = values[values != 0]
+    if inside.size < values.size and single_value(inside) is not None:
+        return f"has only the values 0 and {inside[0]:g}"
+    return None
+
+
 def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, bool]]:
     """Find channels that are copies of others, also with other rounding or scale.
 
@@ -47,14 +72,15 @@ def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, b
         Channel -> the original, and whether both are equal in every voxel.
     """
     voxels = image.reshape(len(image), -1)
-    step = max(1, voxels.shape[1] // SAMPLE)
+    start = max(0, voxels.shape[1] - SAMPLE) // 2  # the middle of the image, where the anatomy is
     found: dict[int, tuple[int, bool]] = {}
     for channel in order:
         for original in (other for other in order[: order.index(channel)] if other not in found):
-            if _is_same(voxels[channel, ::step], voxels[original, ::step]) and _is_same(
-                voxels[channel], voxels[original]
-            ):
-                found[channel] = original, np.array_equal(voxels[channel], voxels[original])
+            one, other = voxels[channel], voxels[original]
+            is_equal = np.array_equal(one, other)
+            sample = slice(start, start + SAMPLE)
+            if is_equal or (_is_same(one[sample], other[sample]) and _is_same(one, other)):
+                found[channel] = original, is_equal
                 break
     return found
 
@@ -65,6 +91,10 @@ def copy_text(original: str, *, is_equal: bool) -> str:
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-    centered = [values - values.mean(dtype=np.float64) for values in (one, other)]
-    size = np.sqrt((centered[0] ** 2).sum() * (centered[1] ** 2).sum())
-    return bool(size == 0 or abs((centered[0] * centered[1]).sum()) >= SAME * size)
+    steps = np.diff(np.stack([one, other]).astype(np.float64))
+    steps = steps[:, (steps != 0).any(0)]
+    if steps.shape[1] < 2:
+        return True  # nothing tells them apart here
+    ranks = rankdata(steps, axis=1) - (steps.shape[1] + 1) / 2
+    size = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    return bool(size > 0 and abs((ranks[0] * ranks[1]).sum()) >= SAME * size)

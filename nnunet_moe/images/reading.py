@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
 from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
-from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value
+from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value, suspicion
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.runtime.files import visible
@@ -22,6 +22,15 @@ from nnunet_moe.runtime.files import visible
 LARGEST = 1e14
 """The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
 normalization gives NaN."""
+BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the image itself",
+    b"<": "a web page or another text, not an image",
+    b"\x1c\x02\0\0": "in the format NIfTI-2, which nnU-Net's reader does not know",
+}
+"""How files begin that are mistaken for images, and what they are."""
+SMALLEST_RANGE = 1e-7
+"""The smallest difference between the largest and the smallest voxel. nnU-Net's normalization divides by at least 1e-8,
+so it does not scale such an image."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +185,11 @@ def read_channels(
         data, read = _read_channel(reader, file, notes)
         if first is None:
             first, image = read, np.full((len(modalities), *read.shape), np.nan, dtype=np.float32)
-        require_same_geometry(first, read)
+        if (note := require_same_geometry(first, read)) is not None:
+            notes.append(note)
         if (value := single_value(data)) is None:
             image[channel] = data
+            notes += [f"{file} {why}: perhaps a placeholder for a missing modality" for why in _suspicions(data)]
         else:
             constants[channel] = constant_text(value)
             notes.append(constant_note(value, file))
@@ -227,15 +238,35 @@ def _read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray,
             f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "
             "a modality may be missing."
         )
-    if (largest := float(np.abs(data[0]).max(initial=0))) > LARGEST:
-        raise ModalityError(
-            f"{file} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
-            "Repair the image, or remove the file, because a modality may be missing."
-        )
+    require_usable_values(data[0], file)
     read = ReadFile(file, data.shape[1:], properties)
     conflict = conflict_note(read)
     notes += said if conflict is None else [*said, conflict]
     return data[0], read
+
+
+def require_usable_values(channel: np.ndarray, name: str) -> None:
+    """Refuse values that nnU-Net's normalization turns into NaN or into almost nothing.
+
+    Args:
+        channel: its voxels, finite.
+        name: name of its file or modality, for errors.
+
+    Raises:
+        ModalityError: values are too large, or differ too little.
+    """
+    lowest, highest = float(channel.min()), float(channel.max())
+    if (largest := max(abs(lowest), abs(highest))) > LARGEST:
+        raise ModalityError(
+            f"{name} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
+            "Repair the image, or remove the file, because a modality may be missing."
+        )
+    if highest - lowest < SMALLEST_RANGE and single_value(channel) is None:
+        raise ModalityError(
+            f"{name} has voxels from {lowest:.3g} to {highest:.3g}. nnU-Net's normalization needs a range above "
+            f"{SMALLEST_RANGE:.0e}. Multiply all images of this modality by the same number, or remove the file, "
+            "because a modality may be missing."
+        )
 
 
 def is_available(channel: np.ndarray, name: str) -> bool:
@@ -255,6 +286,7 @@ def is_available(channel: np.ndarray, name: str) -> bool:
             f"{name} is NaN or infinite in some voxels. A missing channel must be NaN in every voxel, and an available "
             "one in none. Repair it."
         )
+    require_usable_values(channel, name)
     return single_value(channel) is None
 
 
@@ -291,11 +323,20 @@ def _why(file: str, error: Exception) -> str:
             if os.path.islink(file)
             else "it does not exist"
         )
+    with suppress(OSError), open(file, "rb") as opened:
+        beginning = opened.read(64)
+        for start, what in BEGINNINGS.items():
+            if beginning.startswith(start) or not beginning:
+                return f"it is {what}" if beginning else "it is empty"
     if os.path.isdir(file):
         return "it is a folder"
     if not os.access(file, os.R_OK):
         return "there is no permission"
     return f"{error}".strip() or type(error).__name__
+
+
+def _suspicions(channel: np.ndarray) -> list[str]:
+    return [] if (why := suspicion(channel)) is None else [why]
 
 
 def _listed(files: Mapping[int, str], texts: Mapping[int, str]) -> str:

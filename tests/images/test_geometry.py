@@ -91,11 +91,15 @@ def test_images_may_be_shifted_by_a_small_part_of_a_voxel_whatever_its_size(tmp_
     first = voxels(spacing)
     save(IMAGES[0], tmp_path / "a_0000.nii.gz", first)
     unit = shift(first, CHANGES[what](first, 1e-3)) / 1e-3  # voxels for a change of 1
-    for voxels_apart in (0.02, 0.04, 0.16):
+    for voxels_apart in (0.02, 0.06, 0.16, 0.7):
         other = CHANGES[what](first, voxels_apart / unit)
         file = save(IMAGES[1], tmp_path / "a_0001.nii.gz", other)
-        if voxels_apart == 0.02:
-            assert read(tmp_path, reader).available == (True, True)
+        if voxels_apart < 0.1:
+            images = read(tmp_path, reader)
+            assert images.available == (True, True) and len(images.notes) == (voxels_apart > 0.03)
+            for note in images.notes:
+                assert str(file) in note and what in note and "copy the header" in note
+                assert said_shift(note) == pytest.approx(shift(first, other), rel=0.02)
             continue
         with pytest.raises(ModalityError, match=facts(file, tmp_path / "a_0000.nii.gz", "differ", what)) as error:
             read(tmp_path, reader)
@@ -153,11 +157,33 @@ def test_a_registration_that_wrote_one_form_only_is_noticed(tmp_path, reader, co
     np.testing.assert_allclose(place[word][:3, 3], used, atol=1e-4)
 
 
-def test_a_file_with_one_form_uses_it_for_both(tmp_path):
-    first = voxels(1.0)
+@pytest.mark.parametrize("reader", READERS)
+def test_forms_are_compared_only_if_both_files_have_them(tmp_path, reader):
+    first, template = voxels(1.0), moved(30, 0, 0) @ voxels(1.0)
     save(IMAGES[0], tmp_path / "a_0000.nii.gz", first, qform=(None, 0))
     save(IMAGES[1], tmp_path / "a_0001.nii.gz", first, sform=(None, 0))
-    assert read(tmp_path, NibabelIO).notes == ()
+    assert read(tmp_path, reader).notes == ()
+    # the sform places the first image in a template, and the second one was written by its sform alone
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", template, qform=(first, 1), sform=(template, 4))
+    save(IMAGES[1], tmp_path / "a_0001.nii.gz", template, qform=(None, 0))
+    if reader is SimpleITKIO:  # which takes the qform of the one, and the sform of the other
+        with pytest.raises(ModalityError, match=facts("a_0000.nii.gz", "a_0001.nii.gz", "sform", "qform")):
+            read(tmp_path, reader)
+    else:
+        (note,) = read(tmp_path, reader).notes
+        assert "a_0000.nii.gz" in note and "The sform is used" in note
+
+
+def test_files_with_other_units_lie_on_one_grid_for_a_reader_that_knows_units(tmp_path):
+    save(IMAGES[0], tmp_path / "a_0000.nii.gz", voxels(1.0))
+    file = save(IMAGES[1], tmp_path / "a_0001.nii.gz", voxels(1000.0))
+    image: Any = nibabel.load(file)
+    image = nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, file)
+    assert read(tmp_path, SimpleITKIO).notes == ()
+    with pytest.raises(ModalityError, match=facts(file, "spacing")):
+        read(tmp_path, NibabelIO)
 
 
 @pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR"])
@@ -208,11 +234,11 @@ def test_a_shift_is_in_the_smaller_voxels_whichever_file_comes_first():
                 "sitk_stuff": {"spacing": (1, 1, spacing), "origin": (0, 0, origin), "direction": np.eye(3).ravel()},
             },
         )
-        for spacing, origin in ((5.0, 0.0), (1.0, 0.1))
+        for spacing, origin in ((5.0, 0.0), (1.0, 0.2))
     )
     for first, other in ((thick, thin), (thin, thick)):
-        assert Grid.of(first).shift(Grid.of(other)) == (pytest.approx(0.1), pytest.approx(0.1))
-        with pytest.raises(ModalityError, match=facts(first.file, other.file, "0.1 voxels")):
+        assert Grid.of(first).shift(Grid.of(other)) == (pytest.approx(0.2), pytest.approx(0.2))
+        with pytest.raises(ModalityError, match=facts(first.file, other.file, "0.2 voxels")):
             require_same_geometry(first, other)
 
 

@@ -41,7 +41,7 @@ def test_a_single_value_counts_as_missing_and_is_named(tmp_path, value, noise):
         read_case(case(tmp_path, constant), SimpleITKIO(), DATASET_JSON)
 
 
-@pytest.mark.parametrize("image", [T1W, FLAIR, 1e10 + 1e6 * T1W, 1e-30 * T1W, ONE_IN_MANY], ids=str)
+@pytest.mark.parametrize("image", [T1W, FLAIR, 1e10 + 1e9 * T1W, 1e-6 * T1W, ONE_IN_MANY], ids=str)
 def test_an_image_with_several_values_is_available(tmp_path, image):
     assert read_case(case(tmp_path, FLAIR * 2 + T1W, image), SimpleITKIO(), DATASET_JSON).available == (True, True)
 
@@ -55,8 +55,9 @@ def test_an_image_with_several_values_is_available(tmp_path, image):
         (np.round(T1W * 10).astype(np.int16), False),
         (-T1W, False),
         (ONE_IN_MANY, False),
+        (np.clip(T1W, 40, 160), False),
     ],
-    ids=["equal", "of another type", "scaled", "whole numbers", "inverted", "one voxel changed"],
+    ids=["equal", "of another type", "scaled", "whole numbers", "inverted", "one voxel changed", "clipped"],
 )
 def test_a_copy_is_used_reported_and_refused_on_request(tmp_path, copy, is_equal):
     files = case(tmp_path, T1W, copy)
@@ -70,11 +71,48 @@ def test_a_copy_is_used_reported_and_refused_on_request(tmp_path, copy, is_equal
         read.require_no_copies()
 
 
-def test_images_of_the_same_anatomy_are_no_copies(tmp_path):
-    """Two measurements with much in common: noise of a fiftieth of the contrast."""
-    read = read_case(case(tmp_path, T1W, 3 * T1W + 0.06 * FLAIR), SimpleITKIO(), DATASET_JSON)
+PADDING = np.zeros(SHAPE, dtype=bool)
+PADDING[:, :3] = True
+TISSUE = np.repeat(np.arange(9, dtype=np.float32), 56).reshape(SHAPE) * 100
+PAIRS = {
+    "noise of a tenth of the contrast": (T1W, 3 * T1W + 3 * 2 * GENERATOR.normal(size=SHAPE)),
+    "the same bright spot": tuple(np.where(np.arange(504).reshape(SHAPE) == 250, 1e5, image) for image in (T1W, FLAIR)),
+    "the same padding": tuple(np.where(PADDING, -3024, image) for image in (T1W, FLAIR)),
+    "flat tissue with noise": tuple(np.where(PADDING, 0, TISSUE + 0.01 * image) for image in (T1W, FLAIR)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_two_measurements_are_no_copies_whatever_they_share(tmp_path, pair):
+    read = read_case(case(tmp_path, *(image.astype(np.float32) for image in pair)), SimpleITKIO(), DATASET_JSON)
     assert read.copies == () and read.placeholders == {}
     read.require_no_copies()
+
+
+INSIDE = GENERATOR.random(SHAPE) < 0.5
+ONE_OF_ZEROS = np.zeros((20, 20, 20))
+ONE_OF_ZEROS[1, 2, 3], ONE_OF_ZEROS[4, 5, 6] = 1, 2
+SUSPECT = {
+    "100 with noise": 100 + 1e-3 * GENERATOR.normal(size=SHAPE),
+    "-1 with noise": -1 + 1e-4 * GENERATOR.normal(size=SHAPE),
+    "100 in a mask": np.where(INSIDE, 100, 0),
+    "zeros with two other voxels": ONE_OF_ZEROS,
+}
+
+
+@pytest.mark.parametrize("image", SUSPECT.values(), ids=SUSPECT)
+def test_an_image_that_hardly_varies_is_used_and_noted(tmp_path, image):
+    read = read_case(case(tmp_path, image.astype(np.float32)), SimpleITKIO(), DATASET_JSON)
+    (note,) = read.notes
+    assert read.available == (True, False) and "a_0000.nii.gz" in note and "placeholder" in note
+    assert read_case(case(tmp_path, T1W), SimpleITKIO(), DATASET_JSON).notes == ()
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-30, 1e-42])
+def test_values_that_normalization_would_not_scale_are_refused(tmp_path, scale):
+    (file,) = case(tmp_path, T1W.astype(np.float64) * scale)
+    with pytest.raises(ModalityError, match=facts(file, "1e-07", "Multiply")):
+        read_case([file], SimpleITKIO(), DATASET_JSON)
 
 
 def test_of_equal_channels_the_first_in_the_given_order_is_the_original(tmp_path):
@@ -85,10 +123,10 @@ def test_of_equal_channels_the_first_in_the_given_order_is_the_original(tmp_path
     assert read.placeholders == dict.fromkeys((0, 1), "equal to d in every voxel")
 
 
-def test_images_that_differ_only_between_the_sampled_voxels_are_no_copies():
-    """Large images are first compared in a part of the voxels, here in every third one."""
-    shape = (300, 1000)
-    base = GENERATOR.normal(size=shape)
-    other = base.copy().ravel()
-    other[1::3] = GENERATOR.normal(size=other[1::3].size)
-    assert copies(np.stack([base, other.reshape(shape)]), [0, 1]) == {}
+def test_images_that_differ_only_outside_of_the_sample_are_no_copies():
+    """Large images are first compared in their middle."""
+    base = GENERATOR.normal(size=(300, 1000))
+    other = base.copy()
+    other[:50] = GENERATOR.normal(size=(50, 1000))
+    assert copies(np.stack([base, other]), [0, 1]) == {}
+    assert copies(np.stack([base, 2 * base]), [0, 1]) == {1: (0, False)}

@@ -102,6 +102,12 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         self.availability = dataset.availability(codes)
         self.notes = tuple(line for kind in zip(*[case.notes for case in cases], strict=True) for line in _first(kind))
         axes = Counter(case.axis_codes for case in cases if case.axis_codes is not None)
+        if len(axes) > 1:
+            listed = ", ".join(f"{code} in {number}" for code, number in axes.most_common())
+            self.notes += (
+                f"The axes of the training images point to different directions: {listed} cases. nnU-Net does not "
+                "reorient images, so it needs more cases. Reorient them, or set the reader NibabelIOWithReorient.",
+            )
         fingerprint = fingerprint_of(cases, len(dataset.modalities))
         folder.mkdir(parents=True, exist_ok=True)
         table_file.unlink(
