@@ -30,7 +30,7 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
 )
 from nnunet_moe.commands.plan_and_preprocess.references import copy_references
 from nnunet_moe.commands.plan_and_preprocess.request import Request
-from nnunet_moe.commands.plan_and_preprocess.splits import split_by_patient
+from nnunet_moe.commands.plan_and_preprocess.splits import read_patients_and_splits, split_by_patient
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import AXIS_CODES, use_missing_modality_preprocessor
@@ -54,12 +54,15 @@ def plan_and_preprocess(request: Request) -> dict[str, Availability]:
         Dataset -> the available modalities of its training cases.
 
     Raises:
+        FileError: the table of the patients or the existing splits cannot be read.
         ModalityError: cases cannot be used; the message names all of them.
         ModelError: a dataset does not exist, or nnU-Net's folders are not set.
         SettingsError: the planner does not exist, or a configuration uses the data of another one.
     """
     names = list(dict.fromkeys(_unambiguous(dataset_name(name)) for name in request.datasets))
     planner = _planner(request.planner)
+    for name in names:  # mistakes in them would otherwise show after hours
+        read_patients_and_splits(name)
     found = {name: _fingerprint(name, request) for name in names}
     print("Experiment planning...")
     memory: Any = request.gpu_memory_target  # nnU-Net also accepts None for a number, against its annotations

@@ -2,12 +2,29 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import some
 from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of, read_splits
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+
+
+def read_patients_and_splits(dataset: str) -> tuple[dict[str, str], Path, list[dict[str, list[str]]] | None]:
+    """Read the table of the patients, and the existing folds if there is such a table.
+
+    Args:
+        dataset: its full name.
+
+    Returns:
+        Case -> patient, the path of `splits_final.json`, and its folds; None if the file was not read.
+
+    Raises:
+        FileError: one of the files cannot be read.
+    """
+    patients, file = patients_of(dataset), nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
+    return patients, file, read_splits(file) if patients and file.exists() else None
 
 
 def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
@@ -23,14 +40,14 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
     Raises:
         FileError: the table of the patients or the existing splits cannot be read.
     """
-    patients, file = patients_of(dataset), nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
+    patients, file, splits = read_patients_and_splits(dataset)
     if not patients:
         return []
     lines = []
     if without := sorted(set(cases) - patients.keys()):
         lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a separate patient.")
-    if file.exists():
-        if both := in_both_parts(read_splits(file), patients):
+    if splits is not None:
+        if both := in_both_parts(splits, patients):
             lines.append(
                 f"WARNING: {file} has cases of {some(both)} for training and for validation in the same fold, so the "
                 "validation scores will be too good. Remove the file before you train, and rerun this command."

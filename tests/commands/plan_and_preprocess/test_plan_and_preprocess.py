@@ -314,6 +314,19 @@ def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
     assert not list((folders / "preprocessed").iterdir())
 
 
+def test_mistakes_in_patients_and_splits_are_named_before_the_fingerprint(tiny, folders, capsys):
+    (tiny / "patients.csv").write_text("case,patient\na,1\na,2\n")
+    with pytest.raises(SystemExit, match=facts("patients.csv", "line 3")):
+        plan_and_preprocess("-d", 911)
+    (tiny / "patients.csv").write_text("case,patient\na,1\n")
+    splits = folders / "preprocessed" / tiny.name / "splits_final.json"
+    splits.parent.mkdir(parents=True)
+    splits.write_text('[{"train": ["a"]}]')
+    with pytest.raises(SystemExit, match=facts("splits_final.json", "fold 0", "'val'")):
+        plan_and_preprocess("-d", 911)
+    assert list(splits.parent.iterdir()) == [splits] and "fingerprint" not in capsys.readouterr().out
+
+
 def test_a_case_that_cannot_be_preprocessed_leaves_no_data_that_look_whole(tiny, folders):
     extract_fingerprint(911)
     (folders / "preprocessed" / tiny.name / "fingerprint_files.json").unlink()  # as earlier versions wrote none
