@@ -15,6 +15,7 @@ from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
 from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
 from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value, suspicion
+from nnunet_moe.images.spacing_files import require_spacing
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.runtime.files import visible
@@ -126,6 +127,7 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
     with _reading(file, "Copy or convert it again."):
         require_one_component(file, reader)
         require_room(file)
+        require_spacing(reader, segmentation=file)
         data, properties = reader.read_seg(file)
         num_bad = _count_not_finite(file, data, properties)
     if len(data) != 1 or num_bad:
@@ -295,6 +297,7 @@ def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]
     with _reading(file, "Copy or convert it again, or remove it, because a modality may be missing."):
         require_one_component(file, reader)
         require_room(file)
+        require_spacing(reader, [file])
         with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
         return data, properties, _count_not_finite(file, data, properties), said.getvalue().splitlines()

@@ -1,5 +1,6 @@
 """nnU-Net's folders, names and digests of files, and writing files as a whole or not at all."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -44,6 +45,20 @@ def nnunet_folder(variable: Any) -> Path:
     return Path(os.fspath(variable))
 
 
+def load_json(file: Path) -> Any:
+    """Return the content of a JSON file of any kind, if nnU-Net can read it, too.
+
+    Raises:
+        OSError: the file cannot be read.
+        RecursionError: it has too many brackets within each other.
+        ValueError: it is not JSON in UTF-8, or starts with a byte order mark.
+    """
+    content = file.read_bytes()
+    if content.startswith(codecs.BOM_UTF8):
+        raise ValueError("it starts with a byte order mark (BOM). Save it as UTF-8 without BOM")
+    return json.loads(content.decode("utf-8"))
+
+
 def read_json(file: Path, kind: type = dict) -> Any:
     """Return the content of a JSON file.
 
@@ -55,7 +70,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
         FileError: the file cannot be read, is not JSON, or has other content.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except (OSError, ValueError, RecursionError) as error:  # the last of too many brackets within each other
         raise FileError(
             f"{file} cannot be read as JSON: {error}. Restore it, or rerun the command that wrote it."

@@ -1,7 +1,6 @@
 """Files that belong to an image: spacing files of TIFFs, which are placed, and separate voxels, which are refused."""
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -15,6 +14,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.listing import Problem
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.spacing_files import read_spacing
 
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
 
@@ -68,7 +68,7 @@ def find_spacings(cases: Mapping[str, FoundCase]) -> Spacings:
         spacings: dict[Path, tuple[float, ...]] = {}
         for file in dict.fromkeys(file for image in case.files for file in _spacing_files(image)):
             try:
-                spacings[file] = _read_spacing(file)
+                spacings[file] = read_spacing(file)
             except ModalityError as error:
                 found.unusable[name] = str(error)
                 found.unused.append(Problem(file, str(error)))
@@ -106,17 +106,3 @@ def _spacing_files(image: Path) -> list[Path]:
     """Return the existing spacing files of an image."""
     stems = dict.fromkeys((_CHANNEL.sub("", image.stem), image.stem))
     return [file for stem in stems if (file := image.with_name(f"{stem}.json")).is_file()]
-
-
-def _read_spacing(file: Path) -> tuple[float, ...]:
-    try:
-        spacing = tuple(float(step) for step in json.loads(file.read_text(encoding="utf-8"))["spacing"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModalityError(_no_spacing(file)) from error
-    if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
-        raise ModalityError(_no_spacing(file))
-    return spacing
-
-
-def _no_spacing(file: Path) -> str:
-    return f'{file} holds no spacing. It must be like {{"spacing": [4.0, 0.5, 0.5]}}, in mm and in the order of axes.'
