@@ -18,7 +18,7 @@ from nnunet_moe.images.placeholders import constant_note, constant_text, copies,
 from nnunet_moe.images.spacing_files import require_spacing
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
-from nnunet_moe.runtime.files import visible
+from nnunet_moe.runtime.files import broken_link, visible
 
 LARGEST = 1e14
 """The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
@@ -311,6 +311,8 @@ def _reading(file: str, remedy: str) -> Iterator[None]:
         ModalityError: the file cannot be read.
     """
     try:
+        if not os.path.exists(file) or os.path.isdir(file):  # ITK's libraries print pages about them
+            raise OSError
         yield
     except (NnunetMoeError, MemoryError):
         raise
@@ -321,11 +323,8 @@ def _reading(file: str, remedy: str) -> Iterator[None]:
 def _why(file: str, error: Exception) -> str:
     """Return why a file cannot be read, because the readers report most problems as a file that does not exist."""
     if not os.path.exists(file):
-        return (
-            f"it is a link to {os.readlink(file)}, which does not exist"
-            if os.path.islink(file)
-            else "it does not exist"
-        )
+        target = broken_link(Path(file))
+        return "it does not exist" if target is None else f"it is a link to {target}, which does not exist"
     with suppress(OSError), open(file, "rb") as opened:
         beginning = opened.read(64)
         for start, what in BEGINNINGS.items():

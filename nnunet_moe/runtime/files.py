@@ -123,6 +123,13 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not is_hidden(path.name))
 
 
+def broken_link(path: Path) -> str | None:
+    """Return where a link points if that does not exist, printable also if it is not UTF-8; None for other paths."""
+    if path.exists() or not path.is_symlink():
+        return None
+    return os.fsencode(path.readlink()).decode("utf-8", "backslashreplace")
+
+
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     content = hashlib.sha256()

@@ -82,6 +82,25 @@ def test_an_odd_segmentation_is_refused_by_its_name(case, reader, spoil):
         read_segmentation(str(case[0]), reader())
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("replace", "said"),
+    [
+        (lambda file: file.mkdir(), "it is a folder"),
+        (lambda file: file.symlink_to("gone.nii.gz"), "it is a link to gone.nii.gz, which does not exist"),
+        (lambda file: None, "it does not exist"),
+    ],
+)
+def test_what_is_no_file_is_said_once_and_no_library_prints_about_it(case, reader, replace, said, capfd):
+    case[1].unlink()
+    replace(case[1])
+    with pytest.raises(ModalityError, match=facts(f"{case[1]} cannot be read: {said}.")):
+        read_case(list(map(str, case)), reader(), DATASET_JSON)
+    with pytest.raises(ModalityError, match=facts(f"{case[1]} cannot be read: {said}.")):
+        read_segmentation(str(case[1]), reader())
+    assert "".join(capfd.readouterr()) == ""
+
+
 @pytest.mark.parametrize("number", [2, 3, 4])
 def test_vectors_in_other_formats_are_refused_with_their_number(tmp_path, number):
     file = tmp_path / "a_0000.mha"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
+from nnunet_moe.runtime.files import broken_link
 
 NO_PATTERN = "No pattern matches."
 NO_IMAGE = " has a segmentation, but no image. Check the patterns."
@@ -81,6 +82,8 @@ def find_cases(
 
 def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], file_ending: str) -> Problem:
     """Say why a file was not placed, and what it may have been meant for."""
+    if (target := broken_link(path)) is not None:
+        return Problem(path, f"It is a link to {target}, which does not exist. Restore its target, or remove the link.")
     endings = readable_endings(path.name)
     for name, pattern in patterns.items():
         for ending in {*endings, path.suffix}:

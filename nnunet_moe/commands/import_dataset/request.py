@@ -142,4 +142,8 @@ class Request:
                 f"-labels are {dict(self.labels)}. nnU-Net needs 1, 2, 3 and so on, without gaps. Change the values."
             )
         if not self.source.is_dir():
-            raise SettingsError(f"-i {self.source} is no folder. Check the path.")
+            from nnunet_moe.runtime.files import broken_link  # imports nnU-Net, which --help does not wait for
+
+            target = broken_link(self.source)
+            why = "is no folder" if target is None else f"is a link to {target}, which does not exist"
+            raise SettingsError(f"-i {self.source} {why}. Check the path.")

@@ -9,6 +9,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.labels.labels import require_trainable_labels
 from nnunet_moe.modalities.codes import channel_names
+from nnunet_moe.runtime.files import load_json
 
 READER = "overwrite_image_reader_writer"
 
@@ -20,7 +21,7 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
         NnunetMoeError: it cannot be used. The message names the file, the key and what to do.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         json.dumps(content, ensure_ascii=False).encode()  # raises a ValueError for names that cannot be printed
     except (ValueError, RecursionError) as error:
         raise ModalityError(

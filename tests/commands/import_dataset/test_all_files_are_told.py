@@ -101,6 +101,8 @@ def test_hidden_files_links_pipes_and_names_that_are_not_utf8_are_told(source, r
     shutil.copytree(source / "P0", elsewhere / "P7")
     (source / "P7").symlink_to(elsewhere / "P7")
     (source / "P1" / "P8_t1.nii.gz").symlink_to("nowhere.nii.gz")
+    (source / "P10").symlink_to(b"nowhere/P\xe4".decode(errors="surrogateescape"))
+    (source / "P1" / "P11_t1.nii.gz").symlink_to(b"P\xe4.nii.gz".decode(errors="surrogateescape"))
     os.mkfifo(source / "P1" / "P9_t1.nii.gz")
     odd = os.fsencode(source / "P2") + b"/P\xe4_t1.nii.gz"
     Path(os.fsdecode(odd)).write_bytes((source / "P2" / "P2_t1.nii.gz").read_bytes())
@@ -110,9 +112,17 @@ def test_hidden_files_links_pipes_and_names_that_are_not_utf8_are_told(source, r
     assert placed(raw) == sorted(f"P{n}{suffix}" for n in range(4) for suffix in ("", "_0000", "_0001"))
     assert "link to a folder" in told["P7"]
     assert "P8, which cannot be used" in told["P8_t1.nii.gz"] and "nowhere.nii.gz" in told["P8_t1.nii.gz"]
+    assert "P\\xe4.nii.gz, which does not exist" in told["P11_t1.nii.gz"]
+    assert told["P10"].startswith("It is a link to nowhere/P\\xe4, which does not exist.")
     assert told["P9_t1.nii.gz"] == "It is neither a file nor a folder."
     assert told["P\\xe4_t1.nii.gz"] == "The name is not in UTF-8. Rename it."
     assert told[".git"] == told["._P0_t1.nii.gz"] == "Hidden files and folders are not used."
+
+
+def test_a_link_to_no_folder_is_not_searched(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(SystemExit, match=facts("-i", "link to gone, which does not exist")):
+        import_(tmp_path / "link")
 
 
 def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):

@@ -374,6 +374,10 @@ def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
         (lambda raw: (raw / "dataset.json").unlink(), ("dataset", "imagesTr")),
         (lambda raw: (raw / "dataset.json").write_text("{"), ("JSONDecodeError",)),
         (lambda raw: (raw / "dataset.json").write_text("[" * 100_000), ("RecursionError",)),
+        (
+            lambda raw: (raw / "dataset.json").write_text(f"\ufeff{(raw / 'dataset.json').read_text()}"),
+            ("dataset.json", "BOM", "Save it as UTF-8 without BOM"),
+        ),
         (lambda raw: (raw / "dataset.json").write_text("[]"), ("dataset.json", "an object")),
         (lambda raw: change(raw, labels={"background": 0, "all": [1, 2]}), ("regions_class_order",)),
         (lambda raw: change(raw, channel_names={"0": "\ud800"}), ("dataset.json", "surrogates")),
