@@ -221,7 +221,7 @@ def slightly_shifted_far_from_zero(image):
 
 
 def slightly_rotated(image):
-    cosine, sine = np.cos(np.radians(0.1)), np.sin(np.radians(0.1))
+    cosine, sine = np.cos(np.radians(0.5)), np.sin(np.radians(0.5))
     image.SetDirection((cosine, -sine, 0, sine, cosine, 0, 0, 0, 1))
     return image
 

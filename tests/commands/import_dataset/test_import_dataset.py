@@ -120,7 +120,7 @@ def test_bids_names_linked_with_test_cases(tmp_path, raw):
     cases = {"Tr": ("01_a", "01_b"), "Ts": ("02_a",)}
     expected = [f"images{part}/{case}_000{c}.nii.gz" for part in cases for case in cases[part] for c in (0, 1)]
     labels = [f"labelsTr/{case}.nii.gz" for case in cases["Tr"]]
-    assert names(folder) == sorted([*expected, *labels, "dataset.json", "import_report.csv"])
+    assert names(folder) == sorted([*expected, *labels, "dataset.json", "import_report.csv", "patients.csv"])
     link = folder / "imagesTr" / "01_b_0001.nii.gz"
     target = source / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_acq-3D_FLAIR.nii.gz"
     assert link.is_symlink() and os.readlink(link) == str(target.resolve())
