@@ -59,15 +59,13 @@ class Inputs:
         return states.keys() == set(files) and all(state.is_of(Path(path)) for path, state in states.items())
 
     def has_written(self, case: str, files: Collection[Path]) -> bool:
-        """Return whether files still hold what was written for a case; if that is not known, whether none is empty.
+        """Return whether files still hold what was written for a case, or if that is not known.
 
         Raises:
             OSError: a file cannot be read.
         """
-        if case not in self._outputs:
-            return all(file.stat().st_size > 0 for file in files)
-        outputs = self._outputs[case]
-        return all(file.name in outputs and outputs[file.name].is_of(file) for file in files)
+        outputs = self._outputs.get(case)
+        return outputs is None or all(file.name in outputs and outputs[file.name].is_of(file) for file in files)
 
     def write(self, cases: Collection[str]) -> None:
         """Write these cases in alphabetical order, each only once, and forget the others."""

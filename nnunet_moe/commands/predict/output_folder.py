@@ -48,8 +48,15 @@ class OutputFolder:
         self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+        self.altered: list[CaseFiles] = []
+        """Cases whose segmentations are not what this command wrote; `begin` finds them. They stay as they are."""
         self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
         """The folder for files that are not complete yet."""
+
+    @property
+    def ending(self) -> str:
+        """The file ending of segmentations."""
+        return self._endings[0]
 
     def target(self, case: str) -> Path:
         """Return the path of a case's segmentation without its ending."""
@@ -75,14 +82,13 @@ class OutputFolder:
                 self._require_no_outputs(cases)
             self.manifest.read()
             self.inputs.read()
-        todo = [case for case in cases if not self._is_done(case)]
+        self.altered = [case for case in cases if self._is_altered(case)]
+        todo = [case for case in cases if case not in self.altered and not self._is_done(case)]
         changed = {case.name for case in todo} & self.manifest.predictions.keys()
         for case in changed:
             del self.manifest.predictions[case]
         if changed:
-            print(
-                f"{len(changed)} cases are predicted again, because their files or outputs or the requirements changed"
-            )
+            print(f"{len(changed)} cases are predicted again, because their files or the requirements changed")
             self.manifest.write()  # before their outputs are removed
         self._report_unknown(cases)
         for case in todo:
@@ -99,6 +105,16 @@ class OutputFolder:
             with atomic_write(request.out / name) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
         return todo
+
+    def _is_altered(self, case: CaseFiles) -> bool:
+        """Return whether a segmentation is not what this command wrote. It may be a correction, which must stay."""
+        outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
+        if case.name not in self.manifest.predictions or not all(map(_has_content, outputs)):
+            return False
+        try:
+            return not self.inputs.has_written(case.name, outputs)
+        except OSError:
+            return False
 
     def _require_no_outputs(self, cases: Sequence[CaseFiles]) -> None:
         """Refuse to resume in a folder with segmentations that this command did not write."""
@@ -123,13 +139,11 @@ class OutputFolder:
         """Return whether an earlier run predicted a case from the same files, so that it can be kept."""
         prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
-        if prediction is None or not all(output.exists() for output in outputs):
+        if prediction is None or not all(map(_has_content, outputs)):
             return False
         if self._request.requirement.refuse_copies and prediction.notes:  # one may be on a copy
             return False
         try:
-            if not self.inputs.has_written(case.name, outputs):
-                return False
             files = files_by_channel(case.images, self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
             if prediction.files != {modalities[channel]: file for channel, file in files.items()}:
@@ -139,6 +153,10 @@ class OutputFolder:
             return max(map(_changed, case.read)) <= min(output.stat().st_mtime for output in outputs)
         except (ModalityError, OSError):
             return False
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class _Run:
             request.workers.workers("finishing", device) as writing,
         ):
             todo = self._output.begin(self._cases)
+            self._failures += [_altered(case, self._output) for case in self._output.altered]
             print(f"{len(self._cases)} cases, {len(self._cases) - len(todo)} of them predicted before", flush=True)
             exports: list[tuple[CaseFiles, Call]] = []
 
@@ -113,7 +114,8 @@ class _Run:
         write_failures(self._output.failures_file, self._failures)
         self._output.manifest.write()
         self._output.inputs.write(self._output.manifest.predictions.keys())
-        names = {case.name for case in self._cases} & self._output.manifest.predictions.keys()
+        kept = {case.name for case in self._cases} - {case.name for case in self._output.altered}
+        names = kept & self._output.manifest.predictions.keys()
         failures_file = self._output.failures_file
         return Outcome(tuple(sorted(names)), tuple(self._failures), failures_file, self._network_time)
 
@@ -171,6 +173,15 @@ class _Run:
         tqdm.write(f"{case.name}: FAILED. {reason}")
         if self._request.verbose:
             traceback.print_exception(error)
+
+
+def _altered(case: CaseFiles, output: OutputFolder) -> Failure:
+    return Failure(
+        case.name,
+        case.images,
+        f"{output.target(case.name)}{output.ending} is not what this command wrote. If it is damaged, remove it "
+        "and rerun the command. If you corrected it, move it to another folder.",
+    )
 
 
 def _predictor(model: ModelFolder, request: Request) -> Any:

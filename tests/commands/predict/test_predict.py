@@ -345,11 +345,19 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
     predict(two_cases, out, "--continue_prediction")  # other times, the same contents
     assert rows(out / "manifest.csv") == after
 
-    whole = (out / "b.nii.gz").read_bytes()
-    for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
-        (out / "b.nii.gz").write_bytes(damaged)
-        predict(two_cases, out, "--continue_prediction")
-        assert (out / "b.nii.gz").read_bytes() == whole and rows(out / "manifest.csv")["a"] == before["a"]
+    segmentation = out / "b.nii.gz"
+    whole = segmentation.read_bytes()
+    segmentation.write_bytes(b"")
+    predict(two_cases, out, "--continue_prediction")
+    assert segmentation.read_bytes() == whole and rows(out / "manifest.csv")["a"] == before["a"]
+    for altered in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):  # cut off, or a correction
+        segmentation.write_bytes(altered)
+        with pytest.raises(SystemExit, match=facts("Not predicted: 1", "b.nii.gz", "is not what this command wrote")):
+            predict(two_cases, out, "--continue_prediction")
+        assert segmentation.read_bytes() == altered and rows(out / "failures.csv").keys() == {"b"}
+    segmentation.unlink()
+    predict(two_cases, out, "--continue_prediction")
+    assert segmentation.read_bytes() == whole and rows(out / "manifest.csv")["a"] == before["a"]
 
     replaced = two_cases / "a_0001.nii.gz"
     shutil.copy2(dataset.raw / "imagesTs" / "phantomTs001_0001.nii.gz", replaced)  # another patient's, and older
