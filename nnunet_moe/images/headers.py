@@ -95,13 +95,13 @@ def stored_voxels(file: str, array: np.ndarray, properties: Mapping[str, Any]) -
         ModalityError: ITK read other voxels.
     """
     voxels = np.asanyarray(stored_image(file).dataobj)
-    if "sitk_stuff" in properties and np.isfinite(voxels).all():
+    if {"sitk_stuff", "sent"} & properties.keys() and np.isfinite(voxels).all():
         in_order = voxels.ravel(order="F").astype(np.float32)
         rounding = 1e-5 * float(np.abs(array).max(initial=0))
         if in_order.size != array.size or not np.allclose(in_order, array.ravel(), rtol=0, atol=rounding):
             raise ModalityError(
-                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}, so it is damaged. Copy or convert "
-                "it again."
+                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}. Perhaps it is damaged, its scale "
+                "is 0, or another file has the same name with the ending .nii. Convert it again, or rename that file."
             )
     return voxels
 

@@ -14,8 +14,8 @@ FLAT = 1e-3
 """Relative range of values below which an image is suspect."""
 MOSTLY = 0.999
 """The part of the voxels with the same value above which an image is suspect."""
-SAMPLE = 100_000
-"""Number of voxels in which two images are compared before all voxels are compared."""
+SAMPLE, PARTS = 100_000, 32
+"""Two images are compared in at most so many parts of so many voxels."""
 SAME = 0.999
 """The rank correlation of differences between neighboring voxels from which an image counts as a copy. Copies that were
 scaled or stored in whole numbers reach it. Two measurements do not, because neighbors differ mostly by noise. What they
@@ -72,14 +72,12 @@ def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, b
         Channel -> the original, and whether both are equal in every voxel.
     """
     voxels = image.reshape(len(image), -1)
-    start = max(0, voxels.shape[1] - SAMPLE) // 2  # the middle of the image, where the anatomy is
     found: dict[int, tuple[int, bool]] = {}
     for channel in order:
         for original in (other for other in order[: order.index(channel)] if other not in found):
             one, other = voxels[channel], voxels[original]
             is_equal = np.array_equal(one, other)
-            sample = slice(start, start + SAMPLE)
-            if is_equal or (_is_same(one[sample], other[sample]) and _is_same(one, other)):
+            if is_equal or _is_same_everywhere(one, other):
                 found[channel] = original, is_equal
                 break
     return found
@@ -88,6 +86,14 @@ def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, b
 def copy_text(original: str, *, is_equal: bool) -> str:
     """Return how a message describes a copy."""
     return f"equal to {original} in every voxel" if is_equal else f"a copy of {original} with other rounding or scale"
+
+
+def _is_same_everywhere(one: np.ndarray, other: np.ndarray) -> bool:
+    """Compare two images in parts of `SAMPLE` voxels, at most `PARTS` of them, those first in which one varies most."""
+    starts = np.linspace(0, max(0, one.size - SAMPLE), num=max(1, min(PARTS, -(-one.size // SAMPLE))), dtype=int)
+    parts = [(one[start : start + SAMPLE], other[start : start + SAMPLE]) for start in starts]
+    parts.sort(key=lambda part: np.count_nonzero(np.diff(part[0])), reverse=True)
+    return all(_is_same(*part) for part in parts)
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:

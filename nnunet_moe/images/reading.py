@@ -104,7 +104,7 @@ def read_case(
     case = name[: -len("_XXXX") - len(file_ending)]
     return replace(
         images,
-        notes=(*images.notes, *_axes_notes(case, images.axis_codes, training_axes)),
+        notes=(*images.notes, *axes_notes(case, images.axis_codes, training_axes)),
         case=case,
         missing=tuple(names[channel] for channel in missing),
         look_alikes=_look_alikes(folder, case, missing, file_ending),
@@ -345,7 +345,7 @@ def _listed(files: Mapping[int, str], texts: Mapping[int, str]) -> str:
     return ", ".join(f"{files[channel]} is {text}" for channel, text in texts.items())
 
 
-def _axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:
+def axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:
     """Return a message if the axes of a case have other directions than those of all training images."""
     if axis_codes is None or not training_axes or axis_codes in training_axes:
         return ()

@@ -12,6 +12,8 @@ ABSOLUTE, RELATIVE = 1e-4, 1e-5
 
 Files store labels as floating-point numbers, or as integers with a slope of about seven digits.
 """
+NOISE = 1e-7
+"""What computations leave of 0 in single precision. A segmentation without labels may have such voxels."""
 MOST_EXAMPLES = 5
 
 
@@ -25,7 +27,7 @@ def whole_numbers(segmentation: np.ndarray, file: str) -> np.ndarray:
         file: its file, for errors.
 
     Raises:
-        ModalityError: voxels differ from whole numbers by more than rounding errors.
+        ModalityError: voxels differ from whole numbers by more than rounding errors, or rounding would leave only 0.
     """
     if segmentation.dtype.kind != "f":
         return segmentation
@@ -39,6 +41,11 @@ def whole_numbers(segmentation: np.ndarray, file: str) -> np.ndarray:
             f"{file} has {np.count_nonzero(~is_whole)} voxels that are not whole numbers: {_examples(odd)}. The voxels "
             "of a segmentation must be labels. If it was resampled, use nearest-neighbor interpolation. If it was "
             "rescaled, store the labels themselves."
+        )
+    if not rounded.any() and np.abs(segmentation).max() > NOISE:
+        raise ModalityError(
+            f"{file} has only voxels that are almost 0: {_examples(np.unique(segmentation[segmentation != 0]))}. The "
+            "voxels of a segmentation must be labels. If it was rescaled, store the labels themselves."
         )
     return rounded
 

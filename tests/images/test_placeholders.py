@@ -130,3 +130,12 @@ def test_images_that_differ_only_outside_of_the_sample_are_no_copies():
     other[:50] = GENERATOR.normal(size=(50, 1000))
     assert copies(np.stack([base, other]), [0, 1]) == {}
     assert copies(np.stack([base, 2 * base]), [0, 1]) == {1: (0, False)}
+
+
+def test_parts_with_nothing_but_background_do_not_hide_a_difference():
+    """Most of a skull-stripped image is zero, and its middle may be the border between two slices."""
+    images = np.zeros((2, 20, 100, 200))
+    images[:, ::2, 40:60] = GENERATOR.normal(size=(2, 10, 20, 200))
+    assert copies(images, [0, 1]) == {}
+    images[1] = -2 * images[0]
+    assert copies(images, [0, 1]) == {1: (0, False)}

@@ -48,3 +48,11 @@ def test_labels_that_dataset_json_lacks_are_refused_but_not_the_ignore_label():
     require_known(np.array([[0, 1], [2, 3]], dtype=np.float32), "x.nii.gz", dataset_json)
     with pytest.raises(ModalityError, match=facts("x.nii.gz", "voxels with -1, 4, 255,", "0, 1, 2, 3")):
         require_known(np.array([0, 255, 4, -1, 1], dtype=np.float32), "x.nii.gz", dataset_json)
+
+
+@pytest.mark.parametrize("scale", [5e-5, 1e-6])
+def test_labels_that_rounding_would_remove_are_refused(scale):
+    labels = np.array([[0, 1], [2, 0]], dtype=np.float32)
+    with pytest.raises(ModalityError, match=facts("label.nii.gz", "almost 0")):
+        whole_numbers(labels * np.float32(scale), "label.nii.gz")
+    assert not whole_numbers(labels * np.float32(1e-9), "label.nii.gz").any()  # noise around 0

@@ -4,19 +4,20 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.reading import CaseImages, read_channels
+from nnunet_moe.images.reading import CaseImages, axes_notes, read_channels
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
+from nnunet_moe.preprocessing import training_axes
 
 FILE = "packaged.json"
 
@@ -144,7 +145,10 @@ class CaseModel:
             require_readable(file)
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
         images = read_channels(self._reader, by_channel, self.modalities)
-        return SentImages(images, next(iter(files.values())), time.perf_counter() - start)
+        first = next(iter(files.values()))
+        axes = axes_notes(str(first), images.axis_codes, training_axes(self._context.plans))
+        images = replace(images, notes=(*images.notes, *axes))
+        return SentImages(images, first, time.perf_counter() - start)
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
         """Segment a case, on the same CPU with the same result in every voxel as `nnunet_moe predict`.

@@ -13,6 +13,7 @@ from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.reading import read_segmentation_of
+from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.requirement import Requirement
@@ -63,6 +64,7 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
     previous = None
     if case.previous_stage is not None:
         previous, of_grid = read_segmentation_of(case.previous_stage, context.reader(), first, images)
+        require_known(previous, case.previous_stage, context.dataset_json)
         notes = (*notes, *of_grid)
     data, properties = context.preprocess(image, images.properties, previous)
     names = context.modalities
