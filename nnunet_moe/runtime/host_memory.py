@@ -19,7 +19,7 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 def _of_machine(file: Path) -> int | None:
     try:
-        lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, KeyError, IndexError):
         return None
@@ -65,8 +65,8 @@ def _with_parents(top: Path, path: str) -> list[Path]:
 def _of_group(files: tuple[Path, Path, Path]) -> int | None:
     """Return what is left of a limit. Files in the cache count as used, but the system frees them when it must."""
     try:
-        limit, used = (int(file.read_text()) for file in files[:2])
-        statistics = dict(line.split() for line in files[2].read_text().splitlines())
+        limit, used = (int(file.read_text(encoding="utf-8")) for file in files[:2])
+        statistics = dict(line.split() for line in files[2].read_text(encoding="utf-8").splitlines())
         return max(0, limit - used + int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0))))
     except (OSError, ValueError):
         return None

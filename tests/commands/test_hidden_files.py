@@ -70,4 +70,4 @@ def test_a_folder_with_the_name_of_an_image_is_named(folder):
     file.mkdir()
     write(file / "b_0001.nii.gz", IMAGE)
     with pytest.raises(ModalityError, match=r"b_0001\.nii\.gz cannot be read: it is a folder\. "):
-        read_channels(SimpleITKIO(), {0: str(folder / "images" / "b_0000.nii.gz"), 1: str(file)}, num_channels=2)
+        read_channels(SimpleITKIO(), {0: str(folder / "images" / "b_0000.nii.gz"), 1: str(file)}, ["A", "B"])

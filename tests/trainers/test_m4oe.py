@@ -164,7 +164,8 @@ def test_a_case_of_two_kinds_is_an_error_in_prediction(raw, trained_m4oe, tmp_pa
     (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")
     predictor.initialize_from_trained_model_folder(str(folder), (0,))
     with pytest.raises(ModalityError, match=facts("CT+MR")):
-        predictor.predict_single_npy_array(np.ones((2, 20, 22, 20), np.float32), {"spacing": [1, 1, 1]})
+        image = np.arange(2 * 20 * 22 * 20, dtype=np.float32).reshape(2, 20, 22, 20)
+        predictor.predict_single_npy_array(image, {"spacing": [1, 1, 1]})
 
 
 def test_a_case_of_a_kind_that_there_is_not_is_an_error(raw, trained_m4oe, tmp_path):

@@ -110,7 +110,7 @@ class Request:
         default=None,
         metavar="TABLE",
         group="modalities and labels",
-        help="read the patient of each case from this table with a column named case, e.g. a CSV file",
+        help="read the patient of each case from this table with a column named case, e.g. a CSV file (default: none)",
     )
     """None: the patterns contain the patient, or each case is a separate patient."""
     num_processes: int = option(

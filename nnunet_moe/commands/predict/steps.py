@@ -55,7 +55,8 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
 
 
 def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requirement, start: float) -> PreparedCase:
-    states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file()}
+    # a file that cannot be read is left to the reader, which says why
+    states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file() and os.access(file, os.R_OK)}
     images = context.read(case.images)
     if requirement.refuse_copies:
         images.require_no_copies()
