@@ -41,7 +41,7 @@ def read_patients(file: Path, column: str = PATIENT) -> dict[str, str]:
     """Return case -> patient from a table with comma, semicolon or tab between its columns.
 
     Args:
-        file: the table; its first line names the columns, one of which is `case`.
+        file: the table; its first line names the columns. One is `case`.
         column: the name of the column of the patients.
 
     Raises:

@@ -191,15 +191,15 @@ def read_channels(
             notes.append(note)
         if (value := single_value(data)) is None:
             image[channel] = data
-            notes += [f"{file} {why}: perhaps a placeholder for a missing modality" for why in _suspicions(data)]
+            if (why := suspicion(data)) is not None:
+                notes.append(f"{file} {why}: perhaps a placeholder for a missing modality")
         else:
             constants[channel] = constant_text(value)
             notes.append(constant_note(value, file))
     assert first is not None
     if constants.keys() == files.keys():
-        raise ModalityError(
-            f"No usable image: {_listed(files, constants)}. Add a file of at least one modality, or remove the case."
-        )
+        listed = ", ".join(f"{files[channel]} is {text}" for channel, text in constants.items())
+        raise ModalityError(f"No usable image: {listed}. Add a file of at least one modality, or remove the case.")
     order = [channel for channel in dict.fromkeys((*originals, *sorted(files))) if channel in files.keys() - constants]
     found = {
         channel: (copy_text(modalities[original], is_equal=is_equal), is_equal)
@@ -335,14 +335,6 @@ def _why(file: str, error: Exception) -> str:
     if not os.access(file, os.R_OK):
         return "there is no permission"
     return f"{error}".strip() or type(error).__name__
-
-
-def _suspicions(channel: np.ndarray) -> list[str]:
-    return [] if (why := suspicion(channel)) is None else [why]
-
-
-def _listed(files: Mapping[int, str], texts: Mapping[int, str]) -> str:
-    return ", ".join(f"{files[channel]} is {text}" for channel, text in texts.items())
 
 
 def axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:

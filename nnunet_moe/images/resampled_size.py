@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import get_bbox_from_mask
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
 from nnunet_moe.errors import ModalityError
@@ -26,7 +27,8 @@ def require_resampled_size(
     Raises:
         ModalityError: the images are too small or too large.
     """
-    shape = np.array(_cropped_shape(data))[list(transpose)]
+    box = get_bbox_from_mask((data != 0).any(0))  # to which nnU-Net crops
+    shape = np.array([end - start for start, end in box])[list(transpose)]
     own = [float(spacing[axis]) for axis in transpose]
     wanted = [*own[: len(own) - len(target)], *target]  # in 2D, nnU-Net keeps the distance of the slices
     resampled = [int(length) for length in compute_new_shape(shape, own, wanted)]
@@ -42,14 +44,6 @@ def require_resampled_size(
             f"{text}. These need {needed / 1e9:.0f} GB of memory, but {available / 1e9:.0f} GB are available. Perhaps "
             "the header says a wrong spacing. Correct it, or use a machine with more memory."
         )
-
-
-def _cropped_shape(data: np.ndarray) -> list[int]:
-    """Return the size of the box in which any channel is not zero, to which nnU-Net crops."""
-    is_used = (data != 0).any(0)
-    axes = range(is_used.ndim)
-    along = [np.flatnonzero(is_used.any(tuple(other for other in axes if other != axis))) for axis in axes]
-    return [int(indices[-1] - indices[0]) + 1 for indices in along]
 
 
 def _sizes(spacing: Sequence[float]) -> str:
