@@ -21,10 +21,14 @@ from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_c
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.labels.voxels import MOST_EXAMPLES
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
+
+MOST_ODD = 0.1
+"""The largest share of segmentations that may hold other values than -labels. If more do, -labels must be wrong."""
 
 
 def import_dataset(request: Request) -> Imported:
@@ -32,7 +36,8 @@ def import_dataset(request: Request) -> Imported:
 
     Raises:
         SettingsError: options do not fit together, or the dataset already exists.
-        ModalityError: no case has a segmentation, or nnU-Net does not accept the labels.
+        ModalityError: no case has a segmentation, or nnU-Net does not accept the labels. A case whose segmentation has
+            other values than the requested labels is skipped, unless these are many.
         ModelError: `nnUNet_raw` is not set.
     """
     folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
@@ -48,7 +53,9 @@ def import_dataset(request: Request) -> Imported:
     spacings = find_spacings(cases) if reader is Tiff3DIO else None
     read, unreadable = _read(request, cases, reader, spacings)
     problems += unreadable
-    cases = {name: case for name, case in cases.items() if name in read}
+    odd = _cases_with_other_labels(request, cases, read)
+    problems += [Problem(file, reason) for name, reason in odd.items() for file in cases[name].files]
+    cases = {name: case for name, case in cases.items() if name in read and name not in odd}
     filled = [
         Problem(case.images[names[channel]], f"{names[channel]} of {name} is {why}.")
         for name, case in cases.items()
@@ -71,7 +78,7 @@ def import_dataset(request: Request) -> Imported:
             f"{_examples(problems)}"
         )
     patients = patients_of_cases(request, {**training, **test})
-    labels = _labels(request, {name: read[name].labels for name in training})
+    labels = _labels(request, training, read)
     imported = Imported(
         folder, _availability(training, read, names), _availability(test, read, names) if test else None
     )
@@ -187,27 +194,67 @@ def _without_spacing(cases: Mapping[str, FoundCase], spacings: Spacings) -> list
     return [Problem(file, reason) for name, case in cases.items() if name not in spacings.files for file in case.files]
 
 
-def _labels(request: Request, found: Mapping[str, frozenset[int]]) -> dict[str, int]:
-    """Return name -> value of the requested labels, or of the labels in the segmentations."""
-    values = set().union(*found.values()) - {0}
-    wanted = range(1, max(values, default=0) + 1) if request.labels is None else request.labels.values()
-    if odd := values - set(wanted):
-        cases = [name for name, labels in found.items() if labels & odd]
+def _cases_with_other_labels(
+    request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]
+) -> dict[str, str]:
+    """Return the cases whose segmentations hold other values than -labels, with the reason.
+
+    Raises:
+        ModalityError: these are so many that rather -labels must be wrong.
+    """
+    if request.labels is None:
+        return {}
+    allowed, labeled = {0, *request.labels.values()}, [name for name in read if cases[name].label is not None]
+    odd = {name: values for name in labeled if (values := sorted(read[name].labels - allowed))}
+    reasons = {
+        name: f"It belongs to {name}, which cannot be used: {cases[name].label} holds {_some(values)}. The labels of "
+        f"-labels are {', '.join(f'{label}={value}' for label, value in request.labels.items())}. Correct the "
+        "segmentation or -labels."
+        for name, values in odd.items()
+    }
+    if len(odd) > max(1, MOST_ODD * len(labeled)):
+        text = "".join(f"\n  {cases[name].label}: {_some(values)}" for name, values in list(odd.items())[:5])
         raise ModalityError(
-            f"{len(cases)} segmentations ({cases[0]}, ...) hold {', '.join(map(str, sorted(odd)))}, but -labels are "
-            f"{dict(request.labels or {})}. Correct the segmentations or -labels."
+            f"{len(odd)} of {len(labeled)} segmentations hold other values than -labels {dict(request.labels)}, such as"
+            f"{text}\nCorrect -labels or the segmentations."
         )
+    return reasons
+
+
+def _labels(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> dict[str, int]:
+    """Return name -> value of the requested labels, or of the labels in the segmentations.
+
+    Raises:
+        ModalityError: the values in the segmentations have gaps, or there is only the background.
+    """
     if request.labels is not None:
         return dict(request.labels)
-    if missing := sorted(set(wanted) - values):
-        raise ModalityError(
-            f"The segmentations hold {', '.join(map(str, sorted(values)))}, but not {', '.join(map(str, missing))}. "
-            "nnU-Net needs 1, 2, 3 and so on, without gaps. Change the labels. If some labels just do not "
-            "occur in these cases, name all of them with -labels."
-        )
+    by_value: dict[int, list[str]] = {}
+    for name in cases:
+        for value in read[name].labels - {0}:
+            by_value.setdefault(value, []).append(str(cases[name].label))
+    values = sorted(by_value)
     if not values:
         raise ModalityError("The segmentations hold only 0. If that is correct, name the labels with -labels.")
-    return {f"label_{value}": value for value in sorted(values)}
+    missing = sorted(set(range(1, len(values) + 1)) - by_value.keys())
+    if missing:
+        rarest = sorted(values, key=lambda value: (len(by_value[value]), value))[:5]
+        text = "".join(
+            f"\n  {value} is in {len(by_value[value])} of {len(cases)}, such as {by_value[value][0]}"
+            for value in rarest
+        )
+        raise ModalityError(
+            f"The segmentations hold {_some(values)}, but not {_some(missing)}. nnU-Net needs 1, 2, 3 and so on, "
+            f"without gaps. The rarest values:{text}\nIf some are mistakes, name the right labels with -labels, and "
+            "the few cases with other values are not placed. If labels just do not occur in these cases, name all of them "
+            "with -labels. Otherwise change the labels."
+        )
+    return {f"label_{value}": value for value in values}
+
+
+def _some(values: Sequence[int]) -> str:
+    more = f" and {len(values) - MOST_EXAMPLES} other values" if len(values) > MOST_EXAMPLES else ""
+    return ", ".join(map(str, values[:MOST_EXAMPLES])) + more
 
 
 def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], names: Sequence[str]) -> Availability:

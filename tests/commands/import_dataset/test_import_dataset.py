@@ -279,12 +279,62 @@ def test_labels_are_looked_at(brats, raw):
     file = brats / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz"
     image = sitk.ReadImage(str(file))
     sitk.WriteImage(image * 3, str(file))
-    with pytest.raises(SystemExit, match=facts("1, 3", "not 2", "1, 2, 3")):
-        import_(brats, *BRATS, *SEGMENTATION)
     with pytest.raises(
-        SystemExit, match=facts("1 segmentations", "BraTS-GLI-00001-000", "hold 3", "-labels", "{'a': 1}")
+        SystemExit, match=facts("1, 3", "not 2", "1, 2, 3", f"3 is in 1 of 2, such as {file.resolve()}")
     ):
-        import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1")
+        import_(brats, *BRATS, *SEGMENTATION)
     import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1", "b=2", "c=3")
     with pytest.raises(SystemExit, match=facts("already exists")):
         import_(brats, *BRATS, *SEGMENTATION, "-labels", "a=1", "b=2", "c=3")
+
+
+@pytest.fixture
+def labels_of_cases(tmp_path):
+    """Write one image and one segmentation for each set of labels, and return the folder."""
+
+    def write_cases(*labels: tuple[int, ...]) -> Path:
+        for number, values in enumerate(labels):
+            image, segmentation = np.zeros((2, *SHAPE), dtype=np.float32)
+            image.flat[number] = 1
+            segmentation.flat[: len(values)] = values
+            write(tmp_path / "cases" / f"c{number:02d}-a.nii.gz", image)
+            write(tmp_path / "cases" / f"c{number:02d}-seg.nii.gz", segmentation)
+        return tmp_path / "cases"
+
+    return write_cases
+
+
+A_AND_SEGMENTATION = ("-m", "A={case}-a.nii.gz", "-l", "{case}-seg.nii.gz")
+
+
+def test_a_segmentation_with_another_value_than_the_labels_costs_only_its_case(labels_of_cases, raw, capsys):
+    source = labels_of_cases((1,), (1, 255), (1, 2), (2,)).resolve()
+    import_(source, *A_AND_SEGMENTATION, "-labels", "a=1", "b=2")
+    folder = raw / "Dataset920_Imported"
+    assert sorted(path.name[:3] for path in (folder / "labelsTr").iterdir()) == ["c00", "c02", "c03"]
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
+    told = report(folder)
+    assert set(told) == {"c01-a.nii.gz", "c01-seg.nii.gz"} and {what for what, _ in told.values()} == {"not placed"}
+    for text in (told["c01-a.nii.gz"][1], told["c01-seg.nii.gz"][1], capsys.readouterr().out):
+        assert f"{source / 'c01-seg.nii.gz'} holds 255. The labels of -labels are a=1, b=2." in text
+
+
+def test_many_segmentations_with_other_values_mean_that_the_labels_are_wrong(labels_of_cases, raw):
+    source = labels_of_cases((1, 3), (2, 3, 4), (1, 2)).resolve()
+    with pytest.raises(
+        SystemExit,
+        match=facts("2 of 3 segmentations", "{'a': 1, 'b': 2}", f"{source / 'c01-seg.nii.gz'}: 3, 4", "-labels"),
+    ):
+        import_(source, *A_AND_SEGMENTATION, "-labels", "a=1", "b=2")
+    assert not list(raw.iterdir())
+
+
+def test_values_with_a_gap_are_named_with_the_segmentations_that_hold_the_rarest(labels_of_cases, raw):
+    source = labels_of_cases((1,), (1, 255), (1,)).resolve()
+    with pytest.raises(
+        SystemExit,
+        match=facts("1, 255", "not 2", f"255 is in 1 of 3, such as {source / 'c01-seg.nii.gz'}", "with -labels"),
+    ):
+        import_(source, *A_AND_SEGMENTATION)
+    import_(source, *A_AND_SEGMENTATION, "-labels", "a=1")
+    assert len(list((raw / "Dataset920_Imported" / "labelsTr").iterdir())) == 2
