@@ -5,8 +5,9 @@ the missing channels are set to NaN.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.contrast import Contrast
 from nnunet_moe.images.dimension import require_volume
+from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.placeholders import constant_note, single_value
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of
 from nnunet_moe.images.resampled_size import require_resampled_size
@@ -37,6 +40,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
     """Whether cases with more than one available channel are refused."""
     for_training: bool = False
     """Whether training cases are preprocessed; `run_case_save` sets it, which nnU-Net only calls for them."""
+    _files: Mapping[int, str] = MappingProxyType({})  # channel -> file of the current case, where `run_case` read it
+    _sources: Sequence[str] = ()  # how messages on the current case call its channels: by file, or by modality
 
     def run_case_save(
         self,
@@ -86,8 +91,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
 
         Raises:
             ModalityError: a file name has no channel of this dataset, or two files have the same channel. Or files
-                differ in geometry, a voxel is not finite, no channel is available, the model needs other modalities, or
-                the images are a slice for a 3D model.
+                differ in geometry, a voxel is not finite, single voxels make a channel flat, no channel is available,
+                the model needs other modalities, or the images are a slice for a 3D model.
         """
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
@@ -100,7 +105,11 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             labels, notes = read_segmentation_of(seg_file, reader, min(image_files), images, largest_shift=np.inf)
             _log(notes)
             seg = labels[None]
-        return self.run_case_npy(image, seg, images.properties, plans_manager, configuration_manager, dataset_json)
+        self._files = files_by_channel(image_files, dataset_json)
+        try:
+            return self.run_case_npy(image, seg, images.properties, plans_manager, configuration_manager, dataset_json)
+        finally:
+            self._files = {}
 
     def used_channels(
         self, images: CaseImages, first_file: str, configuration_manager: ConfigurationManager, dataset_json: dict
@@ -149,9 +158,9 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             As `run_case`.
 
         Raises:
-            ModalityError: there are not K channels, a channel has some voxels that are NaN or infinite, no channel is
-                available, the model needs other modalities, or the array is a slice for a 3D model. Or its spacing
-                would make it too small or too large.
+            ModalityError: there are not K channels, a channel has some voxels that are NaN or infinite, single voxels
+                make a channel flat, no channel is available, the model needs other modalities, or the array is a slice
+                for a 3D model. Or its spacing would make it too small or too large.
         """
         dataset_json = _loaded(dataset_json)
         names = channel_names(dataset_json)
@@ -182,12 +191,34 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             configuration_manager.spacing,
             plans_manager.transpose_forward,
         )
+        self._sources = [
+            f"{self._files[channel]} ({name})" if channel in self._files else f"The {name}"
+            for channel, name in enumerate(names)
+        ]
         data, seg_or_border, properties = super().run_case_npy(
             zeros_where_absent, seg, properties, plans_manager, configuration_manager, dataset_json
         )
-        _require_finite(data[available], [name for name, is_there in zip(names, available, strict=True) if is_there])
+        _require_finite(data[available], np.array(self._sources)[available].tolist())
         data[~available] = np.nan
         return data, seg_or_border, properties
+
+    def _normalize(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray,
+        configuration_manager: ConfigurationManager,
+        foreground_intensity_properties_per_channel: dict,
+    ) -> np.ndarray:
+        """Normalize the channels `(K, *space)`, which nnU-Net has cropped, and make sure that they keep a contrast."""
+        before = [Contrast.of(channel) for channel in data]
+        data = super()._normalize(data, seg, configuration_manager, foreground_intensity_properties_per_channel)
+        checked = zip(before, data, self._sources, strict=True)
+        _log(
+            note
+            for contrast, channel, source in checked
+            if contrast is not None and (note := contrast.note(channel, source)) is not None
+        )
+        return data
 
     def _require_volume(
         self, image: np.ndarray, properties: dict, configuration_manager: ConfigurationManager, name: str
@@ -263,22 +294,22 @@ def training_axes(plans_manager: PlansManager) -> tuple[str, ...]:
     return tuple(plans_manager.plans.get(AXIS_CODES, {}))
 
 
-def _require_finite(data: np.ndarray, names: Sequence[str]) -> None:
+def _require_finite(data: np.ndarray, sources: Sequence[str]) -> None:
     """Make sure that preprocessed channels are not NaN, which would mean that they are missing.
 
     Args:
         data: `(channels, *space)`, the available channels.
-        names: their names.
+        sources: their files or modalities.
 
     Raises:
         ModalityError: a voxel is NaN or infinite.
     """
-    for channel, name in zip(data, names, strict=True):
+    for channel, source in zip(data, sources, strict=True):
         if not np.isfinite(channel).all():
             raise ModalityError(
-                f"The preprocessed {name} has voxels that are NaN or infinite. Its voxels are too large, or the plans "
-                "have no usable intensities for this modality. Repair the image, or plan with training cases that have "
-                "this modality."
+                f"{source} has voxels that are NaN or infinite after the preprocessing. They are too large, or the "
+                "plans have no usable intensities for this modality. Repair the image, or plan with training cases "
+                "that have this modality."
             )
 
 

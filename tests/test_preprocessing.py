@@ -139,6 +139,56 @@ def test_large_voxels_that_nnunet_can_normalize_are_used(setup, copied_case):
     assert np.isfinite(setup.run(copied_case)[0]).all()
 
 
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "RescaleTo01Normalization"])
+@pytest.mark.parametrize("hot", [1e9, 1e13, -1e9])
+def test_one_voxel_that_makes_all_others_flat_is_an_error_that_names_the_file_and_the_voxel(
+    setup, copied_case, hot, scheme
+):
+    def spoil(array):
+        array = array.astype(np.float32)
+        array[10, 12, 14] = hot
+        return array
+
+    setup.configuration.configuration["normalization_schemes"] = [scheme] * 3
+    rewrite(copied_case[2], spoil)
+    with pytest.raises(ModalityError, match=facts(copied_case[2], f"{hot:.4g}", "constant", "clip")):
+        setup.run(copied_case)
+    image = np.stack([sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(np.float32) for file in copied_case])
+    with pytest.raises(ModalityError, match=facts("The FLAIR", f"{hot:.4g}")):
+        setup.run_npy(image)
+    assert np.isfinite(setup.run(copied_case[:2])[0][:2]).all()
+
+
+def test_ct_normalization_clips_such_a_voxel_so_the_image_is_used(setup, copied_case, capsys):
+    setup.configuration.configuration["normalization_schemes"] = ["ZScoreNormalization"] * 2 + ["CTNormalization"]
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(copied_case[2]))).astype(np.float32)
+    properties = setup.plans.plans["foreground_intensity_properties_per_channel"]["2"]
+    properties |= {"mean": 0.0, "std": float(values.std()), "percentile_00_5": -1e4, "percentile_99_5": 1e4}
+    spoilt = values.copy()
+    spoilt[10, 12, 14] = 1e9
+    rewrite(copied_case[2], lambda _: spoilt)
+    assert np.isfinite(setup.run(copied_case)[0]).all()
+    assert "constant" not in capsys.readouterr().out
+    rewrite(copied_case[2], lambda _: values / 1e4)  # in another unit than the training cases
+    setup.run(copied_case)
+    assert f"{copied_case[2]} (FLAIR): 98 % of the voxels" in (out := capsys.readouterr().out) and "unit" in out
+
+
+def test_an_image_that_is_constant_where_the_images_are_not_zero_is_noted(setup, copied_case, capsys):
+    """nnU-Net crops to this region, so only zeros are left after the normalization."""
+
+    def only_a_block(array):
+        array = np.zeros_like(array)
+        array[4:8, 4:8, 4:8] = 7
+        return array
+
+    rewrite(copied_case[1], only_a_block)
+    assert not setup.run(copied_case[1:2])[0][1].any()
+    assert f"{copied_case[1]} (T2w) has a single value in the region" in capsys.readouterr().out
+    assert setup.run(copied_case[:2])[0][1].any()  # the other image makes the region larger
+    assert "single value in the region" not in capsys.readouterr().out
+
+
 def test_what_becomes_nan_in_the_normalization_is_an_error_that_names_the_modality(setup, copied_case):
     setup.configuration.configuration["normalization_schemes"] = ["ZScoreNormalization"] * 2 + ["CTNormalization"]
     properties = setup.plans.plans["foreground_intensity_properties_per_channel"]["2"]
