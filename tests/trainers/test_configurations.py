@@ -173,11 +173,12 @@ def test_the_cascade(dataset, tmp_path):
     finer = ("-overwrite_target_spacing", 0.5, 0.5, 0.5, "-overwrite_plans_name", plans)
     command("nnUNetv2_plan_experiment", "-d", 901, "-gpu_memory_target", 0.05, *finer)
     command("nnUNetv2_preprocess", "-d", 901, "-plans_name", plans, "-c", "3d_fullres", "3d_lowres", "-np", 1, 1)
-    shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_lowres", "3d_cascade_fullres", patch_size=[40] * 3)
-    cases = sorted(file.name[:-7] for file in (dataset.raw / "labelsTr").iterdir())
+    shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_lowres", patch_size=[40] * 3)
+    shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_cascade_fullres", patch_size=[32] * 3)
+    cases = sorted(file.name[:-7] for file in (dataset.raw / "labelsTr").iterdir())[:2]
     splits = dataset.plans_file.with_name("splits_final.json")
     before = splits.read_text() if splits.exists() else None
-    splits.write_text(json.dumps([{"train": cases, "val": cases}]))  # one training predicts all cases
+    splits.write_text(json.dumps([{"train": cases, "val": cases}]))  # one training predicts all that the next needs
 
     train(901, "3d_lowres", plans=plans).perform_actual_validation()
     trainer = train(901, "3d_cascade_fullres", plans=plans)
