@@ -38,7 +38,8 @@ def test_no_command_takes_them_for_cases(folder):
     assert cases.keys() == {"a", "b"} and strays == []
     found, failures = find_cases(images, ".nii.gz", None, num_parts=1, part_id=0)
     assert [case.name for case in found] == ["a", "b"] and failures == []
-    assert [case.name for case in folder_cases(images, labels, ".nii.gz")] == ["a", "b"]
+    scored, notes = folder_cases(images, labels, ".nii.gz")
+    assert [case.name for case in scored] == ["a", "b"] and notes == []
     assert cases_of(labels) == ("a", "b")
 
 

@@ -9,6 +9,9 @@ from nnunet_moe.runtime.options import read_request
 
 EXAMPLE = "nnunet_moe evaluate -d 502 -c 3d_fullres -tr nnUNetTrainerMoESD nnUNetTrainerModalityDropout -o scores"
 
+MOST_SHOWN = 10
+"""How many failures are printed."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -29,5 +32,10 @@ def run(namespace: argparse.Namespace) -> None:
     print(code_table(results, results.shown_labels[0]).markdown())
     print(f"Report: {report}")
     print(evaluation.network_time.sentence())
-    if num_failed := len(results.failures):
-        sys.exit(f"Failed segmentations: {num_failed}. The report lists them with the reasons. Fix these and rerun.")
+    if failed := results.failures_by_reason():
+        shown = "\n".join(f"  {line}" for line in failed[:MOST_SHOWN])
+        more = f"\n  ... and {len(failed) - MOST_SHOWN} more" if len(failed) > MOST_SHOWN else ""
+        sys.exit(
+            f"Failed segmentations: {len(results.failures)}\n{shown}{more}\n{report} lists all of them with the "
+            "reasons. Fix these and rerun."
+        )

@@ -41,6 +41,8 @@ class Evaluation:
     models: dict[str, dict]
     """Model -> what its scores depend on, apart from the cases."""
     network_time: NetworkTime
+    notes: Sequence[str] = ()
+    """Messages on files that belong to no scored case."""
 
 
 def score_models(request: Request) -> Evaluation:
@@ -60,7 +62,9 @@ def score_models(request: Request) -> Evaluation:
     models = {trainer: find_models(request.models.of_trainer(trainer)) for trainer in request.models.trainers}
     dataset_json = _dataset_json([model for found in models.values() for model in found])
     modalities = channel_names(dataset_json)
-    parts = _parts(request, dataset, dataset_json["file_ending"])
+    parts, notes = _parts(request, dataset, dataset_json["file_ending"])
+    for note in notes:
+        print(f"WARNING: {note}")
     cases = [case for part in parts for case in part.cases]
     codes = choose_codes(modalities, request.codes, request.num_codes, cases)
     labels = tuple(labels_of(dataset_json))
@@ -103,7 +107,7 @@ def score_models(request: Request) -> Evaluation:
         patients=_patients(request, dataset),
     )
     overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
-    return Evaluation(results, scored.gates, overlays, scored.models, network_time)
+    return Evaluation(results, scored.gates, overlays, scored.models, network_time, notes)
 
 
 @dataclass(frozen=True)
@@ -243,9 +247,11 @@ def _patients(request: Request, dataset: str) -> dict[str, str]:
     return patients_of(dataset)
 
 
-def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
+def _parts(request: Request, dataset: str, file_ending: str) -> tuple[list[Part], list[str]]:
+    """Return the cases to score, and messages on files that belong to none of them."""
     if request.images is not None and request.labels is not None:
-        return [Part(request.models.folds, tuple(folder_cases(request.images, request.labels, file_ending)))]
+        cases, notes = folder_cases(request.images, request.labels, file_ending)
+        return [Part(request.models.folds, tuple(cases))], notes
     parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.models.folds]
     names = [case.name for part in parts for case in part.cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -253,7 +259,7 @@ def _parts(request: Request, dataset: str, file_ending: str) -> list[Part]:
             f"Several of these folds validate the same cases: {', '.join(twice)}. Each case may count only once. "
             "Choose other folds with -f."
         )
-    return parts
+    return parts, []
 
 
 def _dataset_json(models: Sequence[ModelFolder]) -> dict:

@@ -17,6 +17,9 @@ from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, vis
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
+MOST_NAMED = 10
+"""How many names a message lists."""
+
 
 @dataclass(frozen=True)
 class ScoredCase:
@@ -90,29 +93,43 @@ def training_cases(dataset: str) -> dict[str, ScoredCase]:
     return {name: _case(name, paths["images"], paths["label"], file_ending) for name, paths in files.items()}
 
 
-def folder_cases(images: Path, labels: Path, file_ending: str) -> list[ScoredCase]:
+def folder_cases(images: Path, labels: Path, file_ending: str) -> tuple[list[ScoredCase], list[str]]:
     """Return the cases of a folder of images and a folder of labels. Images may be missing.
 
+    Returns:
+        The cases that have an image and a label; and messages on all other files.
+
     Raises:
-        ModalityError: a folder or all images are missing, or images and labels do not belong together.
+        ModalityError: a folder does not exist, or no case has an image and a label.
     """
     files, strays = list_cases(images, file_ending)
-    if strays:
-        raise ModalityError(
-            f"{strays[0]}: the name has no channel, or is not in UTF-8. Images must be named CASE_XXXX{file_ending}. "
-            "Rename or remove the file."
-        )
     if not labels.is_dir():
         raise ModalityError(f"-l {labels} is not a folder. Choose the folder of the labels.")
-    if not files:
-        raise ModalityError(f"-i {images} has no images. Images must be named CASE_XXXX{file_ending}.")
     labelled = {path.name.removesuffix(file_ending) for path in visible(labels) if path.name.endswith(file_ending)}
-    if alone := sorted(labelled ^ set(files)):
-        raise ModalityError(
-            f"{images} and {labels} must have the same cases. These are in only one of them: {', '.join(alone)}. Add "
-            "the missing files, or remove the others."
+    wanted = f"Images must be named CASE_XXXX{file_ending}, where XXXX is the channel."
+    notes = [
+        f"{text} {', '.join(found[:MOST_NAMED])}{f' and {len(found) - MOST_NAMED} more' * (len(found) > MOST_NAMED)}. "
+        f"{remedy}"
+        for found, text, remedy in (
+            (strays, "Not scored, because the names have no channel, or are not in UTF-8:", wanted),
+            (sorted(labelled - files.keys()), f"{images} has no image of these cases, which {labels} has:", wanted),
+            (sorted(files.keys() - labelled), f"{labels} has no label CASE{file_ending} of these cases:", "Add them."),
         )
-    return [_case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in files.items()]
+        if found
+    ]
+    notes += [
+        f"{images / name} and {labels / other} differ only in upper and lower case. Give both the same name."
+        for name in sorted(files.keys() - labelled)
+        for other in sorted(labelled - files.keys())
+        if name.lower() == other.lower()
+    ]
+    if not files.keys() & labelled:
+        listed = "".join(f"\n  {note}" for note in notes)
+        raise ModalityError(f"No case has an image in -i {images} and a label in -l {labels}. {wanted}{listed}")
+    cases = {name: paths for name, paths in files.items() if name in labelled}
+    return [
+        _case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in cases.items()
+    ], notes
 
 
 def _case(name: str, images: Sequence[str], label: str, file_ending: str) -> ScoredCase:

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
             section.add_figure(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
         sections.append(section)
     sections += _model_sections(evaluation, out / "figures")
-    write(report, _page(results, verdict(results, compared), sections, settings))
+    write(report, _page(results, verdict(results, compared), sections, settings, evaluation.notes))
     return report
 
 
@@ -175,7 +175,9 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(results: Results, outcome: str, sections: list[Section], settings: dict[str, Any]) -> str:
+def _page(
+    results: Results, outcome: str, sections: list[Section], settings: dict[str, Any], notes: Sequence[str]
+) -> str:
     names = ", ".join(short_name(trainer) for trainer in results.trainers)
     summary = (
         f"This evaluation scored {len(results.cases)} cases with {len(results.codes)} of the "
@@ -183,6 +185,7 @@ def _page(results: Results, outcome: str, sections: list[Section], settings: dic
     )
     if results.unscored:
         summary += f" {unscored_note(results)}"
+    summary = " ".join((summary, *notes))
     failures = failure_table(results).html() if len(results.failures) else ""
     title = f"{settings['dataset']} {settings['configuration']}: {names}"
     return page(title, [outcome], summary, sections, settings, failures)

@@ -5,6 +5,7 @@ models.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,14 @@ class Results:
         """The failed segmentations, one row each: trainer, fold, case, code, failure."""
         failed = self.table[self.table["failure"] != ""]
         return failed[["trainer", "fold", "case", "code", "failure"]].drop_duplicates(ignore_index=True)
+
+    def failures_by_reason(self) -> list[str]:
+        """Return one line for each case and reason, with the number of failed segmentations."""
+        counts = Counter(zip(self.failures["case"], self.failures["failure"], strict=True))
+        return [
+            f"{case} ({number} segmentation{'' if number == 1 else 's'}): {reason}"
+            for (case, reason), number in counts.items()
+        ]
 
     @property
     def reference_models(self) -> str | None:

@@ -246,8 +246,8 @@ def _labels(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str,
         raise ModalityError(
             f"The segmentations hold {_some(values)}, but not {_some(missing)}. nnU-Net needs 1, 2, 3 and so on, "
             f"without gaps. The rarest values:{text}\nIf some are mistakes, name the right labels with -labels, and "
-            "the few cases with other values are not placed. If labels just do not occur in these cases, name all of them "
-            "with -labels. Otherwise change the labels."
+            "the few cases with other values are not placed. If labels just do not occur in these cases, name all of "
+            "them with -labels. Otherwise change the labels."
         )
     return {f"label_{value}": value for value in values}
 

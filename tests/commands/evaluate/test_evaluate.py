@@ -31,7 +31,7 @@ from nnunet_moe.cli import main
 from nnunet_moe.commands.evaluate.evaluate import choose_codes
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.evaluate.metrics import METRICS
-from nnunet_moe.commands.evaluate.models import ScoredCase
+from nnunet_moe.commands.evaluate.models import ScoredCase, folder_cases
 from nnunet_moe.commands.evaluate.steps import score_labels
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.phantom import SIGNAL
@@ -332,7 +332,8 @@ def test_a_failure_is_shown_counted_and_repaired_by_the_next_run(models, dataset
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
     out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "T1w", "T2w")
-    with pytest.raises(SystemExit, match=facts("Failed segmentations: 2")):
+    said = ("Failed segmentations: 2", f"{CASE} (2 segmentations): {broken} cannot be read", out / "report.html")
+    with pytest.raises(SystemExit, match=facts(*said)):
         evaluate(out, *where)
     assert "1 failed" in capsys.readouterr().out
     failed = [row for row in rows_of(out) if row["failure"]]
@@ -516,17 +517,51 @@ def test_bad_options_are_one_sentence_and_leave_nothing(models, tmp_path, more, 
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_that_do_not_belong_together(models, dataset, tmp_path):
+def test_only_cases_with_an_image_and_a_label_are_scored_and_all_others_are_named(models, dataset, tmp_path, capsys):
     images, labels = copied(dataset, tmp_path)
-    (labels / f"{CASE}.nii.gz").rename(labels / "other.nii.gz")
-    where = ("-i", images, "-l", labels)
-    with pytest.raises(SystemExit, match=facts("only one of them", f"other, {CASE}")):
-        evaluate(tmp_path / "out", *where)
-    (images / f"{CASE}_0000.nii.gz").rename(images / "stranger.nii.gz")
-    with pytest.raises(SystemExit, match=facts("stranger.nii.gz", "no channel")):
-        evaluate(tmp_path / "out", *where)
+    out, where = tmp_path / "out", ("-i", images, "-l", labels, "-codes", "T1w")
+    shutil.copy(labels / f"{CASE}.nii.gz", labels / "other.nii.gz")
+    evaluate(out, *where)
+    assert {row["case"] for row in rows_of(out)} == {CASE, "phantomTs001"}
+    told = capsys.readouterr().out
+    assert re.search(facts("WARNING", images, "no image", labels, "other"), told)
+    assert re.search(facts("no image", "other"), (out / "report.html").read_text())
     with pytest.raises(SystemExit, match=facts(images, "not empty", "no evaluation")):
         evaluate(images, *where)
+
+
+def test_images_and_labels_are_paired_by_name(tmp_path):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder, names in (
+        (images, ("a_0000.nii", "a_0001.nii", "b_0000.nii", "Pat_0000.nii", "Pat2.nii")),
+        (labels, ("a.nii", "pat.nii", "Pat2.nii", "notes.txt")),
+    ):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    (case,), notes = folder_cases(images, labels, ".nii")
+    assert (case.name, case.label, case.channels) == ("a", str(labels / "a.nii"), {0, 1}) and len(case.images) == 2
+    assert len(notes) == 4
+    for note, said in zip(
+        notes,
+        (
+            (images / "Pat2.nii", "no channel", "CASE_XXXX.nii"),
+            (images, "no image", "Pat2, pat"),
+            (labels, "no label", "Pat, b"),
+            (images / "Pat", labels / "pat", "upper and lower case", "same name"),
+        ),
+        strict=True,
+    ):
+        assert re.search(facts(*said), note), note
+    (labels / "a.nii").unlink()
+    with pytest.raises(ModalityError, match=facts("No case", images, labels, "Pat, a, b")):
+        folder_cases(images, labels, ".nii")
+    many = [f"c{number:02d}" for number in range(12)]
+    for name in many:
+        (images / f"{name}_0000.nii").touch()
+    (images / "x_0000.nii").touch()
+    (labels / "x.nii").touch()
+    assert "Pat, a, b, c00, c01, c02, c03, c04, c05, c06 and 5 more." in folder_cases(images, labels, ".nii")[1][2]
 
 
 def test_more_than_five_modalities_ask_for_a_choice():
