@@ -6,7 +6,6 @@ Many datasets were completed with such files, because other programs need all of
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 ROUNDING = 1e-6
 """Relative range of values that still counts as one value: resampling a constant in single precision leaves this."""
@@ -16,10 +15,14 @@ MOSTLY = 0.999
 """The part of the voxels with the same value above which an image is suspect."""
 SAMPLE, PARTS = 100_000, 32
 """Two images are compared in at most so many parts of so many voxels."""
-SAME = 0.999
-"""The rank correlation of differences between neighboring voxels from which an image counts as a copy. Copies that were
-scaled or stored in whole numbers reach it. Two measurements do not, because neighbors differ mostly by noise. What they
-share, such as the background or a bright spot, adds few differences."""
+SAME = 0.99
+"""The part of the differences between voxels that must have the same sign in both images of a copy, both between
+neighbors and between voxels far apart. Any change of the gray values that keeps their order keeps the signs: scaling,
+rounding, clipping, a power or a logarithm. Two measurements do not reach it, as neighbors differ mostly by noise."""
+FEWEST = 30
+"""The fewest differences that can show a copy: in tiny images, signs agree by chance."""
+LEVELS = 16
+"""An image with at most so many values, such as a mask, counts as a copy only if it is equal in every voxel."""
 
 
 def single_value(channel: np.ndarray) -> float | None:
@@ -62,7 +65,7 @@ def suspicion(channel: np.ndarray) -> str | None:
 
 
 def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, bool]]:
-    """Find channels that are copies of others, also with other rounding or scale.
+    """Find channels that are copies of others, also with other gray values in the same or the opposite order.
 
     Args:
         image: `(K, *space)`, NaN in missing channels.
@@ -85,7 +88,7 @@ def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, b
 
 def copy_text(original: str, *, is_equal: bool) -> str:
     """Return how a message describes a copy."""
-    return f"equal to {original} in every voxel" if is_equal else f"a copy of {original} with other rounding or scale"
+    return f"equal to {original} in every voxel" if is_equal else f"a copy of {original} with other gray values"
 
 
 def _is_same_everywhere(one: np.ndarray, other: np.ndarray) -> bool:
@@ -93,14 +96,42 @@ def _is_same_everywhere(one: np.ndarray, other: np.ndarray) -> bool:
     starts = np.linspace(0, max(0, one.size - SAMPLE), num=max(1, min(PARTS, -(-one.size // SAMPLE))), dtype=int)
     parts = [(one[start : start + SAMPLE], other[start : start + SAMPLE]) for start in starts]
     parts.sort(key=lambda part: np.count_nonzero(np.diff(part[0])), reverse=True)
-    return all(_is_same(*part) for part in parts)
+    found = set()
+    for part in parts:
+        found.add(same := _is_same(np.stack(part).astype(np.float64)))
+        if same is False:
+            return False
+    return True in found
 
 
-def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-    steps = np.diff(np.stack([one, other]).astype(np.float64))
-    steps = steps[:, (steps != 0).any(0)]
-    if steps.shape[1] < 2:
-        return True  # nothing tells them apart here
-    ranks = rankdata(steps, axis=1) - (steps.shape[1] + 1) / 2
-    size = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
-    return bool(size > 0 and abs((ranks[0] * ranks[1]).sum()) >= SAME * size)
+def _is_same(pair: np.ndarray) -> bool | None:
+    """Return whether the voxels of two images have the same order, or None if too few of them differ.
+
+    The order may be inverted, but not in two images between 0 and 1: these may be probabilities with the sum 1.
+
+    Args:
+        pair: `(2, voxels)`.
+    """
+    near = _direction(np.diff(pair))
+    if near == 0 or (near == -1 and pair.min() >= 0 and pair.max() <= 1):
+        return False
+    far = _direction(pair[:, np.random.default_rng(0).permutation(pair.shape[1])] - pair)
+    if near is None or far is None:
+        return None
+    if near != far:
+        return False
+    return True if min(len(np.unique(image)) for image in pair) > LEVELS else None
+
+
+def _direction(steps: np.ndarray) -> int | None:
+    """Return whether differences in two images have the same sign (1), opposite ones (-1), or both (0).
+
+    Args:
+        steps: `(2, differences)`. If fewer than `FEWEST` are not zero in both images, the result is None.
+    """
+    signs = np.prod(np.sign(steps), axis=0)
+    same, opposite = int((signs > 0).sum()), int((signs < 0).sum())
+    if same + opposite < FEWEST:
+        return None
+    needed = SAME * (same + opposite)
+    return int(same >= needed) - int(opposite >= needed)

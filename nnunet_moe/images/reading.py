@@ -53,7 +53,7 @@ class CaseImages:
     placeholders: Mapping[int, str] = field(default_factory=dict)
     """Channel -> why its file seems to be a placeholder: it has a single value, or is equal to another one."""
     copies: tuple[str, ...] = ()
-    """Messages on files that are copies of others, also with other rounding or scale."""
+    """Messages on files that are copies of others, also with other gray values."""
     axis_codes: str | None = None
     """The directions of the axes of the files, such as `LPS`, or None if the format stores none."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from scipy.ndimage import gaussian_filter
 
 from facts import facts
 from nnunet_moe.errors import ModalityError
@@ -56,8 +57,26 @@ def test_an_image_with_several_values_is_available(tmp_path, image):
         (-T1W, False),
         (ONE_IN_MANY, False),
         (np.clip(T1W, 40, 160), False),
+        (np.round((T1W - T1W.min()) / np.ptp(T1W) * 255).astype(np.uint8), False),
+        (np.clip(T1W, 0, np.percentile(T1W, 99)), False),
+        (np.sqrt(T1W - T1W.min()), False),
+        (np.log1p(T1W - T1W.min()), False),
+        (-np.exp(-T1W / 50), False),
     ],
-    ids=["equal", "of another type", "scaled", "whole numbers", "inverted", "one voxel changed", "clipped"],
+    ids=[
+        "equal",
+        "of another type",
+        "scaled",
+        "whole numbers",
+        "inverted",
+        "one voxel changed",
+        "clipped",
+        "8 bits",
+        "clipped at p99",
+        "gamma",
+        "log",
+        "exponential",
+    ],
 )
 def test_a_copy_is_used_reported_and_refused_on_request(tmp_path, copy, is_equal):
     files = case(tmp_path, T1W, copy)
@@ -73,12 +92,25 @@ def test_a_copy_is_used_reported_and_refused_on_request(tmp_path, copy, is_equal
 
 PADDING = np.zeros(SHAPE, dtype=bool)
 PADDING[:, :3] = True
+Z, Y, X = np.indices(SHAPE).astype(float)
+SMOOTH = gaussian_filter(GENERATOR.normal(size=(2, *SHAPE)), (0, 3, 3, 3))
+HEAD = np.hypot(np.hypot(Z - 4, Y - 4), X - 3) < 3
+PROBABILITY = 1 / (1 + np.exp((100 - T1W) / 20))
 TISSUE = np.repeat(np.arange(9, dtype=np.float32), 56).reshape(SHAPE) * 100
 PAIRS = {
     "noise of a tenth of the contrast": (T1W, 3 * T1W + 3 * 2 * GENERATOR.normal(size=SHAPE)),
     "the same bright spot": tuple(np.where(np.arange(504).reshape(SHAPE) == 250, 1e5, image) for image in (T1W, FLAIR)),
     "the same padding": tuple(np.where(PADDING, -3024, image) for image in (T1W, FLAIR)),
     "flat tissue with noise": tuple(np.where(PADDING, 0, TISSUE + 0.01 * image) for image in (T1W, FLAIR)),
+    "coordinates z and y": (Z, Y),
+    "coordinates z and x": (Z, X),
+    "coordinates y and x": (Y, X),
+    "probabilities": (PROBABILITY, 1 - PROBABILITY),
+    "independent smooth fields": tuple(SMOOTH),
+    "the same smooth head": tuple(gaussian_filter(np.where(HEAD, image, 0), 2) for image in (T1W, FLAIR)),
+    "an image and a mask from it": (np.where(HEAD, T1W, 0), HEAD * 1.0),
+    "an image and its classes": (T1W, np.digitize(T1W, [60, 80, 100, 120])),
+    "two masks": (HEAD * 1.0, (Y > 4) * 1.0),
 }
 
 
@@ -87,6 +119,14 @@ def test_two_measurements_are_no_copies_whatever_they_share(tmp_path, pair):
     read = read_case(case(tmp_path, *(image.astype(np.float32) for image in pair)), SimpleITKIO(), DATASET_JSON)
     assert read.copies == () and read.placeholders == {}
     read.require_no_copies()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 1, 3), (1, 2, 2), (2, 2, 2)])
+@pytest.mark.parametrize("seed", range(20))
+def test_in_tiny_images_only_equal_voxels_make_a_copy(shape, seed):
+    image = np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32)
+    assert copies(image, [0, 1]) == {} and copies(np.stack([image[0], 2 * image[0]]), [0, 1]) == {}
+    assert copies(image[[0, 0]], [0, 1]) == {1: (0, True)}
 
 
 INSIDE = GENERATOR.random(SHAPE) < 0.5
