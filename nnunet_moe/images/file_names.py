@@ -81,7 +81,7 @@ def files_by_channel(image_files: Sequence[str], dataset_json: dict) -> dict[int
         if found is None or found[1] >= len(names):
             raise ModalityError(
                 f"{file} names no channel of this dataset. Names end in one of {allowed}, then {file_ending!r}. "
-                "Rename or remove the file."
+                "If its last digits are part of the case's name, add the channel. Otherwise rename or remove the file."
             )
         _, channel = found
         if channel in files:

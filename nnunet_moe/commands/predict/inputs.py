@@ -52,11 +52,20 @@ class Inputs:
     def are_same(self, case: str, files: Collection[str]) -> bool:
         """Return whether a case, which must be known, was predicted from exactly these files with these contents.
 
+        The folder of the images may have moved.
+
         Raises:
             OSError: a file cannot be read.
         """
-        states = self._states[case]
-        return states.keys() == set(files) and all(state.is_of(Path(path)) for path, state in states.items())
+        states, now = _by_place(case, self._states[case]), _by_place(case, files)
+        return states.keys() == now.keys() and all(
+            self._states[case][states[place]].is_of(Path(path)) for place, path in now.items()
+        )
+
+    def move(self, case: str, files: Collection[str]) -> None:
+        """Remember the present paths of the files of a case that are the same, see `are_same`."""
+        states, now = _by_place(case, self._states[case]), _by_place(case, files)
+        self._states[case] = {path: self._states[case][states[place]] for place, path in now.items()}
 
     def has_written(self, case: str, files: Collection[Path]) -> bool:
         """Return whether files still hold what was written for a case, or if that is not known.
@@ -115,3 +124,9 @@ class Inputs:
 
 def _as_json(states: States) -> dict[str, Any]:
     return {path: state.as_json() for path, state in states.items()}
+
+
+def _by_place(case: str, files: Collection[str]) -> dict[tuple[bool, str], str]:
+    """Return the paths of a case's files by what identifies them in any place: next to the images or not, and name."""
+    folders = {Path(file).parent for file in files if Path(file).name.startswith(f"{case}_")}
+    return {(Path(file).parent in folders, Path(file).name): file for file in files}

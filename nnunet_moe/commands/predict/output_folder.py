@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,10 @@ class OutputFolder:
             )
 
     def _is_done(self, case: CaseFiles) -> bool:
-        """Return whether an earlier run predicted a case from the same files, so that it can be kept."""
+        """Return whether an earlier run predicted a case from the same files, so that it can be kept.
+
+        If they lie in another folder now, the manifest and the inputs follow.
+        """
         prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(map(_has_content, outputs)):
@@ -146,10 +150,15 @@ class OutputFolder:
         try:
             files = files_by_channel(case.images, self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
-            if prediction.files != {modalities[channel]: file for channel, file in files.items()}:
-                return False
+            named = {modalities[channel]: file for channel, file in files.items()}
             if case.name in self.inputs:
-                return self.inputs.are_same(case.name, case.read)
+                if not self.inputs.are_same(case.name, case.read):
+                    return False
+                self.inputs.move(case.name, case.read)
+                self.manifest.predictions[case.name] = replace(prediction, files=named)
+                return True
+            if prediction.files != named:
+                return False
             return max(map(_changed, case.read)) <= min(output.stat().st_mtime for output in outputs)
         except (ModalityError, OSError):
             return False

@@ -80,7 +80,7 @@ class _Run:
         self._network_time = network_time
         self._cases, self._failures = find_cases(
             request.images,
-            context.dataset_json["file_ending"],
+            context.dataset_json,
             request.previous_stage,
             num_parts=request.num_parts,
             part_id=request.part_id,

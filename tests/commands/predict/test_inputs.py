@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.errors import ModelError
 from nnunet_moe.runtime.file_state import FileState
 
+DATASET_JSON = {"channel_names": {"0": "T1w", "1": "FLAIR", "2": "T2w"}, "file_ending": ".nii"}
 OLD = (10**18, 10**18)
 """Times in 2001, in nanoseconds."""
 
@@ -128,8 +130,70 @@ def test_the_spacing_next_to_tiff_images_is_a_file_of_the_case(tmp_path):
     (tmp_path / "lowres").mkdir()
     for name in ("a_0000.tif", "a_0001.tif", "b_0000.tif", "a.json", "b_0000.json", "lowres/a.json"):
         (tmp_path / name).touch()
-    a, b = find_cases(tmp_path, ".tif", tmp_path / "lowres", num_parts=1, part_id=0)[0]
+    a, b = find_cases(tmp_path, {**DATASET_JSON, "file_ending": ".tif"}, tmp_path / "lowres", num_parts=1, part_id=0)[0]
     images = [str(tmp_path / f"a_000{channel}.tif") for channel in (0, 1)]
     spacings = [str(tmp_path / "a.json"), str(tmp_path / "lowres" / "a.json")]
     assert a.read == [*images, str(tmp_path / "lowres" / "a.tif"), *spacings]
     assert b.read == [str(tmp_path / "b_0000.tif"), str(tmp_path / "lowres" / "b.tif")]
+
+
+def test_the_same_files_in_another_folder_are_the_same_and_their_new_paths_are_remembered(tmp_path):
+    names = ("a_0000.tif", "a_0001.tif", "a.json", "lowres/a.tif", "lowres/a.json")
+    (tmp_path / "in" / "lowres").mkdir(parents=True)
+    files = [old_file(tmp_path / "in" / name, name.encode()) for name in names]
+    inputs = remembered(tmp_path, *files)
+    (tmp_path / "in").rename(tmp_path / "moved")
+    moved = [str(tmp_path / "moved" / name) for name in names]
+    assert inputs.are_same("a", moved) and not inputs.are_same("a", moved[1:]) and not inputs.are_same("a", files)
+    inputs.move("a", moved)
+    inputs.write(["a"])
+    assert json.loads((tmp_path / "inputs.jsonl").read_text())["files"].keys() == set(moved)
+    old_file(tmp_path / "moved" / "a_0000.tif", b"A_0000.tif")
+    assert not inputs.are_same("a", moved)
+    old_file(tmp_path / "moved" / "a_0000.tif", b"a_0000.tif")
+    old_file(tmp_path / "moved" / "a.json", b"lowres/a.json")
+    old_file(tmp_path / "moved" / "lowres" / "a.json", b"a.json")
+    assert not inputs.are_same("a", moved)  # each has the contents of the other
+
+
+@pytest.mark.parametrize(
+    ("names", "cases", "failed"),
+    [
+        (
+            ("Pat_0001_0000.nii", "Pat_0002.nii", "Pat_0003_0001.nii"),
+            ["Pat_0001", "Pat_0003"],
+            {"Pat": ("Pat_0002.nii", "channel 2", "the case Pat_0002 without", "Pat_0001", "Pat_0002_0000.nii")},
+        ),
+        (
+            ("pat1_0000.nii", "Pat1_0001.nii", "pat10_0001.nii", "PAT1_0000.nii"),
+            ["pat10"],
+            dict.fromkeys(("PAT1", "Pat1", "pat1"), ("PAT1 and Pat1 and pat1", "upper and lower case", "same name")),
+        ),
+        (
+            ("Pat_2.nii", "Pat-001.nii", "Pat_T1w.nii", "Pat_00002.nii", "Pat_0000.NII"),
+            ["Pat"],
+            {
+                "Pat_2.nii": (
+                    "no channel",
+                    "0000 (T1w), 0001 (FLAIR), 0002 (T2w)",
+                    "If 2 is",
+                    "Pat_0002.nii",
+                    "Pat_2 is",
+                ),
+                "Pat-001.nii": ("no channel", "If 001 is the channel", "Pat_0001.nii", "If Pat-001 is the case"),
+                "Pat_T1w.nii": ("no channel", "0000 (T1w)", "If Pat_T1w is the case"),
+                "Pat_00002.nii": ("no channel", "If Pat_00002 is the case"),
+            },
+        ),
+    ],
+)
+def test_names_that_look_like_those_of_a_case_or_a_channel_are_failures_with_the_remedy(tmp_path, names, cases, failed):
+    for name in names:
+        (tmp_path / name).touch()
+    for part in range(2):
+        found, failures = find_cases(tmp_path, DATASET_JSON, None, num_parts=2, part_id=part)
+        assert [case.name for case in found] == cases[part::2]
+        assert {failure.case for failure in failures} == (failed.keys() if part == 0 else set())
+        for failure in failures:
+            assert re.search(facts(*failed[failure.case]), failure.reason), failure.reason
+            assert all(Path(file).exists() for file in failure.files)

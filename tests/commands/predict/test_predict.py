@@ -333,6 +333,15 @@ def test_a_continued_run_does_again_what_changed_and_nothing_else(trained, two_c
     assert rows(out / "manifest.csv") == before and "2 of them predicted before" in capsys.readouterr().out
     assert {case: (out / f"{case}.nii.gz").stat().st_mtime_ns for case in "ab"} == times
 
+    elsewhere = tmp_path / "mounted" / "here"
+    elsewhere.parent.mkdir()
+    two_cases.rename(elsewhere)
+    predict(Path(os.path.relpath(elsewhere)), out, "--continue_prediction")
+    assert "2 of them predicted before" in capsys.readouterr().out
+    assert {case: (out / f"{case}.nii.gz").stat().st_mtime_ns for case in "ab"} == times
+    assert rows(out / "manifest.csv")["b"]["file_FLAIR"] == str(elsewhere / "b_0002.nii.gz")
+    elsewhere.rename(two_cases)
+
     shutil.copy2(dataset.raw / "imagesTs" / "phantomTs000_0001.nii.gz", two_cases / "b_0001.nii.gz")  # and older
     predict(two_cases, out, "--continue_prediction")
     after = rows(out / "manifest.csv")
