@@ -6,6 +6,7 @@ patients stand in `patients.csv` in the raw dataset, with the columns `case` and
 
 import csv
 import io
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_moe.errors import FileError
-from nnunet_moe.runtime.files import nnunet_folder, read_json
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
 
 TABLE = "patients.csv"
 CASE, PATIENT = "case", "patient"
@@ -122,6 +123,12 @@ def read_splits(file: Path) -> list[dict[str, list[str]]]:
                 "the file, or remove it, so that new folds are drawn."
             )
     return splits
+
+
+def write_splits(file: Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> None:
+    """Write a `splits_final.json`."""
+    with atomic_write(file) as unfinished:
+        unfinished.write_text(json.dumps(splits, indent=4), encoding="utf-8")
 
 
 def in_both_parts(splits: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str, str]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, available_modalities, channel_names
 from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
 from nnunet_moe.trainers.label_sets import annotation_lines, label_set_loss, require_annotated, require_known_cases
+from nnunet_moe.trainers.patient_splits import keep_patients_together
 
 
 class CasesTrainer(nnUNetTrainer):
@@ -23,6 +26,23 @@ class CasesTrainer(nnUNetTrainer):
     validation_codes: list[Code]
     """The modality codes that are validated in turn during training."""
     loss: Any
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's split; if the raw dataset has a table of the patients, their cases stay together.
+
+        Raises:
+            FileError: the table or the existing splits cannot be read.
+            ModalityError: there is no such split, see `keep_patients_together`.
+        """
+        if self.fold != "all":
+            folder: Any = self.preprocessed_dataset_folder
+            dataset_class: Any = self.dataset_class or infer_dataset_class(folder)
+            cases = dataset_class.get_identifiers(folder)
+            file = Path(str(self.preprocessed_dataset_folder_base), "splits_final.json")
+            for line in keep_patients_together(self.plans_manager.dataset_name, file, cases, int(self.fold)):
+                self.print_to_log_file(line)
+        split: Any = super().do_split()
+        return split
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Return nnU-Net's datasets; if training cases are incomplete, the log lists their modalities.

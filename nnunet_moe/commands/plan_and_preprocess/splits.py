@@ -1,14 +1,13 @@
 """Write the folds of a dataset whose patients are known, so that no patient is in both parts of a fold."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import some
-from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of, read_splits
-from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of, read_splits, write_splits
+from nnunet_moe.runtime.files import nnunet_folder
 
 
 def read_patients_and_splits(dataset: str) -> tuple[dict[str, str], Path, list[dict[str, list[str]]] | None]:
@@ -55,6 +54,5 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
         return lines
     if not (splits := crossval_split(cases, patients)):
         return [*lines, "WARNING: all cases belong to one patient, so no folds were written. Train with the fold all."]
-    with atomic_write(file) as unfinished:
-        unfinished.write_text(json.dumps(splits, indent=4), encoding="utf-8")
+    write_splits(file, splits)
     return [*lines, f"Wrote {file}: {len(splits)} folds that keep the cases of a patient together."]
