@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +10,26 @@ import nibabel
 import nibabel.spatialimages
 import numpy as np
 import SimpleITK as sitk
+import tifffile
 from nibabel.spatialimages import HeaderDataError
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.errors import ModalityError
 
 NIFTI = (".nii", ".nii.gz")
+TIFF = (".tif", ".tiff")
 GZIP_RATIO = 1032
 """How many bytes one byte of a gzip file can stand for at most, by the format (RFC 1951)."""
 SFORM, QFORM = "sform", "qform"
+PNG_GRAY_AND_ALPHA = b"\x04"
+"""The color type of a PNG of gray values and opacity, at `PNG_COLOR_TYPE`."""
+PNG_COLOR_TYPE = 25
+"""The position of the color type in a PNG."""
+_SEPARATE = (
+    ((".nrrd", ".nhdr"), rb"^data ?file: *(.+)$"),
+    ((".mha", ".mhd"), rb"^ElementDataFile *= *(?!LOCAL\s*$)(.+)$"),
+)
 
 
 def is_nifti(file: str) -> bool:
@@ -106,22 +118,43 @@ def stored_voxels(file: str, array: np.ndarray, properties: Mapping[str, Any]) -
     return voxels
 
 
-def require_one_component(file: str, reader: Any) -> None:
+def separate_voxels(file: str) -> str | None:
+    """Return the name of the file with the voxels of a NRRD or MetaImage, or None if they lie in the file itself.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    mark = next((mark for endings, mark in _SEPARATE if file.lower().endswith(endings)), None)
+    if mark is None:
+        return None
+    with open(file, "rb") as opened:
+        header = re.split(rb"\n\r?\n|ElementDataFile *= *LOCAL", opened.read(1 << 16))[0]
+    found = re.search(mark, header, re.MULTILINE | re.IGNORECASE)
+    return None if found is None else found[1].decode(errors="backslashreplace").strip()
+
+
+def require_one_component(file: str, reader: Any, *, is_segmentation: bool = False) -> None:
     """Make sure that a file has one number in each voxel, because readers take colors for slices or channels.
 
     Args:
         file: the file.
         reader: the reader of nnU-Net that will read it.
+        is_segmentation: whether three or four planes of a TIFF are slices. nnU-Net writes them like colors.
 
     Raises:
         ModalityError: it has colors, other vectors or complex numbers.
     """
-    number = 1
+    number, remedy = 1, "Convert it to gray values, or split it into files."
     if isinstance(reader, SimpleITKIO):
         header = sitk.ImageFileReader()
         header.SetFileName(file)
         header.ReadImageInformation()
         number = header.GetNumberOfComponents()
+    elif file.lower().endswith(TIFF):
+        number = _values_in_tiff(file, is_segmentation=is_segmentation)
+        remedy += " If these are slices, save them as slices (tifffile: photometric='minisblack', axes 'ZYX')."
+    elif isinstance(reader, NaturalImage2DIO):
+        number = _values_in_png(file)
     if is_nifti(file):
         stored = stored_image(file).dataobj.dtype
         if stored.kind == "c":
@@ -131,6 +164,28 @@ def require_one_component(file: str, reader: Any) -> None:
         number = max(number, len(stored.names or ()))
     if number != 1:
         raise ModalityError(
-            f"{file} has {number} values in each voxel, such as colors. A modality must have one. Convert it to gray "
-            "values, or split it into files."
+            f"{file} has {number} values in each voxel, such as colors. A modality must have one. {remedy}"
         )
+
+
+def _values_in_tiff(file: str, *, is_segmentation: bool) -> int:
+    """Return the number of values in each voxel of a TIFF.
+
+    tifffile also writes volumes of three or four slices like colors in separate planes. Numbers with a fraction are no
+    colors, so such a file is taken for slices.
+    """
+    with tifffile.TiffFile(file) as opened:
+        series = opened.series[0]
+        lengths = dict(zip(series.axes, series.shape, strict=True))
+        if series.axes.endswith("S"):
+            return lengths["S"]
+        if is_segmentation:
+            return 1
+        return lengths.get("C", lengths.get("S", 1) if series.dtype.kind in "ui" else 1)
+
+
+def _values_in_png(file: str) -> int:
+    """Return 2 for a PNG with opacity, on which nnU-Net's reader fails. It counts colors itself."""
+    with open(file, "rb") as opened:
+        beginning = opened.read(PNG_COLOR_TYPE + 1)
+    return 2 if beginning.startswith(b"\x89PNG") and beginning[PNG_COLOR_TYPE:] == PNG_GRAY_AND_ALPHA else 1

@@ -2,33 +2,28 @@
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
 from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
 from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value, suspicion
 from nnunet_moe.images.spacing_files import require_spacing
+from nnunet_moe.images.unreadable import reading
 from nnunet_moe.labels.voxels import whole_numbers
 from nnunet_moe.modalities.codes import Code, channel_names
-from nnunet_moe.runtime.files import broken_link, visible
+from nnunet_moe.runtime.files import visible
 
 LARGEST = 1e14
 """The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
 normalization gives NaN."""
-BEGINNINGS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the image itself",
-    b"<": "a web page or another text, not an image",
-    b"\x1c\x02\0\0": "in the format NIfTI-2, which nnU-Net's reader does not know",
-}
-"""How files begin that are mistaken for images, and what they are."""
 SMALLEST_RANGE = 1e-7
 """The smallest difference between the largest and the smallest voxel. nnU-Net's normalization divides by at least 1e-8,
 so it does not scale such an image."""
@@ -124,8 +119,8 @@ def read_segmentation(file: str, reader: Any) -> tuple[np.ndarray, dict]:
     Raises:
         ModalityError: the file is damaged, has more than one channel, or has voxels that are not whole numbers.
     """
-    with _reading(file, "Copy or convert it again."):
-        require_one_component(file, reader)
+    with reading(file, "Copy or convert it again."):
+        require_one_component(file, reader, is_segmentation=True)
         require_room(file)
         require_spacing(reader, segmentation=file)
         data, properties = reader.read_seg(file)
@@ -294,47 +289,13 @@ def is_available(channel: np.ndarray, name: str) -> bool:
 
 def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]]:
     """Return image `(channels, *space)`, properties, number of NaN or infinite voxels, and the reader's output."""
-    with _reading(file, "Copy or convert it again, or remove it, because a modality may be missing."):
+    with reading(file, "Copy or convert it again, or remove it, because a modality may be missing."):
         require_one_component(file, reader)
         require_room(file)
         require_spacing(reader, [file])
         with redirect_stdout(io.StringIO()) as said:  # nnU-Net's tif reader prints that it knows no spacing
             data, properties = reader.read_images([file])
         return data, properties, _count_not_finite(file, data, properties), said.getvalue().splitlines()
-
-
-@contextmanager
-def _reading(file: str, remedy: str) -> Iterator[None]:
-    """Make any error of the block one of the file; the readers' libraries raise errors of many classes.
-
-    Raises:
-        ModalityError: the file cannot be read.
-    """
-    try:
-        if not os.path.exists(file) or os.path.isdir(file):  # ITK's libraries print pages about them
-            raise OSError
-        yield
-    except (NnunetMoeError, MemoryError):
-        raise
-    except Exception as error:
-        raise ModalityError(f"{file} cannot be read: {_why(file, error)}. {remedy}") from error
-
-
-def _why(file: str, error: Exception) -> str:
-    """Return why a file cannot be read, because the readers report most problems as a file that does not exist."""
-    if not os.path.exists(file):
-        target = broken_link(Path(file))
-        return "it does not exist" if target is None else f"it is a link to {target}, which does not exist"
-    with suppress(OSError), open(file, "rb") as opened:
-        beginning = opened.read(64)
-        for start, what in BEGINNINGS.items():
-            if beginning.startswith(start) or not beginning:
-                return f"it is {what}" if beginning else "it is empty"
-    if os.path.isdir(file):
-        return "it is a folder"
-    if not os.access(file, os.R_OK):
-        return "there is no permission"
-    return f"{error}".strip() or type(error).__name__
 
 
 def axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:

@@ -108,3 +108,41 @@ def test_vectors_in_other_formats_are_refused_with_their_number(tmp_path, number
     dataset_json = {"channel_names": {"0": "photo"}, "file_ending": ".mha"}
     with pytest.raises(ModalityError, match=facts(file, f"{number} values")):
         read_case([str(file)], SimpleITKIO(), dataset_json)
+
+
+CUT = {
+    "voxels": lambda content: content[:-100],
+    "header": lambda content: content[:60],
+    "20 bytes": lambda content: content[:-20],
+}
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("cut", CUT.values(), ids=CUT)
+def test_a_file_that_is_cut_off_is_not_said_to_be_missing(tmp_path, ending, compressed, cut):
+    file = tmp_path / f"a_0000{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(IMAGE), str(file), compressed)
+    dataset_json = {"channel_names": {"0": "CT"}, "file_ending": ending}
+    assert read_case([str(file)], SimpleITKIO(), dataset_json).available == (True,)
+    file.write_bytes(cut(file.read_bytes()))
+    with pytest.raises(ModalityError, match=facts(f"{file} cannot be read: it is cut off, or its header")) as error:
+        read_case([str(file)], SimpleITKIO(), dataset_json)
+    assert "No such file" not in str(error.value)
+    with pytest.raises(ModalityError, match=facts(file, "cut off")):
+        read_segmentation(str(file), SimpleITKIO())
+
+
+@pytest.mark.parametrize(("header", "ending"), [(".mhd", ".mha"), (".nhdr", ".nrrd")])
+def test_the_file_of_separate_voxels_is_named_if_it_is_missing_or_cut_off(tmp_path, header, ending):
+    sitk.WriteImage(sitk.GetImageFromArray(IMAGE), str(tmp_path / f"x{header}"), False)
+    file, voxels = tmp_path / f"a_0000{ending}", tmp_path / "x.raw"
+    (tmp_path / f"x{header}").rename(file)
+    dataset_json = {"channel_names": {"0": "CT"}, "file_ending": ending}
+    assert read_case([str(file)], SimpleITKIO(), dataset_json).available == (True,)
+    voxels.write_bytes(voxels.read_bytes()[:-4])
+    with pytest.raises(ModalityError, match=facts(file, "its voxels lie in x.raw, which is cut off")):
+        read_case([str(file)], SimpleITKIO(), dataset_json)
+    voxels.unlink()
+    with pytest.raises(ModalityError, match=facts(file, "its voxels lie in x.raw, which does not exist")):
+        read_case([str(file)], SimpleITKIO(), dataset_json)

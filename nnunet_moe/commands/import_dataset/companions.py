@@ -14,6 +14,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.listing import Problem
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.headers import separate_voxels
 from nnunet_moe.images.spacing_files import read_spacing
 
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
@@ -89,14 +90,7 @@ def require_own_voxels(file: str) -> None:
     Raises:
         ModalityError: the voxels lie in another file.
     """
-    marks = {".nrrd": rb"^data ?file: *(.+)$", ".mha": rb"^ElementDataFile *= *(?!LOCAL\s*$)(.+)$"}
-    mark = next((mark for ending, mark in marks.items() if file.lower().endswith(ending)), None)
-    if mark is None:
-        return
-    with open(file, "rb") as opened:
-        header = re.split(rb"\n\r?\n|ElementDataFile *= *LOCAL", opened.read(1 << 16))[0]
-    if found := re.search(mark, header, re.MULTILINE | re.IGNORECASE):
-        other = found[1].decode(errors="backslashreplace").strip()
+    if (other := separate_voxels(file)) is not None:
         raise ModalityError(
             f"{file} is only a header, its voxels lie in {other}. Save the image as one file, with both in it."
         )

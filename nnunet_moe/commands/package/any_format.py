@@ -17,10 +17,13 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.commands.package.mapping import GRID_ENDINGS, image_ending
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.reading import require_one_component
+from nnunet_moe.images.file_names import files_of
+from nnunet_moe.images.headers import TIFF, require_one_component
+from nnunet_moe.images.spacing_files import require_spacing
 from nnunet_moe.runtime.files import atomic_write
 
-TIFF = (".tif", ".tiff")
+WHOLE_NUMBERS = {".png": 65535, ".bmp": 255}
+"""File endings of formats that store only whole numbers from 0 -> the largest one."""
 
 
 class AnyFormatReader:
@@ -44,14 +47,17 @@ class AnyFormatReader:
             files: one file, of one channel.
 
         Raises:
-            ModalityError: the file is a volume, and the dataset's format stores only 2D images.
-            RuntimeError: ITK cannot read the file, or cannot write it in the dataset's format.
+            ModalityError: the file is a volume, and the dataset's format stores only 2D images. Or it has colors,
+                values that the dataset's format cannot store, or a wrong spacing file.
+            RuntimeError: ITK cannot read the file.
         """
         (file,) = files
         if file.lower().endswith(TIFF):
             _require_whole_tiff(file)
         with _with_ending_as_itk_spells_it(file) as spelt:
             if not isinstance(self._reader, SimpleITKIO) and self._reads(spelt):
+                require_one_component(spelt, self._reader)
+                require_spacing(self._reader, [file])
                 return self._reader.read_images([spelt])
             require_one_component(spelt, SimpleITKIO())
             if isinstance(self._reader, SimpleITKIO):
@@ -59,7 +65,7 @@ class AnyFormatReader:
             image = _read(spelt)
         with TemporaryDirectory() as folder:
             converted = Path(folder) / f"image_0000{self._file_ending}"
-            sitk.WriteImage(image, str(converted))
+            sitk.WriteImage(_storable(image, self._file_ending, file), str(converted))
             if self._file_ending in TIFF:  # nnU-Net reads the spacing from this file
                 converted.with_name("image.json").write_text(
                     json.dumps({"spacing": image.GetSpacing()[::-1]}), encoding="utf-8"
@@ -136,6 +142,8 @@ def _with_ending_as_itk_spells_it(file: str) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         link = Path(folder) / f"image_0000{ending.lower()}"
         link.symlink_to(Path(file).resolve())
+        for spacing_file in files_of([file], None)[1:]:
+            (Path(folder) / "image.json").symlink_to(Path(spacing_file).resolve())
         yield str(link)
 
 
@@ -145,6 +153,34 @@ def _read(file: str) -> sitk.Image:
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     return image
+
+
+def _storable(image: sitk.Image, file_ending: str, file: str) -> sitk.Image:
+    """Convert the type of an image to one that the dataset's format can store, without changing a value that counts.
+
+    nnU-Net's readers convert to single precision in any case.
+
+    Args:
+        image: the image that was read.
+        file_ending: the file ending of the dataset.
+        file: the file of the image, for the error.
+
+    Raises:
+        ModalityError: the format stores only whole numbers, and the image has others.
+    """
+    if file_ending in TIFF and image.GetPixelID() in (sitk.sitkFloat64, sitk.sitkInt64, sitk.sitkUInt64):
+        return sitk.Cast(image, sitk.sitkFloat32)
+    largest = WHOLE_NUMBERS.get(file_ending)
+    if largest is None or image.GetPixelID() == sitk.sitkUInt8:
+        return image
+    values = sitk.GetArrayViewFromImage(image)
+    if not ((values >= 0) & (values <= largest) & (values == np.round(values))).all():
+        raise ModalityError(
+            f"{file} has values from {values.min():g} to {values.max():g} ({image.GetPixelIDTypeAsString()}). The "
+            f"model is for {file_ending}, which stores only whole numbers from 0 to {largest}. Convert the image as "
+            "the training images were."
+        )
+    return sitk.Cast(image, sitk.sitkUInt8 if values.max() <= 255 else sitk.sitkUInt16)
 
 
 def _require_whole_tiff(file: str) -> None:
