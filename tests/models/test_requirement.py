@@ -32,4 +32,4 @@ def test_a_case_that_lacks_something_is_told_with_what_it_has(code, names, optio
 
 
 def test_a_case_that_has_enough_is_accepted():
-    Requirement(required=("T2w",), min_modalities=1).check([False, True], ("T1w", "T2w"))
+    assert Requirement(required=("T2w",), min_modalities=1).check([False, True], ("T1w", "T2w")) is None

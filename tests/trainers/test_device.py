@@ -129,7 +129,7 @@ def waits_of(cuda, step, batch) -> int:
     return sum(cuda.waits.values())
 
 
-def check_steps(cuda, trainer, batch, labels="labels"):
+def assert_few_waits(cuda, trainer, batch, labels="labels"):
     """Steps of training, of validation and of prediction, which is the network's on one patch."""
     assert waits_of(cuda, trainer.train_step, batch) <= IN_TRAINING.get(labels, 3), cuda.waits
     trainer.on_validation_epoch_start()
@@ -170,7 +170,7 @@ def test_what_the_host_computes_is_found(cuda):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_all_steps_run_on_the_device_and_the_host_rarely_waits(made, cuda, name):
     trainer = made(name)
-    check_steps(cuda, trainer, batch_for(trainer))
+    assert_few_waits(cuda, trainer, batch_for(trainer))
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_all_steps_run_on_the_device_and_the_host_rarely_waits(made, cuda, name)
 @pytest.mark.parametrize("labels", [labels for labels in LABELS if labels != "labels"])
 def test_they_do_with_regions_an_ignore_label_and_label_sets(made, cuda, labels, name):
     trainer = made(name, labels)
-    check_steps(cuda, trainer, batch_for(trainer), labels)
+    assert_few_waits(cuda, trainer, batch_for(trainer), labels)
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_they_do_in_the_second_stage_of_a_cascade(made, cuda, name):
     """A Swin U-Net is 2D, and nnU-Net's cascades are 3D."""
     trainer = made(name, dimensions=3, previous_stage="first")
     assert trainer.is_cascaded and trainer.num_input_channels == len(NAMES) + 2
-    check_steps(cuda, trainer, batch_for(trainer, dimensions=3))
+    assert_few_waits(cuda, trainer, batch_for(trainer, dimensions=3))
 
 
 @pytest.mark.slow

@@ -71,6 +71,12 @@ def exported(trained, single_precision, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def with_onnx(trained, single_precision, tmp_path_factory) -> Path:
+    """One subset, of both folds, also as ONNX."""
+    return export(tmp_path_factory.mktemp("with_onnx") / "model", "-m", "T1w+FLAIR", "--onnx")
+
+
+@pytest.fixture(scope="module")
 def by_plugin(trained, subsets, single_precision, tmp_path_factory):
     """The case under every code, by `nnUNetv2_predict` with the trained model and files missing."""
     out = tmp_path_factory.mktemp("plugin")
@@ -207,10 +213,10 @@ def test_it_holds_what_nnunet_writes_for_these_channels_and_nothing_of_this_pack
         assert load_summary_json(str(subset / f"fold_{fold}" / "validation" / "summary.json"))["mean"] == {}
 
 
-def test_neither_cases_nor_paths_nor_people_are_in_it(trained, tmp_path):
-    out = export(tmp_path / "out", "-m", "T1w+FLAIR", "--onnx")
-    private = ["phantom", str(trained.model_folder()), str(tmp_path), sys.prefix, str(Path(__file__).parents[3])]
-    for file in out.rglob("*"):
+def test_neither_cases_nor_paths_nor_people_are_in_it(trained, with_onnx):
+    folders = [trained.model_folder(), with_onnx.parent, sys.prefix, Path(__file__).parents[3]]
+    private = ["phantom", *map(str, folders)]
+    for file in with_onnx.rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         assert not [word for word in private if word.encode() in content], file
 
@@ -292,8 +298,8 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     assert f"\n| lesion | 2 | {100 * summary['dsc']:.2f} ± " in card
 
     one = {"folds": (0,)}  # the means are over both folds' cases
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("-scores", "fold 0", "fold 1"), **one)
-    refused(tmp_path / "other", "-m", "T2w", "-scores", tmp_path, said=("no evaluation", "-scores"))
+    assert_refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("-scores", "fold 0", "fold 1"), **one)
+    assert_refused(tmp_path / "other", "-m", "T2w", "-scores", tmp_path, said=("no evaluation", "-scores"))
     whole = (scores / "means.csv").read_text()
     failed = [line[: line.rindex(",")] + ",1" for line in whole.splitlines()[1:] if ",T1w+FLAIR," in line]
     failed = [",".join([*line.split(",")[:4], "", "", "0", "1"]) for line in failed]
@@ -301,18 +307,18 @@ def test_the_model_card_tells_files_origin_and_what_evaluate_found(trained, expo
     card = (export(tmp_path / "failed", "-m", "T1w+FLAIR", "-scores", scores) / "README.md").read_text()
     assert "| lesion | 0 | 1 failed | 1 failed | 1 failed | 1 failed |" in card
     (scores / "means.csv").write_text("\n".join(line for line in whole.splitlines() if ",dsc," not in line))
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("means.csv", "no rows", "dsc"))
+    assert_refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("means.csv", "no rows", "dsc"))
     (scores / "means.csv").write_text("trainer,code\n")
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("no columns", "cases"))
+    assert_refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("no columns", "cases"))
     (scores / "means.csv").write_text(whole)
     content = json.loads((scores / "summary.json").read_text())
     files = content["settings"]["models"][f"{trained.model_folder().name}, fold 1"]["files"]
     files[f"{trained.model_folder().name}/fold_1/checkpoint_final.pth"] = "0" * 64
     (scores / "summary.json").write_text(json.dumps(content))
-    refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("another", "fold_1/checkpoint_final.pth"))
+    assert_refused(tmp_path / "other", "-m", "T2w", "-scores", scores, said=("another", "fold_1/checkpoint_final.pth"))
 
 
-def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
+def assert_refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
     """The command ends with a message, and leaves nothing behind."""
     before = sorted(out.parent.iterdir())
     with pytest.raises(SystemExit, match=facts(*said)):
@@ -340,7 +346,7 @@ def refused(out: Path, *more, said: tuple[object, ...], **options) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(trained, tmp_path, more, options, said):
-    refused(tmp_path / "out", *more, said=said, **options)
+    assert_refused(tmp_path / "out", *more, said=said, **options)
 
 
 def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_filled(trained, tmp_path):
@@ -349,7 +355,7 @@ def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_filled(tra
     with pytest.raises(SystemExit, match=facts("full", "not an empty folder")):
         export(tmp_path / "full", "-m", "T2w")
     assert (tmp_path / "full" / "plans.json").read_text() == "{}"
-    refused(tmp_path / "full" / "plans.json", "-m", "T2w", said=("plans.json", "already exists"))
+    assert_refused(tmp_path / "full" / "plans.json", "-m", "T2w", said=("plans.json", "already exists"))
     unfinished = tmp_path / "empty" / ".unfinished"
     unfinished.mkdir(parents=True)
     with pytest.raises(SystemExit, match=facts("empty/.unfinished", "another run")):
@@ -383,18 +389,18 @@ def test_damaged_models_are_refused(spoilt, tmp_path):
     file = spoilt / "fold_0" / "checkpoint_final.pth"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "out", "--all", said=("checkpoint_final.pth", "cannot be read"), folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=("checkpoint_final.pth", "cannot be read"), folds=(0,))
     file.write_bytes(whole)
     changed(file, lambda weights: next(iter(weights.values())).fill_(torch.nan))
-    refused(tmp_path / "out", "--all", said=("weights", "NaN"), folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=("weights", "NaN"), folds=(0,))
     file.write_bytes(whole)
     changed(file, lambda weights: weights.popitem())
-    refused(tmp_path / "out", "--all", said=("not fit", "plans", "Missing key"), folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=("not fit", "plans", "Missing key"), folds=(0,))
     file.write_bytes(whole)
     other = spoilt.with_name("nnUNetTrainerMoE__nnUNetPlans__3d_tiny")
     shutil.copytree(spoilt, other)
     said = ("nnUNetTrainerMoESD and 3d_tiny", "nnUNetTrainerMoE and 3d_tiny")
-    refused(tmp_path / "out", "--all", said=said, folds=(0,), trainer="nnUNetTrainerMoE")
+    assert_refused(tmp_path / "out", "--all", said=said, folds=(0,), trainer="nnUNetTrainerMoE")
 
 
 def with_entry(*keys: str, value: object):
@@ -441,7 +447,7 @@ def test_model_folders_with_other_contents_are_refused_before_any_work(spoilt, t
     else:
         new = change(content)
         file.write_text(new if isinstance(new, str) else json.dumps(new))
-    refused(tmp_path / "out", "--all", said=said, folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=said, folds=(0,))
 
 
 def test_a_checkpoint_that_was_stripped_for_sharing_exports_without_curves(spoilt, tmp_path):
@@ -454,7 +460,7 @@ def test_a_checkpoint_that_was_stripped_for_sharing_exports_without_curves(spoil
 def test_an_export_is_not_written_among_the_results_that_it_came_from(trained, tmp_path):
     results = trained.model_folder().parent
     for out in (results / STOCK, trained.model_folder() / "out"):
-        refused(out, "-m", "T2w", said=("among the results", "Dataset901_Tiny"))
+        assert_refused(out, "-m", "T2w", said=("among the results", "Dataset901_Tiny"))
 
 
 def test_odd_names_of_modalities(spoilt, tmp_path):
@@ -466,12 +472,12 @@ def test_odd_names_of_modalities(spoilt, tmp_path):
         file.write_text(json.dumps({**content, "channel_names": dict(zip("012", names, strict=True))}))
 
     name("a", "b", "a+b")
-    refused(tmp_path / "out", "-m", "a+b", said=("several subsets", "a, b, a+b"), folds=(0,))
-    refused(tmp_path / "out", "--all", said=("same file",), folds=(0,))
+    assert_refused(tmp_path / "out", "-m", "a+b", said=("several subsets", "a, b, a+b"), folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=("same file",), folds=(0,))
     out = export(tmp_path / "digits", "-m", "001", folds=(0,))
     assert json.loads((out / "dataset.json").read_text())["channel_names"] == {"0": "a+b"}
     name("", "b", "c")
-    refused(tmp_path / "out", "--all", said=("empty", "'', 'b'"), folds=(0,))
+    assert_refused(tmp_path / "out", "--all", said=("empty", "'', 'b'"), folds=(0,))
     name("a|b", "c\n# d", "e")
     card = (export(tmp_path / "card", "-m", "110", folds=(0,)) / "README.md").read_text()
     assert card.startswith("# a\\|b+c # d: Dataset901") and "| `CASE_0001.nii.gz` | c # d | 1 |" in card
@@ -480,7 +486,7 @@ def test_odd_names_of_modalities(spoilt, tmp_path):
 def test_an_ordinary_nnunet_is_not_exported(spoilt, tmp_path):
     spoilt.rename(spoilt.with_name(STOCK))
     said = ("PlainConvUNet", "nnUNetTrainer", "ordinary")
-    refused(tmp_path / "out", "--all", said=said, folds=(0,), trainer="nnUNetTrainer")
+    assert_refused(tmp_path / "out", "--all", said=said, folds=(0,), trainer="nnUNetTrainer")
 
 
 def test_fold_all_and_another_checkpoint(spoilt, tmp_path):
@@ -534,14 +540,14 @@ def test_a_network_that_the_export_does_not_know_is_refused(spoilt, tmp_path, mo
     shutil.copytree(spoilt, made.output_folder_base, dirs_exist_ok=True)
     made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
     said = ("cannot be exported", "differ by 5.0e-01")
-    refused(tmp_path / "out", "-m", "T2w", said=said, folds=(0,), trainer="nnUNetTrainerOdd")
+    assert_refused(tmp_path / "out", "-m", "T2w", said=said, folds=(0,), trainer="nnUNetTrainerOdd")
 
 
 def test_nothing_is_left_of_an_export_that_fails_on_its_way(spoilt, tmp_path):
     """The second fold is damaged: the first one had been written."""
     shutil.copytree(spoilt / "fold_0", spoilt / "fold_1")
     (spoilt / "fold_1" / "checkpoint_final.pth").write_bytes(b"")
-    refused(tmp_path / "out", "--all", said=("fold_1/checkpoint_final.pth", "cannot be read"))
+    assert_refused(tmp_path / "out", "--all", said=("fold_1/checkpoint_final.pth", "cannot be read"))
 
 
 def test_per_channel_entries_are_cut_and_numbered_anew():
@@ -573,13 +579,12 @@ def test_per_channel_entries_are_cut_and_numbered_anew():
     assert fingerprint_of({"spacings": [1], **intensities(*"abcd")}, code) == {"spacings": [1], **intensities("b", "d")}
 
 
-def test_onnx_gives_the_logits_of_the_trained_model(trained, tmp_path):
-    out = export(tmp_path / "out", "-m", "T1w+FLAIR", "--onnx")
+def test_onnx_gives_the_logits_of_the_trained_model(trained, with_onnx):
     predictor = MissingModalityPredictor(device=CPU)
     predictor.initialize_from_trained_model_folder(str(trained.model_folder()), (0, 1))
     for fold, weights in zip((0, 1), predictor.list_of_parameters, strict=True):
         predictor.network.load_state_dict(weights)
-        session = onnxruntime.InferenceSession(str(out / f"fold_{fold}" / "model.onnx"))
+        session = onnxruntime.InferenceSession(str(with_onnx / f"fold_{fold}" / "model.onnx"))
         (image,), (logits,) = session.get_inputs(), session.get_outputs()
         assert (image.name, image.shape) == ("image", ["batch", 2, "4*z", "4*y", "4*x"])
         assert (logits.name, logits.shape) == ("logits", ["batch", 2, "4*z", "4*y", "4*x"])
@@ -591,7 +596,7 @@ def test_onnx_gives_the_logits_of_the_trained_model(trained, tmp_path):
             (got,) = session.run(None, {"image": x[:, [0, 2]].numpy()})
             atol = 1e-5 * float(expected.abs().max())
             torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=atol)
-    assert "| input `image` | (batch, 2, space) |\n| output `logits` |" in (out / "README.md").read_text()
+    assert "| input `image` | (batch, 2, space) |\n| output `logits` |" in (with_onnx / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("kind", "dimensions"), [("residual", 3), ("residual", 2), ("plain", 2)])
@@ -638,4 +643,4 @@ def test_an_onnx_file_that_computes_something_else_is_refused(tmp_path):
 def test_without_the_packages_for_onnx_the_command_says_what_to_install(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_moe.commands.export.onnx_file.PACKAGES", ("onnx", "onnx_that_is_not_there"))
     said = ("--onnx", "pip install onnx_that_is_not_there")
-    refused(tmp_path / "out", "--all", "--onnx", said=said)
+    assert_refused(tmp_path / "out", "--all", "--onnx", said=said)

@@ -408,7 +408,7 @@ def test_files_that_make_no_dataset_are_refused(tiny, spoil, said):
 @pytest.mark.parametrize("number", ["3", 3.0, " 3"])
 def test_a_number_of_cases_may_be_written_otherwise(tiny, number):
     change(tiny, numTraining=number)
-    verify_integrity(read_raw_dataset(tiny.name), 1, show_progress=False)
+    assert verify_integrity(read_raw_dataset(tiny.name), 1, show_progress=False) is None
 
 
 def test_a_corrected_segmentation_is_copied_even_if_it_is_older(tiny, folders):

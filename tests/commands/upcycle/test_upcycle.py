@@ -251,7 +251,10 @@ def test_other_labels_start_with_new_heads(dataset, ordinary, tmp_path):
         checkpoint["network_weights"][key] = torch.cat([checkpoint["network_weights"][key]] * 3)
     torch.save(checkpoint, tmp_path / "labels.pth")
     upcycle(tmp_path / "labels.pth", tmp_path / "up.pth", MOESD)
-    load_pretrained_weights(initialised(MOESD).network, str(tmp_path / "up.pth"))
+    network = initialised(MOESD).network
+    load_pretrained_weights(network, str(tmp_path / "up.pth"))
+    own, upcycled = network.state_dict(), torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"]
+    assert all(torch.equal(own[key], upcycled[key]) for key in own if key not in heads)
 
 
 def test_bad_options_and_files_are_named(ordinary, tmp_path):
