@@ -144,6 +144,7 @@ def test_a_training_that_is_stopped_goes_on_exactly(trained_m4oe, tmp_path, monk
         assert torch.equal(resumed[name], weights), name
 
 
+@pytest.mark.usefixtures("preloaded_commands")
 def test_a_fresh_process_predicts_the_same(raw, trained_m4oe, dataset, tmp_path):
     here = predict(M4OE, raw / "imagesTs", tmp_path / "here")
     (folder,) = nnunet_folder(nnUNet_results).glob(f"{NAME}/{M4OE}__*__flat")

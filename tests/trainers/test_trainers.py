@@ -3,7 +3,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import joblib
@@ -379,21 +378,20 @@ def test_a_training_that_was_killed_goes_on_exactly_with_nnunets_c(dataset, prel
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "steady_blur.py").write_text(STEADY_BLUR)
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
-    dataset.add_configuration("3d_resumed", num_epochs=6, num_iterations_per_epoch=2)
+    dataset.add_configuration("3d_resumed", num_epochs=6, num_iterations_per_epoch=2, num_val_iterations_per_epoch=2)
     final = {}
     for name in ("through", "killed"):
-        environment = {**os.environ, "nnUNet_results": str(tmp_path / name), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "nnUNet_results": str(tmp_path / name)}
         arguments = ["901", "3d_resumed", "0", "-tr", "nnUNetTrainerSteadyBlur", "-device", "cpu"]
         folder = tmp_path / name / "Dataset901_Tiny" / "nnUNetTrainerSteadyBlur__nnUNetPlans__3d_resumed" / "fold_0"
+        command = [preloaded_python.with_name("nnUNetv2_train"), *arguments]
         if name == "killed":
-            command = [Path(sys.executable).with_name("nnUNetv2_train"), *arguments]
             process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
             assert any("Epoch 3" in line for line in process.stdout)
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()  # until nobody writes any more
             assert not (folder / "checkpoint_final.pth").exists() and (folder / "checkpoint_best.pth").exists()
-            arguments.append("--c")
-        command = [preloaded_python.with_name("nnUNetv2_train"), *arguments]
+            command.append("--c")
         subprocess.run(command, env=environment, check=True, capture_output=True)
         final[name] = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):

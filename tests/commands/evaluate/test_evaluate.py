@@ -224,15 +224,16 @@ def contents(out):
     return {path.relative_to(out): path.read_bytes() for path in files if path.suffix != ".npz"}
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(models, two_cases, tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(models, two_cases, preloaded_python, tmp_path):
     out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1])
     arguments = ["evaluate", "-d", "901", "-c", "3d_tiny", "-tr", MOESD, "-f", "0", "-o", out, "-device", "cpu"]
     arguments = [str(argument) for argument in (*arguments, "--disable_tta", *where)]
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_moe", *arguments], stderr=subprocess.DEVNULL)
+    command = [preloaded_python, "-m", "nnunet_moe", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while len(list(out.glob("records/**/[!.]*.npz"))) < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()  # until nobody writes any more
     done = {path: path.stat().st_mtime_ns for path in out.glob("records/**/[!.]*.npz")}
     assert 3 <= len(done) < 14 and not (out / "report.html").exists() and not (out / "results.csv").exists()
     main(arguments)

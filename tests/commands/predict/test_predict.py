@@ -235,7 +235,9 @@ def outputs(folder: Path) -> dict[str, object]:
     return found
 
 
-def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_files(trained, dataset, tmp_path):
+def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_files(
+    trained, dataset, preloaded_python, tmp_path
+):
     """Ten times killed, at random moments of what a whole run takes; with worker processes and without."""
     images = tmp_path / "in"
     images.mkdir()
@@ -250,7 +252,9 @@ def test_a_run_that_is_killed_at_any_moment_and_continued_ends_with_the_same_fil
     assert len(expected) == 6 * 3 + 6
     rng = np.random.default_rng(0)
     out, num_killed_at_work = tmp_path / "out", 0
-    with subprocess.Popen([sys.executable, "-c", STARTER], stdin=PIPE, stdout=PIPE, text=True) as starter:
+    (tmp_path / "starter.py").write_text(STARTER)
+    command = [preloaded_python, tmp_path / "starter.py"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as starter:
         assert starter.stdin is not None and starter.stdout is not None
         for number in range(10):
             workers = ("-npp", "1", "-nps", "1") if number == 4 else INLINE

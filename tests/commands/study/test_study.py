@@ -500,8 +500,12 @@ def test_a_tiny_study_from_start_to_end_killed_once(
     file = written(tmp_path, {**SMALLEST, "trainers": trainers, "settings": settings, "evaluation": evaluation})
     out = tmp_path / "out"
     model = dataset.workspace.results / dataset.raw.name / f"{MOESD}__nnUNetPlans_tiny__3d_tiny_long_seed0" / "fold_0"
-    command = [sys.executable, "-m", "nnunet_moe", "study", str(file), "-o", str(out), "-device", "cpu"]
-    study = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    command = ["study", str(file), "-o", str(out), "-device", "cpu"]
+    # a process of its own, below which all others are; they run the commands beside this Python
+    script = (
+        f"import sys; from nnunet_moe.cli import main; sys.executable = {str(preloaded_python)!r}; main(sys.argv[1:])"
+    )
+    study = psutil.Popen([sys.executable, "-c", script, *command], stdout=subprocess.DEVNULL)
     while not (model / "checkpoint_best.pth").exists() and study.poll() is None:
         time.sleep(0.02)
     assert study.poll() is None, (out / "snakemake.log").read_text()
@@ -512,7 +516,7 @@ def test_a_tiny_study_from_start_to_end_killed_once(
     assert 7 not in epochs_in(first_log) and not (out / "report.html").exists()
 
     monkeypatch.setattr(sys, "executable", str(preloaded_python))
-    main(command[3:])
+    main(command)
     shown = capsys.readouterr().out
     assert "Study tiny of Dataset901_Tiny" in shown and "All jobs are done." in shown
     assert f"Report: {out / 'report.html'}" in shown
@@ -525,7 +529,7 @@ def test_a_tiny_study_from_start_to_end_killed_once(
 
     done = {path: path.stat().st_mtime_ns for path in out.glob("done/*/*") if path.parent.name in ("train", "evaluate")}
     assert len(done) == 2
-    main(command[3:])
+    main(command)
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what is done stays"
 
 
