@@ -6,7 +6,7 @@ one tolerance serves images of millimeters and of micrometers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import nibabel
@@ -25,6 +25,8 @@ HALF_A_VOXEL = 0.5
 between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
 FARTHEST = 1e9
 """Sizes and positions must be below it, in mm. Above it, shifts of a voxel are lost in rounding."""
+CLOSE = np.cos(np.deg2rad(55))
+"""The cosine of the largest angle at which an axis of an oblique image may count as an axis of the body."""
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left, posterior and superior
 
 
@@ -83,14 +85,26 @@ class Grid:
         return grid
 
     @property
-    def axis_codes(self) -> str | None:
-        """The directions of the axes of the file, such as `LPS`, or None if the format or its header has none."""
+    def axis_codes(self) -> tuple[str, ...]:
+        """The directions of the axes of the file, such as `LPS`; empty if the format or its header has none.
+
+        The first one is nibabel's. For an oblique image it is followed by all others whose axes lie almost as close to
+        those of the image, because near 45 degrees a small turn changes which one is closest.
+        """
         if self.origin is None or len(self.size) != 3:
-            return None
+            return ()
         affine = np.eye(4)
         affine[:3, :3] = self.matrix
         codes = nibabel.aff2axcodes(affine)
-        return None if None in codes else "".join(codes)
+        if None in codes:
+            return ()
+        cosines = self.matrix / np.linalg.norm(self.matrix, axis=0)
+        close = [
+            "".join("LPIRAS"[axis + 3 * int(cosines[axis, place] > 0)] for place, axis in enumerate(order))
+            for order in permutations(range(3))
+            if all(abs(cosines[axis, place]) > CLOSE for place, axis in enumerate(order))
+        ]
+        return tuple(dict.fromkeys(("".join(codes), *close)))
 
     def shift(self, other: "Grid") -> tuple[float, float]:
         """Return the largest distance between the same voxel in both grids, in voxels and in mm.

@@ -49,8 +49,8 @@ class CaseImages:
     """Channel -> why its file seems to be a placeholder: it has a single value, or is equal to another one."""
     copies: tuple[str, ...] = ()
     """Messages on files that are copies of others, also with other gray values."""
-    axis_codes: str | None = None
-    """The directions of the axes of the files, such as `LPS`, or None if the format stores none."""
+    axis_codes: tuple[str, ...] = ()
+    """The directions of the axes of the files, as in `Grid.axis_codes`."""
 
     @property
     def available(self) -> Code:
@@ -298,12 +298,18 @@ def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]
         return data, properties, _count_not_finite(file, data, properties), said.getvalue().splitlines()
 
 
-def axes_notes(case: str, axis_codes: str | None, training_axes: Sequence[str]) -> tuple[str, ...]:
-    """Return a message if the axes of a case have other directions than those of all training images."""
-    if axis_codes is None or not training_axes or axis_codes in training_axes:
+def axes_notes(case: str, axis_codes: Sequence[str], training_axes: Sequence[str]) -> tuple[str, ...]:
+    """Return a message if the axes of a case have other directions than those of all training images.
+
+    Args:
+        case: its name.
+        axis_codes: the directions, as in `Grid.axis_codes`.
+        training_axes: those of the training images; empty if they are not known.
+    """
+    if not axis_codes or not training_axes or set(axis_codes) & set(training_axes):
         return ()
     return (
-        f"{case}: the axes of its images point to {axis_codes}, those of the training images to "
+        f"{case}: the axes of its images point to {axis_codes[0]}, those of the training images to "
         f"{' or '.join(training_axes)}. nnU-Net does not reorient images, so the segmentation may be wrong. Reorient "
         "the images as the training images are",
     )

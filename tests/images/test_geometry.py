@@ -16,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from facts import facts
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.geometry import Grid, ReadFile, require_same_geometry
-from nnunet_moe.images.reading import read_case, read_channels, read_segmentation_of
+from nnunet_moe.images.reading import axes_notes, read_case, read_channels, read_segmentation_of
 
 READERS = (SimpleITKIO, NibabelIO, NibabelIOWithReorient)
 DATASET_JSON = {"channel_names": {"0": "T1w", "1": "FLAIR"}, "file_ending": ".nii.gz"}
@@ -212,16 +212,39 @@ def test_axes_in_another_order_than_in_training_are_noted(tmp_path, reader, code
     seen = "RAS" if reader is NibabelIOWithReorient else codes
     for training in ((), (seen,), ("PIR", seen), ("PIR", "ASL")):
         read_files = read_case([str(file)], reader(), DATASET_JSON, training)
-        assert read_files.axis_codes == seen
+        assert read_files.axis_codes == (seen,)
         told = [note for note in read_files.notes if seen in note and all(code in note for code in training)]
         assert len(told) == len(read_files.notes) == (training == ("PIR", "ASL"))
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (0, 2)])
+def test_a_small_turn_near_45_degrees_is_no_other_order_of_axes(tmp_path, axes):
+    def codes(degrees: float) -> tuple[str, ...]:
+        """Of an image whose two axes are turned towards each other."""
+        turn, angle = np.eye(4), np.deg2rad(degrees)
+        turn[np.ix_(axes, axes)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        affine = turn @ np.diag([1.0, 1.5, 2.0, 1.0])
+        (found,) = {
+            read_case([str(save(IMAGES[0], tmp_path / "a_0000.nii.gz", affine))], reader(), DATASET_JSON).axis_codes
+            for reader in (SimpleITKIO, NibabelIO)
+        }
+        assert found[0] == "".join(nibabel.aff2axcodes(affine))
+        return found
+
+    straight, left, right, turned_by_90 = (codes(degrees) for degrees in (0, 44, 46, 90))
+    assert len(straight) == len(turned_by_90) == len(codes(30)) == len(codes(60)) == 1
+    assert left[0] == straight[0] != turned_by_90[0] == right[0]
+    assert {*left} == {*right} == {straight[0], turned_by_90[0]}
+    for training in (left[:1], right[:1]):  # as the plans hold them
+        assert axes_notes("a", left, training) == () == axes_notes("a", right, training)
+    assert axes_notes("a", codes(60), straight) and axes_notes("a", codes(30), turned_by_90)
 
 
 def test_a_format_without_positions_is_compared_by_shape_and_spacing():
     first = ReadFile("a", (4, 5, 6), {"spacing": (3.0, 1.0, 1.0)})
     grids = [Grid.of(first._replace(properties={"spacing": spacing})) for spacing in ((3, 1, 1), (3, 1, 1.02))]
     assert grids[0].shift(grids[1])[0] == pytest.approx(5 * 0.02) and grids[0].shift(grids[0]) == (0, 0)
-    assert grids[0].axis_codes is None
+    assert grids[0].axis_codes == ()
 
 
 def test_a_shift_is_in_the_smaller_voxels_whichever_file_comes_first():

@@ -51,8 +51,8 @@ class AnalysedCase:
     relative_size_after_crop: float
     states: dict[str, FileState]
     """Path -> the state of the file before it was read."""
-    axis_codes: str | None = None
-    """The directions of the axes of the files, such as `LPS`, or None if the format stores none."""
+    axis_codes: tuple[str, ...] = ()
+    """The directions of the axes of the files, as in `Grid.axis_codes`."""
     notes: tuple[tuple[str, ...], ...] = ()
     """Messages on the files, on copies among them, and on the grid of the segmentation."""
 
@@ -101,8 +101,9 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
         codes = {name: case.available for name, case in zip(dataset.cases, cases, strict=True)}
         self.availability = dataset.availability(codes)
         self.notes = tuple(line for kind in zip(*[case.notes for case in cases], strict=True) for line in _first(kind))
-        axes = Counter(case.axis_codes for case in cases if case.axis_codes is not None)
-        if len(axes) > 1:
+        stored = [case.axis_codes for case in cases if case.axis_codes]
+        axes = Counter(codes[0] for codes in stored)
+        if stored and not set.intersection(*map(set, stored)):
             listed = ", ".join(f"{code} in {number}" for code, number in axes.most_common())
             self.notes += (
                 f"The axes of the training images point to different directions: {listed} cases. nnU-Net does not "
@@ -191,14 +192,20 @@ def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
-    """Return a warning for each modality that cases have, but only cases without a labeled voxel."""
+    """Return a warning if no case has a labeled voxel, or one for each modality all of whose cases have none."""
     properties = fingerprint["foreground_intensity_properties_per_channel"]
     by_channel = {int(channel): values for channel, values in properties.items()}
+    had = [channel for channel in by_channel if any(code[channel] for code in availability.codes.values())]
+    unseen = [channel for channel in had if by_channel[channel] == UNSEEN]
+    if unseen == had:
+        return [
+            f"None of the {len(availability.codes)} training cases has a labeled voxel: their segmentations hold only "
+            "the background. A model that trains on them learns to find nothing. Check the files in labelsTr."
+        ]
     return [
         f"No case that has {name} has a labeled voxel. Normalization by the dataset's intensities (CT) will turn "
         f"{name} into zeros. Other normalizations are not affected."
-        for channel, name in enumerate(availability.modalities)
-        if by_channel[channel] == UNSEEN and any(code[channel] for code in availability.codes.values())
+        for name in (availability.modalities[channel] for channel in unseen)
     ]
 
 

@@ -224,6 +224,16 @@ def test_a_case_without_foreground_counts_for_shapes_alone(tiny):
     assert warning.startswith("No case that has B has a labeled voxel")
 
 
+def test_a_dataset_without_foreground_is_told_with_the_number_of_its_cases(tiny, capsys):
+    for case, channels in (("a", {1: SMALL}), ("b", {0: SMALL, 2: SMALL}), ("c", {2: SMALL})):
+        tiny_case(tiny, case, channels, 100, num_foreground=0)
+    extractor = extract_fingerprint(911, num_samples=300)
+    (warning,) = without_foreground(extractor.run(), extractor.availability)
+    assert warning.startswith("None of the 3 training cases has a labeled voxel") and "labelsTr" in warning
+    plan_and_preprocess("-d", 911, "--no_pp")
+    assert f"WARNING: {warning}" in capsys.readouterr().out
+
+
 def test_the_table_and_its_warnings(tiny, capsys):
     training = extract_fingerprint(911).availability
     assert availability_tables(training).splitlines() == [
