@@ -21,7 +21,7 @@ from nnunet_moe.commands.plan_and_preprocess.fingerprint import (
     IncompleteDatasetFingerprintExtractor,
     without_foreground,
 )
-from nnunet_moe.commands.plan_and_preprocess.memory import bytes_per_process, choose_processes
+from nnunet_moe.commands.plan_and_preprocess.memory import bytes_per_process, bytes_to_read, choose_processes
 from nnunet_moe.commands.plan_and_preprocess.normalizations import look_alikes, normalization_table
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
     read_raw_dataset,
@@ -29,7 +29,7 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import (
     visible_cases,
 )
 from nnunet_moe.commands.plan_and_preprocess.references import copy_references
-from nnunet_moe.commands.plan_and_preprocess.request import Request
+from nnunet_moe.commands.plan_and_preprocess.request import FINGERPRINT_PROCESSES, Request
 from nnunet_moe.commands.plan_and_preprocess.splits import read_patients_and_splits, split_by_patient
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.availability import Availability
@@ -121,14 +121,23 @@ def _fingerprint(name: str, request: Request) -> Availability:
     dataset = read_raw_dataset(name)
     if unused := dataset.unused():
         print(f"Not used, because the case has no image or the file has another ending: {', '.join(unused)}")
+    num_processes, line = choose_processes(
+        bytes_to_read([case["images"] for case in dataset.cases.values()], len(dataset.modalities)),
+        min(request.fingerprint_processes or FINGERPRINT_PROCESSES, len(dataset.cases)),
+        available_bytes(),
+        is_default=request.fingerprint_processes is None,
+        what="Reading the cases needs",
+        flag="-npfp",
+    )
+    print(f"{name}: {line}")
     if request.verify or request.refuse_copies:
         verify_integrity(
             dataset,
-            request.fingerprint_processes,
+            num_processes,
             refuse_copies=request.refuse_copies,
             show_progress=request.show_progress,
         )
-    extractor = IncompleteDatasetFingerprintExtractor(name, request.fingerprint_processes, verbose=request.verbose)
+    extractor = IncompleteDatasetFingerprintExtractor(name, num_processes, verbose=request.verbose)
     extractor.show_progress_bar = request.show_progress
     fingerprint = extractor.run(overwrite_existing=request.clean)
     test, problems = dataset.test_availability()
@@ -217,4 +226,5 @@ def _preprocess(
             folder = nnunet_folder(nnUNet_preprocessed) / name / configuration.data_identifier
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    copy_references(read_raw_dataset(name), nnunet_folder(nnUNet_preprocessed) / name, request.fingerprint_processes)
+    num_processes = min(number for _, number in configurations.values())
+    copy_references(read_raw_dataset(name), nnunet_folder(nnUNet_preprocessed) / name, num_processes)

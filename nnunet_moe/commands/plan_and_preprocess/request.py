@@ -7,6 +7,8 @@ from nnunet_moe.runtime.options import option
 
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 """nnU-Net's defaults; any other configuration gets 4."""
+FINGERPRINT_PROCESSES = 8
+"""nnU-Net's default."""
 
 
 EXTRACTOR, PREPROCESSOR = "DatasetFingerprintExtractor", "DefaultPreprocessor"
@@ -65,12 +67,12 @@ class Request:
         "3d_lowres, 4 for others; fewer if memory is short)",
     )
     """One number for all configurations, or one per configuration."""
-    fingerprint_processes: int = option(
+    fingerprint_processes: int | None = option(
         "-npfp",
         type=int,
-        default=8,
+        default=None,
         group="compute",
-        help="extract the fingerprint in this many processes (default: %(default)s)",
+        help="extract the fingerprint in this many processes (default: 8; fewer if memory is short)",
     )
     verify: bool = option(
         "--verify_dataset_integrity",
@@ -113,11 +115,11 @@ class Request:
                     f"{flag} {name} is not supported. This package replaces nnU-Net's {default}, but no other {what}. "
                     f"Remove {flag}."
                 )
-        numbers = (self.fingerprint_processes, *(self.num_processes or ()))
-        if min(numbers) < 1:
-            raise SettingsError(
-                f"-npfp and -np are {', '.join(map(str, numbers))}. Numbers of processes start at 1. Change them."
-            )
+        for flag, numbers in (("-npfp", (self.fingerprint_processes,)), ("-np", self.num_processes or ())):
+            if any(number is not None and number < 1 for number in numbers):
+                raise SettingsError(
+                    f"{flag} is {' '.join(map(str, numbers))}. Numbers of processes start at 1. Change them."
+                )
         if self.num_processes is not None and len(self.num_processes) not in (1, len(self.configurations)):
             raise SettingsError(
                 f"-np has {len(self.num_processes)} numbers for {len(self.configurations)} configurations. Give one "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from incomplete import describe, extract_fingerprint, plan_and_preprocess, write
-from nnunet_moe.commands.plan_and_preprocess.memory import BASE, bytes_per_process, choose_processes
+from nnunet_moe.commands.plan_and_preprocess.memory import BASE, bytes_per_process, bytes_to_read, choose_processes
 from nnunet_moe.commands.plan_and_preprocess.normalizations import look_alikes, normalization_table
 
 
@@ -92,6 +92,20 @@ def test_processes_that_have_no_memory_are_not_started(needed, available, is_def
     assert line.startswith("WARNING: ") == ("-np 3" in text or "even" in text)
 
 
+def test_the_memory_to_read_a_case_is_known_from_the_headers(tmp_path):
+    small, large = np.zeros((4, 5, 6), dtype=np.uint8), np.zeros((7, 8, 9), dtype=np.uint8)
+    for name, image in (("a_0000.nii.gz", small), ("b_0000.nrrd", large), ("c_0000.tif", small[0])):
+        write(tmp_path / name, image)
+    (tmp_path / "d_0000.nii.gz").write_bytes(b"no image")
+    cases = [[str(path), "not looked at"] for path in sorted(tmp_path.iterdir())]
+    assert bytes_to_read(cases, 3) == BASE + 504 * (4 * 3 * 5 + 32 * 2)
+    assert bytes_to_read(cases[:1], 1) == BASE + 120 * (4 * 5 + 32 * 2)
+    assert bytes_to_read(cases[2:], 1) == BASE + 30 * (4 * 5 + 32 * 2)
+    assert bytes_to_read(cases[3:], 1) == BASE
+    _, line = choose_processes(6e9, 8, 13 * GB, is_default=False, what="Reading the cases needs", flag="-npfp")
+    assert line.startswith("WARNING: Reading the cases needs up to 6.0 GB") and "Use -npfp 1." in line
+
+
 def test_the_command_says_it_before_it_preprocesses(tmp_path, monkeypatch, capsys):
     for kind in ("raw", "preprocessed", "results"):
         (tmp_path / kind).mkdir()
@@ -110,5 +124,7 @@ def test_the_command_says_it_before_it_preprocesses(tmp_path, monkeypatch, capsy
     assert "| 0 | CT | CTNormalization | by the percentiles" in told
     assert "| 1 | CT late | ZScoreNormalization | each image by its own mean and SD, inside the region" in told
     assert "WARNING: The modality 'CT late' gets the z-score normalization" in told
+    reading, table = "Dataset924_Told: Reading the cases needs up to 0.5 GB of memory per process", "| 0 | CT |"
+    assert told.index(reading) < told.index(table)
     memory, preprocessing = "3d_fullres: Preprocessing needs up to 0.5 GB of memory per process", "preprocessing for 3d"
     assert told.index(memory) < told.index(preprocessing)
