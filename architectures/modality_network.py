@@ -11,7 +11,7 @@ from nnunet_moe.architectures.fixed_code import load_fixed
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions, place_code_norms
-from nnunet_moe.architectures.upcycling import UpcyclingSource, require_as_many_modalities, upcycled_weights
+from nnunet_moe.architectures.upcycling import UpcyclingSource, require_fitting_modalities, upcycled_weights
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import Code, zero_absent
 from nnunet_moe.settings.base import Settings
@@ -100,7 +100,7 @@ class ModalityNetwork(MissingModalityNetwork):
                 f"-like {like} is only for M4oE, where each expert belongs to an image type. This trainer has other "
                 "experts. Remove -like."
             )
-        require_as_many_modalities(source, modalities)
+        require_fitting_modalities(source, modalities)
         return upcycled_weights(source, self, noise)
 
     def forward(self, x: Tensor) -> Logits:

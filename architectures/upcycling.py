@@ -40,21 +40,30 @@ def nothing_to_upcycle(network: nn.Module) -> ModelError:
     )
 
 
-def require_as_many_modalities(source: UpcyclingSource, modalities: Sequence[str]) -> None:
-    """Refuse a checkpoint of another number of modalities, whose first convolution has another size.
+def require_fitting_modalities(source: UpcyclingSource, modalities: Sequence[str]) -> None:
+    """Refuse a checkpoint of another number of modalities, or of the same ones in another order.
+
+    The first convolution belongs to channels by their position.
 
     Args:
         source: the checkpoint.
         modalities: the names of the modalities of the training to start.
 
     Raises:
-        ModelError: the numbers differ.
+        ModelError: the numbers or only the orders differ.
     """
+    trained = f"The checkpoint was trained with {len(source.modalities)} modalities ({', '.join(source.modalities)})."
     if len(source.modalities) != len(modalities):
         raise ModelError(
-            f"The checkpoint was trained with {len(source.modalities)} modalities ({', '.join(source.modalities)}). "
-            f"The training to start has {len(modalities)} ({', '.join(modalities)}). Upcycling cannot add or remove "
-            f"modalities. Choose a checkpoint with {len(modalities)} modalities, or train without -pretrained_weights."
+            f"{trained} The training to start has {len(modalities)} ({', '.join(modalities)}). Upcycling cannot add or "
+            f"remove modalities. Choose a checkpoint with {len(modalities)} modalities, or train without "
+            "-pretrained_weights."
+        )
+    if list(source.modalities) != list(modalities) and sorted(source.modalities) == sorted(modalities):
+        raise ModelError(
+            f"{trained} The training to start has them in another order ({', '.join(modalities)}), so the weights of "
+            "one modality would be used for another. Give the channels of the dataset the order of the checkpoint (in "
+            "channel_names and in the names of the files), and plan it again, or train without -pretrained_weights."
         )
 
 

@@ -57,11 +57,12 @@ class Target:
         return missing_modality_network(network), channel_names(dataset_json)
 
 
-def upcycle_checkpoint(request: Request) -> Target:
+def upcycle_checkpoint(request: Request) -> tuple[Target, str | None]:
     """Write a file for `nnUNetv2_train ... -pretrained_weights`.
 
     Returns:
-        The target, including values that default to the checkpoint's.
+        The target, including values that default to the checkpoint's; and a message if its modalities have other names
+        than those of the checkpoint.
 
     Raises:
         ModelError: a file does not exist, or source and target do not fit.
@@ -96,4 +97,9 @@ def upcycle_checkpoint(request: Request) -> Target:
         raise ModelError(
             f"{out} cannot be written: {error}. Check the free space and the permissions of the folder."
         ) from error
-    return target
+    if trained_on == names:
+        return target, None
+    return target, (
+        f"The checkpoint was trained with {', '.join(trained_on)}. The training to start has {', '.join(names)}. "
+        "M4oE takes experts by these names; all other trainers take channels by their order. Make sure that both fit."
+    )

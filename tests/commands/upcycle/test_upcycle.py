@@ -146,6 +146,10 @@ def fewer_modalities(checkpoint):
     checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "FLAIR"}}
 
 
+def other_order(checkpoint):
+    checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "FLAIR", "2": "T2w"}}
+
+
 def more_modalities(checkpoint):
     checkpoint["init_args"]["dataset_json"] |= {"channel_names": dict(enumerate(("T1w", "T1c", "T2w", "FLAIR")))}
 
@@ -189,6 +193,7 @@ def unchanged(checkpoint):
         (other_network, MOESD, ("1 weights", "one of the networks only", "encoder.stages.9.weight")),
         (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
         (fewer_modalities, MOESD, ("2 modalities (T1w, FLAIR)", "has 3 (T1w, T2w, FLAIR)", "cannot add or remove")),
+        (other_order, MOESD, ("3 modalities (T1w, FLAIR, T2w)", "another order (T1w, T2w, FLAIR)", "channel_names")),
         (
             more_modalities,
             "nnUNetTrainerMoEStem",
@@ -212,6 +217,19 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, ch
     with pytest.raises(ModelError, match=facts(*said)):
         upcycle(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
     assert not list(tmp_path.glob("up*"))
+
+
+def test_modalities_with_other_names_are_noted_with_both_lists(ordinary, tmp_path, capsys):
+    checkpoint = torch.load(ordinary[1], weights_only=False)
+    checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "T1c", "2": "FLAIR"}}
+    torch.save(checkpoint, tmp_path / "changed.pth")
+    for file, is_noted in ((tmp_path / "changed.pth", True), (ordinary[1], False)):
+        main(["upcycle", "-i", str(file), "-tr", MOESD, "-o", str(tmp_path / f"up{is_noted}.pth")])
+        told = capsys.readouterr().out
+        assert ("trained with T1w, T1c, FLAIR. The training to start has T1w, T2w, FLAIR." in told) == is_noted
+        assert ("WARNING" in told) == is_noted
+    noted, other = (torch.load(tmp_path / f"up{is_noted}.pth")["network_weights"] for is_noted in (True, False))
+    assert all(torch.equal(noted[key], other[key]) for key in other)
 
 
 @pytest.mark.parametrize("trainer", [MOESD, "nnUNetTrainerSD"])
