@@ -18,6 +18,7 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.contrast import Contrast
 from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.file_names import files_by_channel
+from nnunet_moe.images.notes import ModalityNote, OncePerModality
 from nnunet_moe.images.placeholders import constant_note, single_value
 from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of
 from nnunet_moe.images.resampled_size import require_resampled_size
@@ -42,6 +43,10 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
     """Whether training cases are preprocessed; `run_case_save` sets it, which nnU-Net only calls for them."""
     _files: Mapping[int, str] = MappingProxyType({})  # channel -> file of the current case, where `run_case` read it
     _sources: Sequence[str] = ()  # how messages on the current case call its channels: by file, or by modality
+
+    def __init__(self, verbose: bool = True) -> None:
+        super().__init__(verbose)
+        self._once = OncePerModality()
 
     def run_case_save(
         self,
@@ -97,7 +102,10 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         dataset_json = _loaded(dataset_json)
         reader = plans_manager.image_reader_writer_class()
         images = read_case(image_files, reader, dataset_json, training_axes(plans_manager))
-        _log(images.log_lines)
+        told = images.log_lines
+        if self.for_training:  # planning has told them, and each case has another copy of this preprocessor
+            told = [line for line in told if not isinstance(line, ModalityNote)]
+        _log(self._once.new(told))
         image, notes = self.used_channels(images, min(image_files), configuration_manager, dataset_json)
         _log(notes)
         seg = None

@@ -88,6 +88,20 @@ def test_a_file_that_is_zero_everywhere_counts_as_absent_with_a_line_in_the_log(
     assert f"{copied_case[1]} is zero everywhere: treated as missing" in capsys.readouterr().out
 
 
+def test_a_mask_as_an_input_is_noted_once_in_a_prediction_and_not_again_in_training(
+    setup, copied_case, dataset, tmp_path, capsys
+):
+    rewrite(copied_case[1], lambda array: (array > array.mean()).astype(np.float32))
+    preprocessor = MissingModalityPreprocessor(verbose=False)
+    files, managers = list(map(str, copied_case)), (setup.plans, setup.configuration, setup.dataset_json)
+    for _ in range(2):
+        preprocessor.run_case(files, None, *managers)
+    assert capsys.readouterr().out.count(f"{copied_case[1]} has only the values 0 and 1") == 1
+    label = str(dataset.raw / "labelsTs" / "phantomTs000.nii.gz")
+    MissingModalityPreprocessor(verbose=False).run_case_save(str(tmp_path / "saved"), files, label, *managers)
+    assert "only the values" not in capsys.readouterr().out
+
+
 def test_a_dedicated_model_uses_its_own_modalities_and_says_what_it_leaves(setup, copied_case, capsys):
     expected = setup.run([copied_case[0], copied_case[2]])[0]
     setup.configuration.configuration["nnunet_moe"] = {"modality_code": [1, 0, 1]}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import nibabel
+import nibabel.openers
 import nibabel.spatialimages
 import numpy as np
 import SimpleITK as sitk
@@ -111,11 +112,24 @@ def stored_voxels(file: str, array: np.ndarray, properties: Mapping[str, Any]) -
         in_order = voxels.ravel(order="F").astype(np.float32)
         rounding = 1e-5 * float(np.abs(array).max(initial=0))
         if in_order.size != array.size or not np.allclose(in_order, array.ravel(), rtol=0, atol=rounding):
+            if (offset := _offset_without_scale(file)) is not None:
+                raise ModalityError(
+                    f"{file} has the scale 0 (scl_slope) and the offset {offset:g} (scl_inter) in its header. Programs "
+                    "disagree about what this means. Write the voxels as they should be, with the scale 1."
+                )
             raise ModalityError(
-                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}. Perhaps it is damaged, its scale "
-                "is 0, or another file has the same name with the ending .nii. Convert it again, or rename that file."
+                f"nibabel and ITK, which nnU-Net uses, find other voxels in {file}. Perhaps it is damaged, or "
+                "another file has the same name with the ending .nii. Convert it again, or rename that file."
             )
     return voxels
+
+
+def _offset_without_scale(file: str) -> float | None:
+    """Return the offset of the values of a NIfTI file if its header has an offset, but the scale 0; None otherwise."""
+    with nibabel.openers.ImageOpener(file) as opened:
+        header = nibabel.Nifti1Header.from_fileobj(opened, check=False)
+    offset = float(header["scl_inter"])
+    return offset if float(header["scl_slope"]) == 0 and offset != 0 else None
 
 
 def separate_voxels(file: str) -> str | None:

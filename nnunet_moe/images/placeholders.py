@@ -58,10 +58,23 @@ def suspicion(channel: np.ndarray) -> str | None:
     common = np.median(values[:: max(1, values.size // SAMPLE)])
     if (part := float((values == common).mean())) > MOSTLY:
         return f"is {common:g} in {part:.3%} of its voxels"
-    inside = values[values != 0]
-    if inside.size < values.size and single_value(inside) is not None:
-        return f"has only the values 0 and {inside[0]:g}"
     return None
+
+
+def two_values_note(channel: np.ndarray, name: str) -> str | None:
+    """Return a message on a channel that has only two values, as a mask has; None if it has more.
+
+    Args:
+        channel: its voxels, finite, with more than a single value.
+        name: the name of its file.
+    """
+    lowest, values = float(channel.min()), channel.reshape(-1)
+    if single_value(rest := values[values != lowest]) is None:
+        return None
+    return (
+        f"{name} has only the values {lowest:g} and {rest[0]:g}. This is right for a mask. In an image, it is perhaps "
+        "a placeholder for a missing modality"
+    )
 
 
 def copies(image: np.ndarray, order: Sequence[int]) -> Mapping[int, tuple[int, bool]]:

@@ -14,7 +14,16 @@ from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
 from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
-from nnunet_moe.images.placeholders import constant_note, constant_text, copies, copy_text, single_value, suspicion
+from nnunet_moe.images.notes import ModalityNote
+from nnunet_moe.images.placeholders import (
+    constant_note,
+    constant_text,
+    copies,
+    copy_text,
+    single_value,
+    suspicion,
+    two_values_note,
+)
 from nnunet_moe.images.spacing_files import require_spacing
 from nnunet_moe.images.unreadable import reading
 from nnunet_moe.labels.voxels import whole_numbers
@@ -186,7 +195,9 @@ def read_channels(
             notes.append(note)
         if (value := single_value(data)) is None:
             image[channel] = data
-            if (why := suspicion(data)) is not None:
+            if (text := two_values_note(data, file)) is not None:
+                notes.append(ModalityNote(text, modalities[channel]))
+            elif (why := suspicion(data)) is not None:
                 notes.append(f"{file} {why}: perhaps a placeholder for a missing modality")
         else:
             constants[channel] = constant_text(value)

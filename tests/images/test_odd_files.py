@@ -110,6 +110,17 @@ def test_vectors_in_other_formats_are_refused_with_their_number(tmp_path, number
         read_case([str(file)], SimpleITKIO(), dataset_json)
 
 
+@pytest.mark.parametrize("offset", [100.0, -3.5])
+def test_a_scale_of_zero_with_an_offset_is_named(case, offset):
+    """The standard says that voxels are not scaled then. ITK adds the offset, or takes it for all voxels."""
+    save(IMAGE.astype(np.int16), case[1])
+    patched(case[1], (112, struct.pack("<ff", 0.0, 0.0)))
+    assert read_case(list(map(str, case)), SimpleITKIO(), DATASET_JSON).available == (True, True)
+    patched(case[1], (112, struct.pack("<ff", 0.0, offset)))
+    with pytest.raises(ModalityError, match=facts(case[1], "scale 0", "scl_slope", f"{offset:g}", "scale 1")):
+        read_case(list(map(str, case)), SimpleITKIO(), DATASET_JSON)
+
+
 CUT = {
     "voxels": lambda content: content[:-100],
     "header": lambda content: content[:60],

@@ -1,5 +1,6 @@
 """Files that stand in for a missing modality: one value everywhere, or a copy of another modality."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from facts import facts
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.notes import ModalityNote, OncePerModality
 from nnunet_moe.images.placeholders import copies
 from nnunet_moe.images.reading import read_case, read_channels
 
@@ -135,7 +137,6 @@ ONE_OF_ZEROS[1, 2, 3], ONE_OF_ZEROS[4, 5, 6] = 1, 2
 SUSPECT = {
     "100 with noise": 100 + 1e-3 * GENERATOR.normal(size=SHAPE),
     "-1 with noise": -1 + 1e-4 * GENERATOR.normal(size=SHAPE),
-    "100 in a mask": np.where(INSIDE, 100, 0),
     "zeros with two other voxels": ONE_OF_ZEROS,
 }
 
@@ -146,6 +147,26 @@ def test_an_image_that_hardly_varies_is_used_and_noted(tmp_path, image):
     (note,) = read.notes
     assert read.available == (True, False) and "a_0000.nii.gz" in note and "placeholder" in note
     assert read_case(case(tmp_path, T1W), SimpleITKIO(), DATASET_JSON).notes == ()
+
+
+TWO_VALUES = {
+    "a mask": (np.where(INSIDE, 1, 0), "0 and 1"),
+    "100 in a mask": (np.where(INSIDE, 100, 0), "0 and 100"),
+    "without zero": (np.where(INSIDE, 3, -5), "-5 and 3"),
+    "a click": (np.where(np.arange(504).reshape(SHAPE) == 77, 1, 0), "0 and 1"),
+}
+
+
+@pytest.mark.parametrize(("image", "said"), TWO_VALUES.values(), ids=TWO_VALUES)
+def test_an_image_of_two_values_is_used_and_noted_once_for_each_modality(tmp_path, image, said):
+    files = case(tmp_path, image.astype(np.float32), T1W)
+    read = read_case(files, SimpleITKIO(), DATASET_JSON)
+    (note,) = read.notes
+    assert read.available == (True, True) and note.startswith(f"{files[0]} has only the values {said}. ")
+    assert isinstance(note, ModalityNote) and note.modality == "T1w"
+    once, other = OncePerModality(), ModalityNote("another file", "FLAIR")
+    sent = pickle.loads(pickle.dumps((*read.log_lines, "a line")))  # as from another process
+    assert once.new(sent) == [note, "a line"] and once.new((*sent, other)) == ["a line", other]
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1e-30, 1e-42])

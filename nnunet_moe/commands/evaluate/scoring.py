@@ -5,7 +5,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from nnunet_moe.commands.evaluate.records import Record, Records, content_of, fi
 from nnunet_moe.commands.evaluate.steps import Prediction, PreparedCase, finish, prepare
 from nnunet_moe.errors import NnunetMoeError
 from nnunet_moe.images.file_names import files_of
+from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.labels.label_sets import LabelSets, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
@@ -68,6 +69,8 @@ class Scorer:
     network_time: NetworkTime
     arrays: Path
     """The folder for arrays that one step leaves for the next."""
+    once: OncePerModality = field(default_factory=OncePerModality)
+    """Which messages the log contains."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class ModelRun:
         """Predict each code of a case that is left to do, and yield all codes of the case."""
         case, call = planned.case, planned.call
         prepared, unprepared = (None, "") if call is None else _attempt(call.result)
-        for line in () if prepared is None else prepared.log_lines:
+        for line in () if prepared is None else self.scorer.once.new(prepared.log_lines):
             tqdm.write(line)
         for number, code in enumerate(self.codes, 1):
             found = _Segmentation(case, code, record=planned.records[code])

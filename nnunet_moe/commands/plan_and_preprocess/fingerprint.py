@@ -16,6 +16,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunet_moe.commands.plan_and_preprocess.fingerprint_files import require_same_files, states_of, write_states
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import read_raw_dataset, require_none
 from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.images.reading import read_case, read_segmentation_of
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.availability import Availability
@@ -211,7 +212,7 @@ def without_foreground(fingerprint: dict[str, Any], availability: Availability) 
 
 def _first(notes: Sequence[Sequence[str]]) -> list[str]:
     """Return some of the messages of one kind, from all cases, and say how many there are."""
-    lines = [line for of_case in notes for line in of_case]
+    lines = OncePerModality().new(line for of_case in notes for line in of_case)
     return [*lines[:5], *([f"... and {len(lines) - 5} more messages of this kind"] if len(lines) > 5 else [])]
 
 

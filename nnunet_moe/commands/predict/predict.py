@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.commands.predict.steps import PreparedCase, prepare, write
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
+from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import InferenceContext, load_predictor, predict_logits
@@ -85,7 +86,8 @@ class _Run:
             num_parts=request.num_parts,
             part_id=request.part_id,
         )
-        self._found: dict[str, tuple[Prediction, States]] = {}
+        self._found: dict[str, tuple[Prediction, tuple[str, ...], States]] = {}
+        self._once = OncePerModality()
 
     def finish(self) -> Outcome:
         """Predict the remaining cases, and write the tables."""
@@ -132,7 +134,8 @@ class _Run:
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
             seconds = prepared.seconds + time.perf_counter() - start
-            self._found[case.name] = Prediction(code, prepared.files, seconds, {}, prepared.notes), prepared.states
+            prediction = Prediction(code, prepared.files, seconds, {}, _in_one_line(prepared.notes))
+            self._found[case.name] = prediction, prepared.notes, prepared.states
             to_write = (
                 folder / "logits.npy",
                 prepared.properties,
@@ -156,12 +159,12 @@ class _Run:
             except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
-            found, states = self._found.pop(case.name)
+            found, notes, states = self._found.pop(case.name)
             self._output.inputs.add(case.name, states, outputs)
             prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
             self._output.manifest.add(case.name, prediction)
-            notes = f" ({prediction.notes})" if prediction.notes else ""
-            tqdm.write(f"{case.name}: {prediction.modalities}, {prediction.seconds:.1f} s{notes}")
+            said = f" ({line})" if (line := _in_one_line(self._once.new(notes))) else ""
+            tqdm.write(f"{case.name}: {prediction.modalities}, {prediction.seconds:.1f} s{said}")
         return waiting
 
     def _fail(self, case: CaseFiles, error: Exception) -> None:
@@ -173,6 +176,10 @@ class _Run:
         tqdm.write(f"{case.name}: FAILED. {reason}")
         if self._request.verbose:
             traceback.print_exception(error)
+
+
+def _in_one_line(notes: Iterable[str]) -> str:
+    return "; ".join("\n".join(notes).splitlines())
 
 
 def _altered(case: CaseFiles, output: OutputFolder) -> Failure:

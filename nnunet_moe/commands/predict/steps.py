@@ -31,8 +31,8 @@ class PreparedCase:
     code: Code
     files: dict[str, str]
     """Modality -> its file, including files that were not used."""
-    notes: str
-    """Messages of the preprocessing on files that it did not use."""
+    notes: tuple[str, ...]
+    """Messages of the preprocessing on files that it did not use, or that may be wrong."""
     states: dict[str, FileState]
     """Path -> the state of the file before it was read, for the images and the previous stage's segmentation."""
     seconds: float
@@ -72,8 +72,7 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)
     files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
-    said = "; ".join("\n".join((*images.ignored, *notes)).splitlines())
-    return PreparedCase(data, properties, code, files, said, states, time.perf_counter() - start)
+    return PreparedCase(data, properties, code, files, (*images.ignored, *notes), states, time.perf_counter() - start)
 
 
 def write(

@@ -440,6 +440,19 @@ def test_a_file_of_zeros_is_no_modality_and_the_manifest_says_so(trained, two_ca
     assert manifest["a"]["notes"] == "a: not used, because the ending is not .nii.gz: a_0001.mha, a_0001.nii"
 
 
+def test_masks_as_inputs_are_noted_once_in_the_log_and_for_each_case_in_the_manifest(
+    trained, two_cases, tmp_path, capsys
+):
+    for case in "ab":
+        file = str(two_cases / f"{case}_0001.nii.gz")
+        image = sitk.ReadImage(str(two_cases / f"{case}_0000.nii.gz"))
+        sitk.WriteImage(sitk.Cast(image > 100, sitk.sitkFloat32), file)
+    predict(two_cases, tmp_path)
+    assert capsys.readouterr().out.count("has only the values 0 and 1") == 1
+    manifest = rows(tmp_path / "manifest.csv")
+    assert all(f"{case}_0001.nii.gz has only the values 0 and 1" in manifest[case]["notes"] for case in "ab")
+
+
 def test_parts_share_the_cases_and_do_not_disturb_each_other(trained, two_cases, tmp_path):
     predict(two_cases, tmp_path / "whole")
     for part in (0, 1):
