@@ -16,7 +16,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadFileScheduling
 
-from incomplete import plan_and_preprocess
+from incomplete import extract_fingerprint, plan_and_preprocess
 from made_batches import LABELS
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.case_subsets import CaseSubsets, cases_of
@@ -162,11 +162,21 @@ def own_workers() -> Iterator[None]:
     multiprocessing.set_executable(before)
 
 
+def extract_nnunets_fingerprint(dataset_id: int) -> None:
+    """Of fewer voxels than nnU-Net's command takes, which is most of its time; it keeps a fingerprint that there is.
+
+    The tutorials about incomplete cases and about CT and MRI have theirs whole.
+    """
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    extractor = DatasetFingerprintExtractor(dataset_id, num_processes=1)
+    extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
+    extractor.run()
+
+
 @pytest.fixture(scope="session")
 def dataset(preloaded_python, tmp_path_factory) -> Iterator[Dataset]:
     """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-
     from nnunet_in_process import command
 
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
@@ -176,10 +186,7 @@ def dataset(preloaded_python, tmp_path_factory) -> Iterator[Dataset]:
         patch.setenv("nnUNet_raw", str(workspace.raw))
         patch.setenv("nnUNet_preprocessed", str(workspace.preprocessed))
         patch.setenv("nnUNet_results", str(workspace.results))
-        # of fewer voxels than the command takes, which is most of its time; the demo's test has it whole
-        extractor = DatasetFingerprintExtractor(DATASET_ID, num_processes=1)
-        extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
-        extractor.run()
+        extract_nnunets_fingerprint(DATASET_ID)
         command("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "3d_fullres", "-np", 1)
         shutil.copy(dataset.plans_file, dataset.planned_file)
         dataset.add_configuration(CONFIGURATION)
@@ -201,6 +208,7 @@ def two_image_types(dataset) -> Path:
     """A raw dataset of CT and of MR cases with a label each, 904, preprocessed in 2D and 3D."""
     raw = dataset.workspace.raw / "Dataset904_TwoKinds"
     write_two_image_types(raw)
+    extract_fingerprint(904)
     plan_and_preprocess("-d", 904, "-c", "2d", "3d_fullres")
     return raw
 
@@ -253,17 +261,30 @@ def make_trainer(dataset, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def demo_run(preloaded_python, tmp_path_factory) -> Path:
-    """What `nnunet_moe demo` leaves, after a training too short to learn anything, of heads as small as the tests' own.
+    """What `nnunet_moe demo` leaves, after a training too short to learn anything.
 
-    What it printed is in a text file of the same name beside it.
+    Heads and network are as small as the tests' own. What it printed is in a text file of the same name beside it.
     """
     from nnunet_moe.commands.demo import demo
 
     folder = tmp_path_factory.mktemp("demo") / "nnunet_moe_demo"
     length = {**demo.TRAINING_LENGTH, "num_epochs": 1, "num_iterations_per_epoch": 2}
+
+    def write_cohort_and_fingerprint(raw: Path, **more):
+        write_phantom_cohort(raw, **more)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("raw", "preprocessed", "results"):
+                patch.setenv(f"nnUNet_{name}", str(folder / f"nnUNet_{name}"))
+            extract_nnunets_fingerprint(demo.DATASET_ID)
+
+    def add_smaller_configuration(plans_file, name, **more):
+        add_small_configuration(plans_file, name, **{**more, "features_per_stage": [4, 6, 8]})
+
     with pytest.MonkeyPatch.context() as patch, folder.with_suffix(".txt").open("w") as out, redirect_stdout(out):
+        patch.setattr(demo, "write_phantom_cohort", write_cohort_and_fingerprint)
         patch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
         patch.setattr(demo, "TRAINING_LENGTH", length)
+        patch.setattr(demo, "add_small_configuration", add_smaller_configuration)
         patch.setattr(sys, "executable", str(preloaded_python))
         main(["demo", "-o", str(folder), "-device", "cpu"])
     return folder

@@ -27,21 +27,12 @@ def convolutions(stages: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory):
+def tried(preloaded_python, tmp_path_factory):
     """What the command writes with the smallest shapes, and its report."""
     out = tmp_path_factory.mktemp("gpu")
     methods = ["nnU-Net", "modality dropout", "MoE-SD, loop", "LCKD", "M4oE"]
-    command = [
-        sys.executable,
-        "benchmarks/gpu.py",
-        "--tiny",
-        "--minutes",
-        "9",
-        "--out",
-        str(out),
-        "--methods",
-        *methods,
-    ]
+    command = [str(preloaded_python), "benchmarks/gpu.py", "--tiny", "--minutes", "9", "--out", str(out)]
+    command += ["--methods", *methods]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
