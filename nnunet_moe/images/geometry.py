@@ -6,15 +6,16 @@ one tolerance serves images of millimeters and of micrometers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations, product
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.headers import QFORM, SFORM, stored_forms, unit_in_mm
+from nnunet_moe.images.headers import QFORM, SFORM, stored_forms
 
 TOLERANCE = 0.03
 """Voxels by which files may be shifted without a message. Headers of images on the same grid differ by rounding."""
@@ -30,7 +31,8 @@ CLOSE = np.cos(np.deg2rad(55))
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left, posterior and superior
 
 
-class ReadFile(NamedTuple):
+@dataclass(frozen=True)
+class ReadFile:
     """A file that nnU-Net's reader has read."""
 
     file: str
@@ -38,6 +40,22 @@ class ReadFile(NamedTuple):
     """`(*space)`, in the order of the array."""
     properties: dict[str, Any]
     """The properties that the reader returned."""
+
+    @cached_property
+    def form_grids(self) -> "dict[str, Grid]":
+        """The grids by sform and qform of a NIfTI file, in the order of axes of the array that was read."""
+        by_itk = bool({"sitk_stuff", "sent"} & self.properties.keys())
+        nibabel_stuff, size = self.properties.get("nibabel_stuff", {}), self.shape[::-1]
+        grids = {}
+        for name, affine in stored_forms(self.file, in_mm=by_itk).items():
+            if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+                return {}
+            if "reoriented_affine" in nibabel_stuff:
+                orientation = io_orientation(nibabel_stuff["original_affine"])
+                stored_size = np.array(size)[orientation[:, 0].astype(int)]
+                affine = affine @ inv_ornt_aff(orientation, tuple(stored_size))
+            grids[name] = Grid(size, affine[:3, :3], affine[:3, 3], np.linalg.norm(affine[:3, :3], axis=0))
+        return grids
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,7 @@ def require_same_geometry(first: ReadFile, other: ReadFile) -> str | None:
     """
     grid, other_grid = Grid.of(first), Grid.of(other)
     in_voxels, in_mm = grid.shift(other_grid)
-    forms, other_forms = _form_grids(first), _form_grids(other)
+    forms, other_forms = first.form_grids, other.form_grids
     if in_voxels > TOLERANCE:
         text = f"{other.file} and {first.file} differ in {other_grid.differences(grid) or 'direction'}"
         if np.isinf(in_voxels):
@@ -222,7 +240,7 @@ def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_
         "If the segmentation was drawn on this image, copy the image's header to it (SimpleITK: "
         "segmentation.CopyInformation(image))"
     )
-    if (hint := _same_by_another_form(_form_grids(image), _form_grids(label))) is not None:
+    if (hint := _same_by_another_form(image.form_grids, label.form_grids)) is not None:
         remedy = f"The headers agree in part. {hint} {remedy}"
     if in_voxels > largest_shift:
         raise ModalityError(f"{text}. Both must lie on the same grid. {remedy}. If not, resample the segmentation.")
@@ -231,7 +249,7 @@ def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_
 
 def conflict_note(read: ReadFile) -> str | None:
     """Return a message if the two placements in a NIfTI header differ by more than half a voxel."""
-    forms = _form_grids(read)
+    forms = read.form_grids
     if len(forms) < 2 or (in_voxels := forms[SFORM].shift(forms[QFORM])[0]) <= HALF_A_VOXEL:
         return None
     grid = Grid.of(read)
@@ -239,24 +257,6 @@ def conflict_note(read: ReadFile) -> str | None:
     return (
         f"{read.file}: the sform and the qform in its header differ by up to {in_voxels:.3g} voxels. The {used} is used"
     )
-
-
-def _form_grids(read: ReadFile) -> dict[str, Grid]:
-    """Return the grids by sform and qform, in the order of axes of the array that was read."""
-    forms, nibabel_stuff = stored_forms(read.file), read.properties.get("nibabel_stuff", {})
-    unit = unit_in_mm(read.file) if forms and "sitk_stuff" in read.properties else 1.0
-    grids = {}
-    for name, affine in forms.items():
-        affine = np.diag([unit, unit, unit, 1.0]) @ affine
-        if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-            return {}
-        if "reoriented_affine" in nibabel_stuff:
-            orientation = io_orientation(nibabel_stuff["original_affine"])
-            stored_size = np.array(read.shape[::-1])[orientation[:, 0].astype(int)]
-            affine = affine @ inv_ornt_aff(orientation, tuple(stored_size))
-        size = read.shape[::-1]
-        grids[name] = Grid(size, affine[:3, :3], affine[:3, 3], np.linalg.norm(affine[:3, :3], axis=0))
-    return grids
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:

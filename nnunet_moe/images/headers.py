@@ -49,12 +49,16 @@ def stored_image(file: str) -> Any:
     return stored
 
 
-def stored_forms(file: str) -> Mapping[str, np.ndarray]:
+def stored_forms(file: str, *, in_mm: bool) -> Mapping[str, np.ndarray]:
     """Return the two placements that a NIfTI header can hold.
 
+    Args:
+        file: the file.
+        in_mm: whether to convert positions from the header's unit to mm, which ITK does and nibabel does not.
+
     Returns:
-        `sform` and `qform` -> affine `(4, 4)` from voxels to the header's unit in RAS, for those that the header has.
-        Empty for other formats.
+        `sform` and `qform` -> affine `(4, 4)` from voxels to positions in RAS, for those that the header has. Empty
+        for other formats.
     """
     header = stored_image(file).header if is_nifti(file) else None
     if not isinstance(header, nibabel.Nifti1Header):
@@ -64,12 +68,9 @@ def stored_forms(file: str) -> Mapping[str, np.ndarray]:
         qform = header.get_qform(coded=True)[0]
     except HeaderDataError:  # its rotation is invalid; nibabel uses the sform then
         qform = None
-    return {name: form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
-
-
-def unit_in_mm(file: str) -> float:
-    """Return the length in mm of the unit in the header of a NIfTI file, which ITK uses and nibabel does not."""
-    return {"meter": 1e3, "micron": 1e-3}.get(stored_image(file).header.get_xyzt_units()[0], 1.0)
+    unit = {"meter": 1e3, "micron": 1e-3}.get(str(header.get_xyzt_units()[0]), 1.0) if in_mm else 1.0
+    scale = np.diag([unit, unit, unit, 1.0])
+    return {name: scale @ form for name, form in ((SFORM, sform), (QFORM, qform)) if form is not None}
 
 
 def require_room(file: str) -> None:

@@ -15,6 +15,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from facts import facts
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images import geometry
 from nnunet_moe.images.geometry import Grid, ReadFile, require_same_geometry
 from nnunet_moe.images.reading import axes_notes, read_case, read_channels, read_segmentation_of
 
@@ -241,8 +242,7 @@ def test_a_small_turn_near_45_degrees_is_no_other_order_of_axes(tmp_path, axes):
 
 
 def test_a_format_without_positions_is_compared_by_shape_and_spacing():
-    first = ReadFile("a", (4, 5, 6), {"spacing": (3.0, 1.0, 1.0)})
-    grids = [Grid.of(first._replace(properties={"spacing": spacing})) for spacing in ((3, 1, 1), (3, 1, 1.02))]
+    grids = [Grid.of(ReadFile("a", (4, 5, 6), {"spacing": spacing})) for spacing in ((3, 1, 1), (3, 1, 1.02))]
     assert grids[0].shift(grids[1])[0] == pytest.approx(5 * 0.02) and grids[0].shift(grids[0]) == (0, 0)
     assert grids[0].axis_codes == ()
 
@@ -286,3 +286,15 @@ def test_two_dimensional_images_are_compared_too(tmp_path):
     files = {0: str(tmp_path / "a_0000.mha"), 1: str(tmp_path / "a_0001.mha")}
     with pytest.raises(ModalityError, match=facts("a_0001.mha", "origin", "0.5 voxels")):
         read_channels(SimpleITKIO(), files, ["T1w", "FLAIR"])
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+def test_the_placements_of_each_file_are_read_only_once(tmp_path, reader, monkeypatch):
+    files = {channel: str(tmp_path / f"a_{channel:04d}.nii.gz") for channel in range(3)}
+    voxels = np.random.default_rng(0).normal(100, 20, (3, 6, 5, 4)).astype(np.float32)
+    for channel, file in files.items():
+        nibabel.save(nibabel.Nifti1Image(voxels[channel], np.diag([2.0, 3.0, 4.0, 1.0])), file)
+    read, real = [], geometry.stored_forms
+    monkeypatch.setattr(geometry, "stored_forms", lambda file, **more: read.append(file) or real(file, **more))
+    assert read_channels(reader(), files, ["CT", "PET", "T1"]).available == (True, True, True)
+    assert sorted(read) == sorted(files.values())
