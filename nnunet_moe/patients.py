@@ -16,7 +16,8 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_moe.errors import FileError
-from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 
 TABLE = "patients.csv"
 CASE, PATIENT = "case", "patient"

@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from nnunet_moe.runtime.json_files import parse_json
+
 FILE_NAME = "learning_curves.jsonl"
 """The file in the folder of a fold; each line is the JSON object of one epoch, with null for numbers not finite."""
 
@@ -133,7 +135,7 @@ def _from_data(file: Path) -> dict[int, Epoch]:
     epochs = {}
     for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
-            found = json.loads(line)
+            found = parse_json(line)
         except ValueError:  # an unfinished line of a training that was killed
             continue
         epochs[found["epoch"]] = Epoch(

@@ -10,7 +10,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_of
-from nnunet_moe.runtime.files import load_json
+from nnunet_moe.runtime.json_files import load_json
 
 
 def read_spacing(file: Path) -> tuple[float, ...]:
@@ -21,7 +21,7 @@ def read_spacing(file: Path) -> tuple[float, ...]:
     """
     try:
         content = load_json(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModalityError(
             f"{file} holds no spacing, because it cannot be read as JSON: {error}. Correct {file.name}."
         ) from error

@@ -9,7 +9,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.errors import FileError, ModelError
 from nnunet_moe.models.choice import Fold
-from nnunet_moe.runtime.files import nnunet_folder, read_json
+from nnunet_moe.runtime.files import nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 
 
 @dataclass(frozen=True)

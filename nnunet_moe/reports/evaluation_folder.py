@@ -1,6 +1,5 @@
 """Read the scores of one model from the output folder of `nnunet_moe evaluate`."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.files import digest
+from nnunet_moe.runtime.json_files import load_json
 
 SHOWN = {"dsc": "DSC", "surface_dice": "Surface Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 (mm)"}
 
@@ -54,7 +54,7 @@ class EvaluationFolder:
     def __init__(self, folder: Path, model: ModelFolder, folds: Sequence[Fold]) -> None:
         self._model = model
         try:
-            settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
+            settings = load_json(folder / "summary.json")["settings"]
             scored_folds, self._is_validation = settings["folds"], settings["images"] is None
             self._prediction, states = settings["prediction"], settings["models"]
             self._means = _read_means(folder / "means.csv")

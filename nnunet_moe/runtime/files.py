@@ -1,8 +1,6 @@
 """nnU-Net's folders, names and digests of files, and writing files as a whole or not at all."""
 
-import codecs
 import hashlib
-import json
 import os
 import platform
 import re
@@ -16,7 +14,7 @@ from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_moe.errors import FileError, ModelError, SettingsError
+from nnunet_moe.errors import ModelError, SettingsError
 
 UNFINISHED = ".unfinished_"
 """The start of the names of files that are being written, or that a killed process left behind."""
@@ -43,42 +41,6 @@ def nnunet_folder(variable: Any) -> Path:
     if not variable.is_set():
         raise ModelError(f"{variable.env_var_name} is not set. Set it to a folder, as nnU-Net's documentation says.")
     return Path(os.fspath(variable))
-
-
-def load_json(file: Path) -> Any:
-    """Return the content of a JSON file of any kind, if nnU-Net can read it, too.
-
-    Raises:
-        OSError: the file cannot be read.
-        RecursionError: it has too many brackets within each other.
-        ValueError: it is not JSON in UTF-8, or starts with a byte order mark.
-    """
-    content = file.read_bytes()
-    if content.startswith(codecs.BOM_UTF8):
-        raise ValueError("it starts with a byte order mark (BOM). Save it as UTF-8 without BOM")
-    return json.loads(content.decode("utf-8"))
-
-
-def read_json(file: Path, kind: type = dict) -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        file: the file.
-        kind: what the content must be, `dict` or `list`.
-
-    Raises:
-        FileError: the file cannot be read, is not JSON, or has other content.
-    """
-    try:
-        content = load_json(file)
-    except (OSError, ValueError, RecursionError) as error:  # the last of too many brackets within each other
-        raise FileError(
-            f"{file} cannot be read as JSON: {error}. Restore it, or rerun the command that wrote it."
-        ) from error
-    if not isinstance(content, kind):
-        wanted = "an object" if kind is dict else "a list"
-        raise FileError(f"{file} does not contain {wanted}. Restore it, or rerun the command that wrote it.")
-    return content
 
 
 def folder_name(name: str) -> str:

@@ -29,7 +29,7 @@ def files(tmp_path) -> tuple[str, str]:
     [
         (b'{"spacing": [4.0, 0.5', ("JSON", "line 1")),
         (b"", ("JSON",)),
-        (b"[" * 100_000, ("JSON", "recursion")),
+        (b"[" * 100_000, ("JSON", "too many brackets")),
         (b'\xef\xbb\xbf{"spacing": [4.0, 0.5, 0.5]}', ("BOM", "UTF-8 without BOM")),
         ('{"spacing": [4.0, 0.5, 0.5]}'.encode("utf-16"), ("JSON", "utf-8")),
         (b"[4.0, 0.5, 0.5]", ("missing",)),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_json import changed
 from nnunet_moe.errors import FileError
 from nnunet_moe.runtime.file_state import FileState
-from nnunet_moe.runtime.files import read_json
+from nnunet_moe.runtime.json_files import read_json
 
 STATE = {"size": 3, "mtime_ns": 1_500_000_000_000_000_000, "ctime_ns": 0, "sha256": "ab" * 32}
 

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from facts import facts
-from nnunet_moe.errors import FileError, SettingsError
-from nnunet_moe.runtime.files import atomic_folder, atomic_write, read_json, remove_leftovers, working_folder
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.files import atomic_folder, atomic_write, remove_leftovers, working_folder
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -99,15 +99,3 @@ def test_a_folder_is_filled_by_one_writer_at_a_time(tmp_path):
         (unfinished / "a").write_text("a")
         raise ZeroDivisionError
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("content", ['{"a": ', "[]", "", "\xff"])
-def test_json_that_is_damaged_or_something_else_is_an_error_that_names_the_file(tmp_path, content):
-    file = tmp_path / "plans.json"
-    file.write_text(content, encoding="latin-1")
-    with pytest.raises(FileError, match=facts("plans.json")):
-        read_json(file)
-    with pytest.raises(FileError, match=facts("missing.json")):
-        read_json(tmp_path / "missing.json")
-    file.write_text('["a"]')
-    assert read_json(file, list) == ["a"]

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.plans import PLANS_KEY
 
 
@@ -26,7 +27,7 @@ def add_small_configuration(
         settings: the value of the key `nnunet_moe`.
         batch_size: the batch size; None keeps the planned one.
     """
-    plans = json.loads(plans_file.read_text(encoding="utf-8"))
+    plans = read_json(plans_file)
     planned = "2d" if len(patch_size) == 2 else "3d_fullres"
     architecture = copy.deepcopy(plans["configurations"][planned]["architecture"])
     num_stages, dimensions = len(features_per_stage), len(patch_size)

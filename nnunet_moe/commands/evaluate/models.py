@@ -13,7 +13,8 @@ from nnunet_moe.images.file_names import case_and_channel, list_cases
 from nnunet_moe.models.choice import Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder, not_trained, trained_models
 from nnunet_moe.patients import read_splits
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, visible
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.runtime.files import atomic_write, digest
+from nnunet_moe.runtime.json_files import parse_json
 
 FileState = tuple[int, int]
 """Size in bytes and time of the last change in ns."""
@@ -48,7 +49,7 @@ class Records:
             with np.load(file) as stored:
                 if stored["key"] != key:
                     return None
-                content = json.loads(str(stored["content"]))
+                content = parse_json(str(stored["content"]))
                 kept = None if content["kept"] is None else tuple(content["kept"])
                 return Record(content["available"], content["scores"], stored["overlay"], kept)
         except (BadZipFile, EOFError, KeyError, ValueError):  # treat a damaged record as missing

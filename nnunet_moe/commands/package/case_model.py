@@ -18,6 +18,7 @@ from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.preprocessing import training_axes
+from nnunet_moe.runtime.json_files import load_json
 
 FILE = "packaged.json"
 
@@ -44,7 +45,7 @@ class PackagedModel:
             ModelError: the file is missing or has another content.
         """
         try:
-            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            content = load_json(folder / FILE)
             packaged = cls(**{**content, "folds": tuple(content["folds"])})
             packaged._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

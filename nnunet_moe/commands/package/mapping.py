@@ -10,6 +10,7 @@ from nnunet_moe.commands.package import TARGETS
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
+from nnunet_moe.runtime.json_files import load_json
 
 GRID_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 """Endings of formats that store the grid, and images of any dimension."""
@@ -75,14 +76,14 @@ class InputMapping:
             SettingsError: the file is missing or not JSON, or a value in it is not allowed.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = load_json(file)
             names = [field.name for field in fields(cls)]
             if not isinstance(content, dict) or not set(names[:3]) <= content.keys() <= set(names):
                 raise SettingsError(
                     f"it has {_keys(content)}. Allowed are {', '.join(names)}; the first three are required."
                 )
             return cls(**content)
-        except (SettingsError, OSError, ValueError, RecursionError) as error:
+        except (SettingsError, OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be used: {error}") from error
 
     def write(self, file: Path) -> None:

@@ -19,7 +19,7 @@ from nnunet_moe.models.checkpoints import read_checkpoint
 from nnunet_moe.models.choice import FINAL_CHECKPOINT, Fold, ModelChoice
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.networks import find_trainer
-from nnunet_moe.runtime.files import read_json
+from nnunet_moe.runtime.json_files import read_json
 
 FOR_INFERENCE = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
 """What nnU-Net's predictor reads from a checkpoint, apart from the configuration.

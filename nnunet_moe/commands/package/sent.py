@@ -1,7 +1,6 @@
 """Find the cases that a contract sends: their files and modalities, and the file for each result."""
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import NoReturn
 from nnunet_moe.commands.package.mapping import GRID_ENDINGS, IMAGE_ENDINGS, InputMapping, image_ending
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.runtime.files import visible
+from nnunet_moe.runtime.json_files import load_json
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
 NO_IMAGES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".bval", ".bvec")
@@ -228,7 +228,7 @@ _CONTRACTS: dict[str, Callable[[InputMapping, argparse.Namespace], list[InputCas
 def _sockets(file: Path) -> list[tuple[str, str]]:
     """Read the slugs and folders that the platform lists. Older versions call a socket an interface."""
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = load_json(file)
         if not isinstance(listed, list):
             raise ValueError(f"it holds a {type(listed).__name__}")
         sockets = [entry.get("socket") or entry["interface"] for entry in listed]
@@ -239,7 +239,7 @@ def _sockets(file: Path) -> list[tuple[str, str]]:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"the path of {slug} is {path}")
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModalityError(
             f"{file} cannot be read: {type(error).__name__}: {error}. It must be a list of sockets with slugs and "
             "paths, as grand-challenge.org writes it."

@@ -9,7 +9,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.labels.labels import require_trainable_labels
 from nnunet_moe.modalities.codes import channel_names
-from nnunet_moe.runtime.files import load_json
+from nnunet_moe.runtime.json_files import load_json
 
 READER = "overwrite_image_reader_writer"
 
@@ -23,7 +23,7 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     try:
         content = load_json(file)
         json.dumps(content, ensure_ascii=False).encode()  # raises a ValueError for names that cannot be printed
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModalityError(
             f"{file} cannot be read as JSON ({type(error).__name__}: {error}). It needs channel_names, labels, "
             "numTraining and file_ending. Correct or restore it."

@@ -1,6 +1,5 @@
 """Compute nnU-Net's dataset fingerprint from cases that may have missing files."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import Code
 from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.runtime.processes import map_cases
 
 AXES_FILE = "axis_codes.json"
@@ -85,7 +85,7 @@ class IncompleteDatasetFingerprintExtractor(DatasetFingerprintExtractor):
             self.availability = _availability_of(fingerprint_file, table_file, dataset.availability())
             warning = require_same_files(folder, dataset, self.num_processes)
             self.notes = () if warning is None else (warning,)
-            return json.loads(fingerprint_file.read_text(encoding="utf-8"))
+            return read_json(fingerprint_file)
         num_samples = int(self.num_foreground_voxels_for_intensitystats // len(dataset.cases))
         results = map_cases(
             analyse_case,

@@ -9,7 +9,8 @@ from nnunet_moe.commands.plan_and_preprocess.raw_dataset import RawDataset, some
 from nnunet_moe.errors import FileError, ModalityError
 from nnunet_moe.images.file_names import files_of
 from nnunet_moe.runtime.file_state import FileState
-from nnunet_moe.runtime.files import atomic_write, read_json
+from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.runtime.json_files import read_json
 
 NAME = "fingerprint_files.json"
 

@@ -1,6 +1,5 @@
 """Plan and preprocess datasets whose training cases may have missing files, as nnU-Net's command does."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,9 @@ from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.preprocessing import AXIS_CODES, use_missing_modality_preprocessor
 from nnunet_moe.reports.availability import availability_tables
 from nnunet_moe.runtime.environment import variable
-from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder, read_json
+from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
 from nnunet_moe.runtime.host_memory import available_bytes
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
@@ -162,8 +162,8 @@ def _add_axis_codes(folder: Path, plans_identifier: str) -> None:
     """Write the directions of the axes of the training images into the plans, which every prediction has."""
     axes, plans_file = folder / AXES_FILE, folder / f"{plans_identifier}.json"
     if axes.exists():  # earlier versions wrote none
-        plans = json.loads(plans_file.read_text(encoding="utf-8"))
-        plans[AXIS_CODES] = json.loads(axes.read_text(encoding="utf-8"))
+        plans = read_json(plans_file)
+        plans[AXIS_CODES] = read_json(axes)
         with atomic_write(plans_file) as unfinished:
             save_json(plans, str(unfinished), sort_keys=False)  # as nnU-Net writes plans
 

@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_moe.errors import FileError, ModelError
 from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.runtime.json_files import parse_json
 
 States = Mapping[str, FileState]
 """Path -> the state of the file before it was read, or after it was written."""
@@ -94,7 +95,7 @@ class Inputs:
         try:
             for line in self._file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
-                    content = json.loads(line)
+                    content = parse_json(line)
                     case = str(content["case"])
                     self._states[case] = self._states_in(content["files"])
                     self._outputs.pop(case, None)

@@ -22,6 +22,7 @@ from nnunet_moe.models.inference import PROBABILITIES, InferenceContext
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
+from nnunet_moe.runtime.json_files import load_json
 
 MAY_DIFFER = ("device", "versions")
 """The settings in which a resumed run may differ from the first run."""
@@ -186,9 +187,9 @@ def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
 
 def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = load_json(file)
         differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{file} cannot be read ({type(error).__name__}: {error}). Predict into another folder, or without "
             "--continue_prediction."

@@ -17,7 +17,8 @@ from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.models.networks import find_trainer
 from nnunet_moe.patients import crossval_split, patients_of
-from nnunet_moe.runtime.files import atomic_write, nnunet_folder, read_json
+from nnunet_moe.runtime.files import atomic_write, nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import PLANS_KEY, read_settings, unread_settings
 
@@ -228,9 +229,7 @@ def _continued(begun: dict[str, Any], plans: dict[str, Any], file: Path) -> dict
 
 def _require_models_of(study: Study, trained: list[SeededRun], plans: dict[str, Any]) -> None:
     """Make sure that models that are trained or have begun to train used these plans."""
-    sets = LabelSets.of(
-        json.loads((nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json").read_text(encoding="utf-8"))
-    )
+    sets = LabelSets.of(read_json(nnunet_folder(nnUNet_preprocessed) / study.dataset / "dataset.json"))
     label_sets_now = None if sets is None else [list(row) for row in sets.setting]
     for model in trained:
         for name in model.configurations.values():

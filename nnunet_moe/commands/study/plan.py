@@ -1,7 +1,6 @@
 """The plan of a study: its models and jobs, which jobs are done, and which are left."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,8 @@ from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
 from nnunet_moe.patients import NUM_FOLDS
-from nnunet_moe.runtime.files import dataset_name, nnunet_folder, read_json, visible
+from nnunet_moe.runtime.files import dataset_name, nnunet_folder, visible
+from nnunet_moe.runtime.json_files import read_json
 
 JOBS = "jobs.json"
 PLANNED = ("2d", "3d_lowres", "3d_fullres")  # nnU-Net's configurations that do not need another one
@@ -84,7 +84,7 @@ class StudyPlan:
         file = self.out / JOBS
         if not file.exists():
             return {}
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_json(file)
         return {**earlier["earlier"], **{name: job["command"] for name, job in earlier["jobs"].items()}}
 
     def seconds(self, job: str) -> list[float]:
@@ -163,7 +163,7 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
     _require_folds(study)
     cases = list(training_cases(study.dataset).values())
     for given in study.cases.values():
-        cases += folder_cases(given.images, given.labels, dataset_json["file_ending"])
+        cases += folder_cases(given.images, given.labels, dataset_json["file_ending"])[0]
     codes = choose_codes(modalities, study.evaluation.codes, None, cases)
     trained = trained_methods(study, codes)
     preprocess = _needs_preprocessing(study, out)
@@ -187,7 +187,7 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
 
     Existing plans are kept, because someone may have changed them.
     """
-    begun = json.loads((out / JOBS).read_text(encoding="utf-8"))["jobs"] if (out / JOBS).exists() else {}
+    begun = read_json(out / JOBS)["jobs"] if (out / JOBS).exists() else {}
     if PREPROCESS in begun and not (out / "done" / PREPROCESS).exists():
         return True
     file = nnunet_folder(nnUNet_preprocessed) / study.dataset / f"{study.plans}.json"

@@ -34,7 +34,8 @@ from nnunet_moe.reports.figures import COLOURS, colour, new_figure
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import PLAIN, Cell, Table, short_name
 from nnunet_moe.runtime.environment import training_versions
-from nnunet_moe.runtime.files import folder_name, nnunet_folder, read_json
+from nnunet_moe.runtime.files import folder_name, nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.plans import PLANS_KEY
 from nnunet_moe.training_log import Epoch, read_training_logs
 

@@ -1,6 +1,5 @@
 """The scores of a study, averaged over the seeds of each method."""
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nnunet_moe.commands.evaluate.results import Results
 from nnunet_moe.commands.study.models import SeededRun
 from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import Code, code_text
+from nnunet_moe.runtime.json_files import load_json
 
 
 class StudyResults(Results):
@@ -92,7 +92,7 @@ def read_results(
     rows, seeds, cases, patients = [], {}, {}, {}
     for folder, model in folders.items():
         try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            summary = load_json(folder / "summary.json")
             names = dict.fromkeys(("trainer", "fold", "case", "code", "label", "configuration", "failure"), str)
             numbers = pd.read_csv(folder / "results.csv", nrows=0).columns.difference(list(names))
             empty = {number: [""] for number in numbers}  # names stay text, even if they look like numbers

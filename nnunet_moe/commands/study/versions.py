@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_moe.commands.study.models import SeededRun
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.environment import TRAINING_PACKAGES
-from nnunet_moe.runtime.files import read_json
+from nnunet_moe.runtime.json_files import read_json
 
 
 def version_warnings(folders: Mapping[Path, SeededRun]) -> list[str]:

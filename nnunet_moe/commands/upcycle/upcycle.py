@@ -14,7 +14,8 @@ from nnunet_moe.errors import ModelError
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.models.checkpoints import read_checkpoint
 from nnunet_moe.models.networks import planned_network
-from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder, read_json
+from nnunet_moe.runtime.files import atomic_write, dataset_name, nnunet_folder
+from nnunet_moe.runtime.json_files import read_json
 
 
 @dataclass(frozen=True)

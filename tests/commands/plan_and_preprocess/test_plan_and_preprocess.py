@@ -383,7 +383,7 @@ def test_cases_may_be_listed_in_dataset_json_and_lie_anywhere(tiny, tmp_path):
         (lambda raw: (raw / "labelsTr" / "a.nii.gz").unlink(), ("a: ", "labelsTr/a.nii.gz", "does not exist")),
         (lambda raw: (raw / "dataset.json").unlink(), ("dataset", "imagesTr")),
         (lambda raw: (raw / "dataset.json").write_text("{"), ("JSONDecodeError",)),
-        (lambda raw: (raw / "dataset.json").write_text("[" * 100_000), ("RecursionError",)),
+        (lambda raw: (raw / "dataset.json").write_text("[" * 100_000), ("too many brackets",)),
         (
             lambda raw: (raw / "dataset.json").write_text(f"\ufeff{(raw / 'dataset.json').read_text()}"),
             ("dataset.json", "BOM", "Save it as UTF-8 without BOM"),
