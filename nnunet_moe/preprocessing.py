@@ -15,13 +15,15 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.contrast import Contrast
 from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.notes import ModalityNote, OncePerModality
 from nnunet_moe.images.placeholders import constant_note, single_value
-from nnunet_moe.images.reading import CaseImages, is_available, read_case, read_segmentation_of
+from nnunet_moe.images.reading import read_case, read_segmentation_of
 from nnunet_moe.images.resampled_size import require_resampled_size
+from nnunet_moe.images.values import is_available
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.runtime.files import is_hidden
 from nnunet_moe.settings.base import Settings

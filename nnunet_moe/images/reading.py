@@ -4,13 +4,14 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.geometry import HALF_A_VOXEL, Grid, ReadFile, conflict_note, label_note, require_same_geometry
 from nnunet_moe.images.headers import is_nifti, require_one_component, require_room, stored_voxels
@@ -26,64 +27,10 @@ from nnunet_moe.images.placeholders import (
 )
 from nnunet_moe.images.spacing_files import require_spacing
 from nnunet_moe.images.unreadable import reading
+from nnunet_moe.images.values import require_usable_values
 from nnunet_moe.labels.voxels import whole_numbers
-from nnunet_moe.modalities.codes import Code, channel_names
+from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.runtime.files import visible
-
-LARGEST = 1e14
-"""The largest magnitude of a voxel. Above it, sums of squares over an image overflow in single precision, and nnU-Net's
-normalization gives NaN."""
-SMALLEST_RANGE = 1e-7
-"""The smallest difference between the largest and the smallest voxel. nnU-Net's normalization divides by at least 1e-8,
-so it does not scale such an image."""
-
-
-@dataclass(frozen=True)
-class CaseImages:
-    """The images of a case, and notes on files that were ignored."""
-
-    image: np.ndarray
-    """`(K, *space)`, float32, NaN in missing channels."""
-    properties: dict[str, Any]
-    """The properties that nnU-Net's reader returned."""
-    notes: tuple[str, ...] = ()
-    """Messages on the files that were read: which of them count as missing, and why."""
-    case: str = ""
-    """Name of the case, if the file names follow nnU-Net's scheme."""
-    missing: tuple[str, ...] = ()
-    """Names of the missing modalities, if the dataset is known."""
-    look_alikes: tuple[str, ...] = ()
-    """Messages on files that were not read, but look as if they were meant for a missing modality."""
-    placeholders: Mapping[int, str] = field(default_factory=dict)
-    """Channel -> why its file seems to be a placeholder: it has a single value, or is equal to another one."""
-    copies: tuple[str, ...] = ()
-    """Messages on files that are copies of others, also with other gray values."""
-    axis_codes: tuple[str, ...] = ()
-    """The directions of the axes of the files, as in `Grid.axis_codes`."""
-
-    @property
-    def available(self) -> Code:
-        return tuple(not bool(np.isnan(channel).any()) for channel in self.image)
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Return all messages on files that were not used, or perhaps should not be."""
-        return (*self.notes, *self.copies, *self.look_alikes)
-
-    @property
-    def log_lines(self) -> tuple[str, ...]:
-        """Return the lines that a log should contain about the case."""
-        missing = [f"{self.case}: missing {', '.join(self.missing)}"] if self.missing else []
-        return (*self.notes, *self.copies, *missing, *self.look_alikes)
-
-    def require_no_copies(self) -> None:
-        """Refuse a case in which a file is a copy of another one.
-
-        Raises:
-            ModalityError: there is such a file.
-        """
-        if self.copies:
-            raise ModalityError(f"{'; '.join(self.copies)}. --refuse_copies was given. Remove this file.")
 
 
 def read_case(
@@ -251,51 +198,6 @@ def _read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray,
     conflict = conflict_note(read)
     notes += said if conflict is None else [*said, conflict]
     return data[0], read
-
-
-def require_usable_values(channel: np.ndarray, name: str) -> None:
-    """Refuse values that nnU-Net's normalization turns into NaN or into almost nothing.
-
-    Args:
-        channel: its voxels, finite.
-        name: name of its file or modality, for errors.
-
-    Raises:
-        ModalityError: values are too large, or differ too little.
-    """
-    lowest, highest = float(channel.min()), float(channel.max())
-    if (largest := max(abs(lowest), abs(highest))) > LARGEST:
-        raise ModalityError(
-            f"{name} has voxels up to {largest:.2g}. nnU-Net's normalization needs voxels below {LARGEST:.0e}. "
-            "Repair the image, or remove the file, because a modality may be missing."
-        )
-    if highest - lowest < SMALLEST_RANGE and single_value(channel) is None:
-        raise ModalityError(
-            f"{name} has voxels from {lowest:.3g} to {highest:.3g}. nnU-Net's normalization needs a range above "
-            f"{SMALLEST_RANGE:.0e}. Multiply all images of this modality by the same number, or remove the file, "
-            "because a modality may be missing."
-        )
-
-
-def is_available(channel: np.ndarray, name: str) -> bool:
-    """Return whether a channel is available: it is neither NaN in all voxels nor has it a single value.
-
-    Args:
-        channel: its voxels.
-        name: name of its file or modality, for errors.
-
-    Raises:
-        ModalityError: some voxels are NaN or infinite, but not all are NaN.
-    """
-    if np.isnan(channel).all():
-        return False
-    if not np.isfinite(channel).all():
-        raise ModalityError(
-            f"{name} is NaN or infinite in some voxels. A missing channel must be NaN in every voxel, and an available "
-            "one in none. Repair it."
-        )
-    require_usable_values(channel, name)
-    return single_value(channel) is None
 
 
 def _read_file(reader: Any, file: str) -> tuple[np.ndarray, dict, int, list[str]]:

@@ -23,8 +23,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, conve
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.reading import CaseImages, read_case
+from nnunet_moe.images.reading import read_case
 from nnunet_moe.labels.label_sets import covered, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import volumes_of

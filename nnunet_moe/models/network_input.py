@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_moe.images.reading import CaseImages
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.modalities.codes import Code
 from nnunet_moe.models.inference import InferenceContext
 

@@ -10,7 +10,7 @@ from torch.backends import cudnn
 
 from nnunet_moe.architectures.stock_network import missing_modality_network
 from nnunet_moe.errors import ModelError
-from nnunet_moe.images.reading import CaseImages
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.modalities.codes import Code
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder

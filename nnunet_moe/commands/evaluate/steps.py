@@ -19,7 +19,8 @@ from nnunet_moe.commands.evaluate.models import ScoredCase
 from nnunet_moe.commands.evaluate.overlay import overlay_index
 from nnunet_moe.commands.evaluate.records import Record, file_state
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.reading import CaseImages, read_segmentation_of
+from nnunet_moe.images.case_images import CaseImages
+from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import axes_in_space
 from nnunet_moe.labels.voxels import require_known

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.reading import CaseImages, axes_notes, read_channels
+from nnunet_moe.images.reading import axes_notes, read_channels
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
