@@ -12,10 +12,11 @@ from nnunet_moe.images.placeholders import single_value
 
 FLAT = 0.01
 """The range of normalized voxels below which the network sees a constant. In z-scored images, it is 2 or more."""
-WEAK = 0.05
-"""The range of normalized voxels below which an image is noted."""
-FAR = 10
-"""A voxel is an outlier if it lies so many times the range of the others away from them."""
+WEAK, WEAK_BY_OUTLIERS = 0.05, 0.5
+"""The ranges of normalized voxels below which an image is noted: in general, and if it has outliers."""
+FAR = 50
+"""A voxel is an outlier if it lies so many times the range of the others away from them. The brightest voxels of 50 PET
+images lie 15 times away or less."""
 PERCENTILES = (1, 99)
 """The range of voxels is that between these percentiles of the voxels that are not zero."""
 SAMPLE = 100_000
@@ -66,10 +67,10 @@ class Contrast(NamedTuple):
             return None  # such as a mask
         normalized_low, normalized_high = _range(normalized.reshape(-1)[self.where])
         left = normalized_high - normalized_low
-        if not left < WEAK:  # NaN is an error elsewhere
-            return None
         outlier = self.highest if self.highest - high >= low - self.lowest else self.lowest
         is_far = max(self.highest - high, low - self.lowest) > FAR * (high - low)
+        if not left < (WEAK_BY_OUTLIERS if is_far else WEAK):  # NaN is an error elsewhere
+            return None
         found = (
             f"{name}: 98 % of the voxels that are not zero have values from {low:.7g} to {high:.7g}"
             + (f", but single voxels reach {outlier:.4g}" if is_far else "")
@@ -80,7 +81,8 @@ class Contrast(NamedTuple):
                 f"{found}, so the network would see a constant. A range of {FLAT} or more is needed. Correct the "
                 "single voxels (for example, clip them), or remove the file, because a modality may be missing."
             )
-        return f"{found}, so the network sees almost a constant. Check its values and their unit"
+        remedy = "Correct the single voxels (for example, clip them)" if is_far else "Check its values and their unit"
+        return f"{found}, so the network sees little contrast. {remedy}"
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
