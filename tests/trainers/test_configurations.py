@@ -124,9 +124,15 @@ def three_modalities(dataset, tmp_path_factory):
 TINY = {"codes": all_codes(3), "shape": (32, 36, 32), "labels": {0, 1}}
 
 
-def test_2d(dataset, three_modalities, tmp_path):
+@pytest.fixture(scope="module")
+def preprocessed_2d(dataset):
+    """The tiny dataset, also preprocessed in 2D."""
     command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
     shorten(dataset.plans_file, "2d")
+
+
+@pytest.mark.usefixtures("preprocessed_2d")
+def test_2d(dataset, three_modalities, tmp_path):
     trainer = train(901, "2d")
     assert all(mixture.weight.ndim == 5 for mixture in trainer.network.mixtures)  # experts and a 2D kernel
     predicted = predict(901, "2d", three_modalities, tmp_path / "out")
@@ -135,9 +141,8 @@ def test_2d(dataset, three_modalities, tmp_path):
     assert_exported_alike(predicted, three_modalities, tmp_path / "exported", 901, "2d")
 
 
+@pytest.mark.usefixtures("preprocessed_2d")
 def test_lckd_in_2d(dataset, three_modalities, tmp_path):
-    command("nnUNetv2_preprocess", "-d", 901, "-c", "2d", "-np", 1)
-    shorten(dataset.plans_file, "2d")
     trainer = train(901, "2d", LCKD)
     assert len(trainer.network.reducers) == len(trainer.configuration_manager.pool_op_kernel_sizes)
     assert re.search(r"Best: \S+ for lesion", Path(trainer.log_file).read_text())
