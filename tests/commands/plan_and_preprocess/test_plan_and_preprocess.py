@@ -313,6 +313,7 @@ def test_names_that_look_like_anything_come_back_from_the_table():
     assert again.files == availability.files and again.codes == availability.codes
 
 
+@pytest.mark.usefixtures("few_voxels")
 def test_bad_cases_are_all_named_before_anything_is_written(tiny, folders):
     write(tiny / "labelsTr" / "a.nii.gz", np.zeros((12, 12, 11), dtype=np.uint8))
     (tiny / "imagesTr" / "b_0002.nii.gz").write_bytes(b"no image")
@@ -513,6 +514,19 @@ def test_a_dedicated_model_leaves_out_cases_that_lack_its_code(folders):
         plan_and_preprocess("-d", 912, "-c", "second")
 
 
+@pytest.fixture
+def few_voxels(monkeypatch):
+    """Let the command itself make the fingerprint of few voxels, which else is most of its time."""
+    initialise = DatasetFingerprintExtractor.__init__
+
+    def initialise_with_few(self, *arguments, **options):
+        initialise(self, *arguments, **options)
+        self.num_foreground_voxels_for_intensitystats = 1e4
+
+    monkeypatch.setattr(DatasetFingerprintExtractor, "__init__", initialise_with_few)
+
+
+@pytest.mark.usefixtures("few_voxels")
 def test_planning_warns_of_copies_and_shifted_segmentations_and_stores_the_axes(tiny, folders, capsys):
     images, affine = tiny / "imagesTr", np.diag([-1.0, -1.0, 1.0, 1.0])
     shutil.copy(images / "a_0001.nii.gz", images / "a_0002.nii.gz")
