@@ -18,7 +18,6 @@ from nnunet_moe.errors import ModalityError, ModelError
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.contrast import Contrast
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.notes import ModalityNote, OncePerModality
 from nnunet_moe.images.placeholders import constant_note, single_value
 from nnunet_moe.images.reading import read_case, read_segmentation_of
@@ -43,7 +42,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
     """Whether cases with more than one available channel are refused."""
     for_training: bool = False
     """Whether training cases are preprocessed; `run_case_save` sets it, which nnU-Net only calls for them."""
-    _files: Mapping[int, str] = MappingProxyType({})  # channel -> file of the current case, where `run_case` read it
+    files: Mapping[int, str] = MappingProxyType({})
+    """Channel -> its file in the current case, for messages. Without it, they name the modality."""
     _sources: Sequence[str] = ()  # how messages on the current case call its channels: by file, or by modality
 
     def __init__(self, verbose: bool = True) -> None:
@@ -115,11 +115,11 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             labels, notes = read_segmentation_of(seg_file, reader, min(image_files), images, largest_shift=np.inf)
             _log(notes)
             seg = labels[None]
-        self._files = files_by_channel(image_files, dataset_json)
+        self.files = images.files
         try:
             return self.run_case_npy(image, seg, images.properties, plans_manager, configuration_manager, dataset_json)
         finally:
-            self._files = {}
+            self.files = {}
 
     def used_channels(
         self, images: CaseImages, first_file: str, configuration_manager: ConfigurationManager, dataset_json: dict
@@ -202,7 +202,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             plans_manager.transpose_forward,
         )
         self._sources = [
-            f"{self._files[channel]} ({name})" if channel in self._files else f"The {name}"
+            f"{self.files[channel]} ({name})" if channel in self.files else f"The {name}"
             for channel, name in enumerate(names)
         ]
         data, seg_or_border, properties = super().run_case_npy(

@@ -30,6 +30,8 @@ class CaseImages:
     """Channel -> why its file seems to be a placeholder: it has a single value, or is equal to another one."""
     copies: tuple[str, ...] = ()
     """Messages on files that are copies of others, also with other gray values."""
+    files: Mapping[int, str] = field(default_factory=dict)
+    """Channel -> its file, for all files that were read."""
     axis_codes: tuple[str, ...] = ()
     """The directions of the axes of the files, as in `Grid.axis_codes`."""
 

@@ -167,6 +167,7 @@ def read_channels(
             f"{files[channel]} is {text}: perhaps a placeholder for a missing modality"
             for channel, (text, _) in found.items()
         ),
+        files=dict(files),
         axis_codes=Grid.of(first).axis_codes,
     )
 

@@ -6,10 +6,11 @@ All commands share it. `predict` and `evaluate` run the steps before and after t
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class InferenceContext:
         return self.plans.image_reader_writer_class()
 
     def preprocessor(self) -> Any:
-        """Make a preprocessor: of this package, or of nnU-Net if nnU-Net trained the model."""
+        """Make the preprocessor that the configuration manager names."""
         return self.configuration.preprocessor_class(verbose=False)
 
     def read(self, image_files: Sequence[str]) -> CaseImages:
@@ -83,7 +84,11 @@ class InferenceContext:
         return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans))
 
     def preprocess(
-        self, image: np.ndarray, properties: dict[str, Any], previous_stage: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        properties: dict[str, Any],
+        previous_stage: np.ndarray | None = None,
+        files: Mapping[int, str] = MappingProxyType({}),
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Make the network's input from the images of a case.
 
@@ -91,6 +96,7 @@ class InferenceContext:
             image: `(K, *space)` as read, NaN in channels that are missing or ignored.
             properties: the properties that the reader returned; they are not changed.
             previous_stage: for a cascade, the labels of the previous stage, `(*space)`, float32.
+            files: channel -> its file, for messages. Without it, they name the modality.
 
         Returns:
             The preprocessed image `(K, *space)`, in a cascade followed by one channel per label; and the properties
@@ -102,7 +108,9 @@ class InferenceContext:
         require_volume(image.shape[1:], properties["spacing"], self.configuration.patch_size, "The case")
         seg = None if previous_stage is None else previous_stage[None]
         managers = self.plans, self.configuration, self.dataset_json
-        data, seg, properties = self.preprocessor().run_case_npy(image, seg, copy.deepcopy(properties), *managers)
+        preprocessor = self.preprocessor()
+        preprocessor.files = files
+        data, seg, properties = preprocessor.run_case_npy(image, seg, copy.deepcopy(properties), *managers)
         if previous_stage is not None:
             data = add_previous_stage(data, seg[0], self.label_manager)
         return data, properties

@@ -40,7 +40,7 @@ class NetworkInput:
         self, case: CaseImages, code: Code, previous_stage: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict]:
         """Preprocess a case with only the modalities of a code; `InferenceContext.preprocess` says more."""
-        return self.context.preprocess(with_only(case.image, code), case.properties, previous_stage)
+        return self.context.preprocess(with_only(case.image, code), case.properties, previous_stage, case.files)
 
     def _region(self, case: CaseImages, code: Code) -> tuple:
         """Return the region to which nnU-Net crops and, if a channel needs that, the one in which it normalizes."""

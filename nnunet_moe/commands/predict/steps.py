@@ -67,7 +67,7 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
         previous, of_grid = read_segmentation_of(case.previous_stage, context.reader(), first, images)
         require_known(previous, case.previous_stage, context.dataset_json)
         notes = (*notes, *of_grid)
-    data, properties = context.preprocess(image, images.properties, previous)
+    data, properties = context.preprocess(image, images.properties, previous, images.files)
     names = context.modalities
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)

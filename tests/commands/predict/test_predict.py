@@ -157,6 +157,9 @@ def faults(dataset, tmp_path) -> Faults:
     spoilt[3, 4, 5] = np.nan
     holes = sitk.GetImageFromArray(spoilt)
     sitk.WriteImage(holes, str(faults.bad("nan", "has 1 voxels that are NaN or infinite")))
+    hot = sitk.GetArrayFromImage(image).astype(np.float32)
+    hot[3, 4, 5] = 1e10
+    sitk.WriteImage(sitk.GetImageFromArray(hot), str(faults.bad("hot", "hot_0001.nii.gz (T2w): 98 % of the voxels")))
     complex_image = nibabel.nifti1.Nifti1Image(np.ones(image.GetSize(), dtype=np.complex64), np.eye(4))
     nibabel.loadsave.save(complex_image, faults.bad("complex", "holds complex numbers"))
     file = faults.bad("twice", "are both channel 1 (T2w)")
