@@ -49,20 +49,7 @@ def with_new_image_types(
     Raises:
         ModelError: the image types or networks do not fit, or no image type is new.
     """
-    if missing := sorted(set(image_types) - set(wanted)):
-        raise ModelError(
-            f"The checkpoint has experts for {', '.join(missing)}, but the dataset to train on only has the channels "
-            f"{', '.join(wanted)}. In dataset.json, use the names of the checkpoint: {', '.join(image_types)}."
-        )
-    if list(image_types) == list(wanted):
-        raise ModelError(
-            f"The checkpoint already has experts for {', '.join(wanted)}. Use it directly with -pretrained_weights."
-        )
-    if like is not None and like not in image_types:
-        raise ModelError(
-            f"-like {like}: the checkpoint has no expert for this image type. It has experts for "
-            f"{', '.join(image_types)}. Name one of these."
-        )
+    _require_fitting_image_types(image_types, wanted, like)
     nearest = None if like is None else image_types.index(like)
     places = [image_types.index(image_type) if image_type in image_types else None for image_type in wanted]
     mixtures = [name for name, module in network.named_modules() if isinstance(module, MoEMLP)]
@@ -109,6 +96,28 @@ def image_types_of(source: UpcyclingSource) -> list[str]:
             "must be one for each. Name a checkpoint of nnUNetTrainerM4oE."
         )
     return list(source.modalities)
+
+
+def _require_fitting_image_types(image_types: Sequence[str], wanted: Sequence[str], like: str | None) -> None:
+    """Make sure that there are new image types, and that each old one and `like` is among those that it must be.
+
+    Raises:
+        ModelError: one of them is not.
+    """
+    if missing := sorted(set(image_types) - set(wanted)):
+        raise ModelError(
+            f"The checkpoint has experts for {', '.join(missing)}, but the dataset to train on only has the channels "
+            f"{', '.join(wanted)}. In dataset.json, use the names of the checkpoint: {', '.join(image_types)}."
+        )
+    if list(image_types) == list(wanted):
+        raise ModelError(
+            f"The checkpoint already has experts for {', '.join(wanted)}. Use it directly with -pretrained_weights."
+        )
+    if like is not None and like not in image_types:
+        raise ModelError(
+            f"-like {like}: the checkpoint has no expert for this image type. It has experts for "
+            f"{', '.join(image_types)}. Name one of these."
+        )
 
 
 def _extended(weights: Tensor, places: Sequence[int | None], *, like: int | None, noise: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Check that a CPU computes convolutions and matrix products correctly in bfloat16.
 
-With some versions of torch, processors with AMX or AVX512-BF16 return garbage for some sizes, for example for a
+With some versions of torch, processors with AMX or AVX512-BF16 return garbage for some sizes. An example is a
 convolution with stride 2 whose output has size 1 in its last axis (PyTorch issue 169688). So each product is computed
 once with numbers for which its result is known exactly.
 

@@ -68,34 +68,8 @@ def score_models(request: Request) -> Evaluation:
     cases = [case for part in parts for case in part.cases]
     codes = choose_codes(modalities, request.codes, request.num_codes, cases)
     labels = tuple(labels_of(dataset_json))
-    if MEAN_OVER_LABELS in labels:
-        raise SettingsError(
-            f"A label has the name {MEAN_OVER_LABELS!r}, which the tables use for the mean. Rename the label."
-        )
-    for names in ([code_text(code, modalities) for code in codes], labels):
-        require_own_files(names)
-    device = request.prediction.device
-    (request.out / RECORDS).mkdir(parents=True, exist_ok=True)  # a failure should come before hours of work
-    remove_leftovers(request.out)
-    with (
-        working_folder(request.out) as arrays,
-        request.workers.workers("preparing", device) as preparing,
-        request.workers.workers("finishing", device) as finishing,
-    ):
-        scorer = Scorer(
-            tuple(codes),
-            LabelSets.of(dataset_json),
-            request.metrics,
-            request.prediction,
-            Records(request.out / RECORDS),
-            request.out / PREDICTIONS,
-            request.save_predictions,
-            preparing,
-            finishing,
-            network_time,
-            arrays,
-        )
-        scored = _run_models(scorer, models, parts)
+    _require_names(labels, [code_text(code, modalities) for code in codes])
+    scored = _score(request, models, parts, codes, LabelSets.of(dataset_json), network_time)
     results = Results(
         scored.rows,
         modalities=modalities,
@@ -117,6 +91,39 @@ class _Scored:
     models: dict[str, dict]
     dedicated: set[str]
     last_run: ModelRun
+
+
+def _score(
+    request: Request,
+    models: Mapping[str, Sequence[ModelFolder]],
+    parts: Sequence[Part],
+    codes: Sequence[Code],
+    label_sets: LabelSets | None,
+    network_time: NetworkTime,
+) -> _Scored:
+    """Score all models below the output folder, with the requested processes."""
+    device = request.prediction.device
+    (request.out / RECORDS).mkdir(parents=True, exist_ok=True)  # a failure should come before hours of work
+    remove_leftovers(request.out)
+    with (
+        working_folder(request.out) as arrays,
+        request.workers.workers("preparing", device) as preparing,
+        request.workers.workers("finishing", device) as finishing,
+    ):
+        scorer = Scorer(
+            tuple(codes),
+            label_sets,
+            request.metrics,
+            request.prediction,
+            Records(request.out / RECORDS),
+            request.out / PREDICTIONS,
+            request.save_predictions,
+            preparing,
+            finishing,
+            network_time,
+            arrays,
+        )
+        return _run_models(scorer, models, parts)
 
 
 def _run_models(scorer: Scorer, models: Mapping[str, Sequence[ModelFolder]], parts: Sequence[Part]) -> _Scored:
@@ -226,6 +233,20 @@ def choose_codes(
             f"{MAX_CODES_BY_DEFAULT} are scored. Choose codes with -codes, or draw some at random with -num_codes."
         )
     return codes
+
+
+def _require_names(labels: Sequence[str], codes: Sequence[str]) -> None:
+    """Make sure that labels and codes can name rows and files.
+
+    Raises:
+        SettingsError: a label has the name of the mean, or two names would share a file.
+    """
+    if MEAN_OVER_LABELS in labels:
+        raise SettingsError(
+            f"A label has the name {MEAN_OVER_LABELS!r}, which the tables use for the mean. Rename the label."
+        )
+    for names in (codes, labels):
+        require_own_files(names)
 
 
 def _require_place(out: Path) -> None:

@@ -14,6 +14,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
+from nnunet_moe.commands.import_dataset.labels import cases_with_other_labels, labels_of
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
@@ -21,14 +22,10 @@ from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_c
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.file_names import READABLE_ENDINGS
-from nnunet_moe.labels.voxels import MOST_EXAMPLES
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
-
-MOST_ODD = 0.1
-"""The largest share of segmentations that may hold other values than -labels. If more do, -labels must be wrong."""
 
 
 def import_dataset(request: Request) -> Imported:
@@ -52,44 +49,25 @@ def import_dataset(request: Request) -> Imported:
     reader = _reader(cases, ending)
     spacings = find_spacings(cases) if reader is Tiff3DIO else None
     read, unreadable = _read(request, cases, reader, spacings)
+    odd = cases_with_other_labels(request, cases, read)
     problems += unreadable
-    odd = _cases_with_other_labels(request, cases, read)
     problems += [Problem(file, reason) for name, reason in odd.items() for file in cases[name].files]
     cases = {name: case for name, case in cases.items() if name in read and name not in odd}
-    filled = [
-        Problem(case.images[names[channel]], f"{names[channel]} of {name} is {why}.")
-        for name, case in cases.items()
-        for channel, why in read[name].filled.items()
-    ]
-    if request.filled_as_absent:
-        for name, case in cases.items():
-            for channel in read[name].filled:
-                del case.images[names[channel]]
-    training = {name: case for name, case in cases.items() if case.label is not None}
-    test = {name: case for name, case in cases.items() if case.label is None}
-    if not request.unlabelled_to_test:
-        for name, case in test.items():
-            reason = f"{name} has no segmentation. Put such cases into imagesTs with --unlabelled_to_test."
-            problems += [Problem(file, reason) for file in case.images.values()]
-        test = {}
+    filled = _placeholders(request, cases, read)
+    training, test, unlabelled = _parts(request, cases)
+    problems += unlabelled
     if not training:
         raise ModalityError(
             f"No case below {request.source} has a segmentation that could be placed. Correct the pattern of -l."
             f"{_examples(problems)}"
         )
-    patients = patients_of_cases(request, {**training, **test})
-    labels = _labels(request, training, read)
+    placed = {**training, **test}
+    patients, labels = patients_of_cases(request, placed), labels_of(request, training, read)
     imported = Imported(
-        folder, _availability(training, read, names), _availability(test, read, names) if test else None
+        folder, _availability(training, read, names), _availability(test, read, names) if test else None, filled
     )
-    imported.filled, imported.not_placed = filled, problems
-    if spacings is not None:
-        imported.without_spacing = _without_spacing({**training, **test}, spacings)
-        placed = {file for name, file in spacings.files.items() if name in {**training, **test}}
-        told = placed | {problem.file for problem in spacings.unused}
-        imported.not_placed = [*(problem for problem in problems if problem.file not in told), *spacings.unused]
+    imported.without_spacing, imported.not_placed = _reported(problems, placed, spacings)
     imported.num_patients = len(set(patients.values())) if patients else None
-    imported.not_placed.sort(key=lambda problem: problem.rank)
     with atomic_folder(folder) as unfinished:
         place_cases(request, unfinished, ending, spacings, training=training, test=test)
         description = {
@@ -103,6 +81,46 @@ def import_dataset(request: Request) -> Imported:
             write_patients(unfinished / TABLE, patients)
         write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
+
+
+def _placeholders(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> list[Problem]:
+    """Report files that seem to be placeholders for a missing modality, and remove them from cases if requested."""
+    names, found = tuple(request.modalities), []
+    for name, case in cases.items():
+        for channel, why in read[name].filled.items():
+            found.append(Problem(case.images[names[channel]], f"{names[channel]} of {name} is {why}."))
+            if request.filled_as_absent:
+                del case.images[names[channel]]
+    return found
+
+
+def _parts(
+    request: Request, cases: Mapping[str, FoundCase]
+) -> tuple[dict[str, FoundCase], dict[str, FoundCase], list[Problem]]:
+    """Return the training cases, the test cases, and the files of cases that are neither."""
+    training = {name: case for name, case in cases.items() if case.label is not None}
+    test = {name: case for name, case in cases.items() if case.label is None}
+    if request.unlabelled_to_test:
+        return training, test, []
+    problems = [
+        Problem(file, f"{name} has no segmentation. Put such cases into imagesTs with --unlabelled_to_test.")
+        for name, case in test.items()
+        for file in case.images.values()
+    ]
+    return training, {}, problems
+
+
+def _reported(
+    problems: Sequence[Problem], placed: Mapping[str, FoundCase], spacings: Spacings | None
+) -> tuple[list[Problem], list[Problem]]:
+    """Return the images that are placed without a spacing, and all files that are not placed."""
+    without_spacing: list[Problem] = []
+    if spacings is not None:
+        without_spacing = _without_spacing(placed, spacings)
+        known = {file for name, file in spacings.files.items() if name in placed}
+        known |= {problem.file for problem in spacings.unused}
+        problems = [*(problem for problem in problems if problem.file not in known), *spacings.unused]
+    return without_spacing, sorted(problems, key=lambda problem: problem.rank)
 
 
 def _patterns(request: Request) -> dict[str, Pattern]:
@@ -192,69 +210,6 @@ def _without_spacing(cases: Mapping[str, FoundCase], spacings: Spacings) -> list
     """Report the TIFFs for which nnU-Net will assume a spacing of 1."""
     reason = 'It has no spacing file, so nnU-Net assumes 1 x 1 x 1. Add CASE.json with {"spacing": [...]} next to it.'
     return [Problem(file, reason) for name, case in cases.items() if name not in spacings.files for file in case.files]
-
-
-def _cases_with_other_labels(
-    request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]
-) -> dict[str, str]:
-    """Return the cases whose segmentations hold other values than -labels, with the reason.
-
-    Raises:
-        ModalityError: these are so many that rather -labels must be wrong.
-    """
-    if request.labels is None:
-        return {}
-    allowed, labeled = {0, *request.labels.values()}, [name for name in read if cases[name].label is not None]
-    odd = {name: values for name in labeled if (values := sorted(read[name].labels - allowed))}
-    reasons = {
-        name: f"It belongs to {name}, which cannot be used: {cases[name].label} holds {_some(values)}. The labels of "
-        f"-labels are {', '.join(f'{label}={value}' for label, value in request.labels.items())}. Correct the "
-        "segmentation or -labels."
-        for name, values in odd.items()
-    }
-    if len(odd) > max(1, MOST_ODD * len(labeled)):
-        text = "".join(f"\n  {cases[name].label}: {_some(values)}" for name, values in list(odd.items())[:5])
-        raise ModalityError(
-            f"{len(odd)} of {len(labeled)} segmentations hold other values than -labels {dict(request.labels)}, such as"
-            f"{text}\nCorrect -labels or the segmentations."
-        )
-    return reasons
-
-
-def _labels(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> dict[str, int]:
-    """Return name -> value of the requested labels, or of the labels in the segmentations.
-
-    Raises:
-        ModalityError: the values in the segmentations have gaps, or there is only the background.
-    """
-    if request.labels is not None:
-        return dict(request.labels)
-    by_value: dict[int, list[str]] = {}
-    for name in cases:
-        for value in read[name].labels - {0}:
-            by_value.setdefault(value, []).append(str(cases[name].label))
-    values = sorted(by_value)
-    if not values:
-        raise ModalityError("The segmentations hold only 0. If that is correct, name the labels with -labels.")
-    missing = sorted(set(range(1, len(values) + 1)) - by_value.keys())
-    if missing:
-        rarest = sorted(values, key=lambda value: (len(by_value[value]), value))[:5]
-        text = "".join(
-            f"\n  {value} is in {len(by_value[value])} of {len(cases)}, such as {by_value[value][0]}"
-            for value in rarest
-        )
-        raise ModalityError(
-            f"The segmentations hold {_some(values)}, but not {_some(missing)}. nnU-Net needs 1, 2, 3 and so on, "
-            f"without gaps. The rarest values:{text}\nIf some are mistakes, name the right labels with -labels, and "
-            "the few cases with other values are not placed. If labels just do not occur in these cases, name all of "
-            "them with -labels. Otherwise change the labels."
-        )
-    return {f"label_{value}": value for value in values}
-
-
-def _some(values: Sequence[int]) -> str:
-    more = f" and {len(values) - MOST_EXAMPLES} other values" if len(values) > MOST_EXAMPLES else ""
-    return ", ".join(map(str, values[:MOST_EXAMPLES])) + more
 
 
 def _availability(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase], names: Sequence[str]) -> Availability:

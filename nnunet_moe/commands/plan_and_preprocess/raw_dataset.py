@@ -107,24 +107,8 @@ def read_raw_dataset(name: str) -> RawDataset:
             f"{file} does not exist. A raw dataset needs imagesTr, labelsTr and dataset.json. Add the missing ones."
         )
     dataset_json = read_dataset_json(file)
-    names = channel_names(dataset_json)
     label_sets = LabelSets.of(dataset_json)
-    problems, seen = [], set()
-    if "dataset" not in dataset_json:
-        images, strays = list_cases(folder / "imagesTr", dataset_json["file_ending"])
-        if strays:
-            raise ModalityError(
-                f"{some(strays)}: images must be named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the "
-                "channel. Rename or remove these files."
-            )
-        if not images:
-            raise ModalityError(
-                f"{folder / 'imagesTr'} has no images CASE_XXXX{dataset_json['file_ending']}. Add or rename them."
-            )
-        seen = {file for files in images.values() for file in files}
-        folders = sorted(file for file in seen if Path(file).is_dir())
-        problems += [f"{path} is a folder, but must be an image. Move the image out of it." for path in folders]
-        seen -= set(folders)
+    seen, problems = (set(), []) if "dataset" in dataset_json else _listed_images(folder, dataset_json)
     cases = visible_cases(get_filenames_of_train_images_and_targets(str(folder), dataset_json))
     if unlisted := sorted(seen - {file for files in cases.values() for file in files["images"]}):
         problems.append(
@@ -136,20 +120,46 @@ def read_raw_dataset(name: str) -> RawDataset:
     if label_sets is not None and (unknown := sorted(label_sets.by_case.keys() - cases.keys())):
         problems.append(f"{BY_CASE!r} in dataset.json lists {some(unknown)}, but no training case has this name.")
     for case, files in cases.items():
-        expected = [*files["images"], files["label"]]
-        problems += [f"{case}: {path} does not exist." for path in expected if not os.path.exists(path)]
-        try:
-            channels = list(files_by_channel(files["images"], dataset_json))
-        except ModalityError as error:
-            problems.append(f"{case}: {error}")
-        else:
-            if channels != sorted(channels):
-                problems.append(
-                    f"{case}: 'dataset' in dataset.json lists the channels in the order {channels}. List the files "
-                    "in the order of _XXXX in their names."
-                )
-    require_none(problems, f"{folder}, with the modalities {', '.join(names)}")
+        problems += [f"{case}: {problem}" for problem in _problems_of(files, dataset_json)]
+    require_none(problems, f"{folder}, with the modalities {', '.join(channel_names(dataset_json))}")
     return RawDataset(folder, dataset_json, cases)
+
+
+def _listed_images(folder: Path, dataset_json: dict[str, Any]) -> tuple[set[str], list[str]]:
+    """Return the images in `imagesTr`, and problems with folders that have the name of an image.
+
+    Raises:
+        ModalityError: there is no image, or the name of a file has no channel.
+    """
+    images, strays = list_cases(folder / "imagesTr", dataset_json["file_ending"])
+    if strays:
+        raise ModalityError(
+            f"{some(strays)}: images must be named CASE_XXXX{dataset_json['file_ending']}, where XXXX is the "
+            "channel. Rename or remove these files."
+        )
+    if not images:
+        raise ModalityError(
+            f"{folder / 'imagesTr'} has no images CASE_XXXX{dataset_json['file_ending']}. Add or rename them."
+        )
+    seen = {file for files in images.values() for file in files}
+    folders = sorted(file for file in seen if Path(file).is_dir())
+    problems = [f"{path} is a folder, but must be an image. Move the image out of it." for path in folders]
+    return seen - set(folders), problems
+
+
+def _problems_of(files: Mapping[str, Any], dataset_json: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the names of the files of a case."""
+    problems = [f"{path} does not exist." for path in (*files["images"], files["label"]) if not os.path.exists(path)]
+    try:
+        channels = list(files_by_channel(files["images"], dataset_json))
+    except ModalityError as error:
+        return [*problems, str(error)]
+    if channels != sorted(channels):
+        problems.append(
+            f"'dataset' in dataset.json lists the channels in the order {channels}. List the files in the order of "
+            "_XXXX in their names."
+        )
+    return problems
 
 
 def visible_cases(cases: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -50,17 +50,10 @@ def write_report(plan: StudyPlan) -> Path:
     Raises:
         ModelError: no evaluation is finished, or the evaluations do not belong together.
     """
-    study, done = plan.study, plan.done()
+    study = plan.study
     dataset_json = read_json(nnunet_folder(nnUNet_raw) / study.dataset / "dataset.json")
     modalities = channel_names(dataset_json)
-    finished: dict[str, dict[Path, SeededRun]] = {}
-    missing = []
-    for cases in case_sets(study):
-        for model in plan.trained:
-            if evaluation_job(model, cases) in done:
-                finished.setdefault(cases, {})[plan.out / evaluation_folder(model, cases)] = model
-            else:
-                missing.append(f"{short_name(model.name)} on {cases}")
+    finished, missing = _finished(plan)
     if not finished:
         raise ModelError(f"There is no report yet. No evaluation of the study is finished in {plan.out}.")
     out = plan.out / "report"
@@ -77,42 +70,56 @@ def write_report(plan: StudyPlan) -> Path:
             notes.append(f"On {cases}: {warning}")
         if study.baseline not in results.trainers:
             notes.append(f"There is no comparison on {cases}, because the baseline is not finished.")
-    curves = Section("Learning curves")
     logs = {model.name: _logs(plan, model) for model in plan.trained}
-    texts = [code_text(code, modalities) for code in plan.codes]
-    caption = "Pseudo Dice of validation patches by modalities: nnU-Net's moving average, mean over seeds and folds"
-    curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, texts))
-    if any(_has_gates(log) for of_model in logs.values() for log in of_model):
-        caption = "Entropy of the gates by layer, relative to that of equal weights: for each code, and for their mean"
-        curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
+    curves = _curves(plan, logs, [code_text(code, modalities) for code in plan.codes], out)
     sections += [curves, *_gates(plan), _evaluations(plan, finished)]
     if missing:
         notes.append(f"Not finished, and not in this report: {', '.join(missing)}.")
     if diverged := [short_name(name) for name, of_model in logs.items() if any(map(_has_diverged, of_model))]:
         notes.append(f"The loss became NaN or infinite in the training of {', '.join(diverged)}.")
-    summary = (
-        f"This study compares {len(study.methods)} methods, or {len(plan.trained)} if each seed counts, on the "
-        f"folds {', '.join(map(str, study.folds))}. All dedicated models of a method count as one. The value of a case "
-        f"is its mean over the seeds. Methods are compared with {short_name(study.baseline)}. {' '.join(notes)}"
-    )
     settings = {
         "study": json.loads(json.dumps(asdict(study), default=str)),
         "settings of each model": _settings(plan),
         "versions when the report was written": training_versions(),
     }
-    report = plan.out / "report.html"
-    write(
-        report,
-        page(
-            f"Study {study.name}: {study.dataset} {study.configuration}",
-            verdicts,
-            summary,
-            sections,
-            settings,
-            failures,
-        ),
-    )
+    title, report = f"Study {study.name}: {study.dataset} {study.configuration}", plan.out / "report.html"
+    write(report, page(title, verdicts, _summary(plan, notes), sections, settings, failures))
     return report
+
+
+def _finished(plan: StudyPlan) -> tuple[dict[str, dict[Path, SeededRun]], list[str]]:
+    """Return the finished evaluations, cases -> folder -> model; and those that are missing, in words."""
+    finished: dict[str, dict[Path, SeededRun]] = {}
+    missing, done = [], plan.done()
+    for cases in case_sets(plan.study):
+        for model in plan.trained:
+            if evaluation_job(model, cases) in done:
+                finished.setdefault(cases, {})[plan.out / evaluation_folder(model, cases)] = model
+            else:
+                missing.append(f"{short_name(model.name)} on {cases}")
+    return finished, missing
+
+
+def _summary(plan: StudyPlan, notes: Sequence[str]) -> str:
+    study = plan.study
+    return (
+        f"This study compares {len(study.methods)} methods, or {len(plan.trained)} if each seed counts, on the "
+        f"folds {', '.join(map(str, study.folds))}. All dedicated models of a method count as one. The value of a case "
+        f"is its mean over the seeds. Methods are compared with {short_name(study.baseline)}. {' '.join(notes)}"
+    )
+
+
+def _curves(
+    plan: StudyPlan, logs: Mapping[str, Sequence[Mapping[int, Epoch]]], codes: Sequence[str], out: Path
+) -> Section:
+    """Draw the learning curves and, if a trainer has gates, their entropies."""
+    curves = Section("Learning curves")
+    caption = "Pseudo Dice of validation patches by modalities: nnU-Net's moving average, mean over seeds and folds"
+    curves.add_figure(out / "learning_curves.png", caption, learning_curves(plan.trained, logs, codes))
+    if any(_has_gates(log) for of_model in logs.values() for log in of_model):
+        caption = "Entropy of the gates by layer, relative to that of equal weights: for each code, and for their mean"
+        curves.add_figure(out / "gate_entropy.png", caption, gate_entropy(plan.trained, logs))
+    return curves
 
 
 def spread_table(spread: pd.DataFrame, codes: Sequence[str], title: str) -> Table:
