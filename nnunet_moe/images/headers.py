@@ -11,15 +11,14 @@ import nibabel.openers
 import nibabel.spatialimages
 import numpy as np
 import SimpleITK as sitk
-import tifffile
 from nibabel.spatialimages import HeaderDataError
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.tiff import TIFF, require_whole, values_in_tiff
 
 NIFTI = (".nii", ".nii.gz")
-TIFF = (".tif", ".tiff")
 GZIP_RATIO = 1032
 """How many bytes one byte of a gzip file can stand for at most, by the format (RFC 1951)."""
 SFORM, QFORM = "sform", "qform"
@@ -74,11 +73,16 @@ def stored_forms(file: str, *, in_mm: bool) -> Mapping[str, np.ndarray]:
 
 
 def require_room(file: str) -> None:
-    """Make sure that a NIfTI file is large enough for the voxels in its header, before memory is taken for them.
+    """Make sure that a file is large enough for the voxels in its header, before memory is taken for them.
+
+    This concerns NIfTI files and TIFFs. For other formats, ITK does it.
 
     Raises:
         ModalityError: the header promises more voxels than the file can hold.
+        RuntimeError: a TIFF was cut off.
     """
+    if file.lower().endswith(TIFF):
+        require_whole(file)
     if not is_nifti(file):
         return
     header = stored_image(file).header
@@ -166,7 +170,7 @@ def require_one_component(file: str, reader: Any, *, is_segmentation: bool = Fal
         header.ReadImageInformation()
         number = header.GetNumberOfComponents()
     elif file.lower().endswith(TIFF):
-        number = _values_in_tiff(file, is_segmentation=is_segmentation)
+        number = values_in_tiff(file, is_segmentation=is_segmentation)
         remedy += " If these are slices, save them as slices (tifffile: photometric='minisblack', axes 'ZYX')."
     elif isinstance(reader, NaturalImage2DIO):
         number = _values_in_png(file)
@@ -181,22 +185,6 @@ def require_one_component(file: str, reader: Any, *, is_segmentation: bool = Fal
         raise ModalityError(
             f"{file} has {number} values in each voxel, such as colors. A modality must have one. {remedy}"
         )
-
-
-def _values_in_tiff(file: str, *, is_segmentation: bool) -> int:
-    """Return the number of values in each voxel of a TIFF.
-
-    tifffile also writes volumes of three or four slices like colors in separate planes. Numbers with a fraction are no
-    colors, so such a file is taken for slices.
-    """
-    with tifffile.TiffFile(file) as opened:
-        series = opened.series[0]
-        lengths = dict(zip(series.axes, series.shape, strict=True))
-        if series.axes.endswith("S"):
-            return lengths["S"]
-        if is_segmentation:
-            return 1
-        return lengths.get("C", lengths.get("S", 1) if series.dtype.kind in "ui" else 1)
 
 
 def _values_in_png(file: str) -> int:

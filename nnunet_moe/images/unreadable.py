@@ -17,6 +17,8 @@ BEGINNINGS = {
 """How files begin that are mistaken for images, and what they are."""
 CUT_OFF = ("No such file or directory", "got only", "but received", "hit end of header", "couldn't open")
 """What ITK says about an existing MetaImage or NRRD that is cut off, or whose voxels lie in a missing file."""
+UNKNOWN = "Unable to determine ImageIO reader"
+"""What ITK says about a file whose beginning it does not know."""
 
 
 @contextmanager
@@ -50,6 +52,8 @@ def _why(file: str, error: Exception) -> str:
         return "it is a folder"
     if not os.access(file, os.R_OK):
         return "there is no permission"
+    if UNKNOWN in str(error):
+        return f"its content is not in the format {Path(file).suffix}, nor in another one that ITK knows"
     return _cut_off(file, error) or f"{error}".strip() or type(error).__name__
 
 
@@ -60,6 +64,8 @@ def _cut_off(file: str, error: Exception) -> str | None:
     voxels = separate_voxels(file)
     if voxels is None:
         return "it is cut off, or its header is damaged"
+    if voxels == "LIST" or "%" in voxels:
+        return "its voxels lie in several files, of which one is missing or cut off, or its header is damaged"
     if Path(file).with_name(voxels).exists():
         return f"its voxels lie in {voxels}, which is cut off, or its header is damaged"
     return f"its voxels lie in {voxels}, which does not exist"

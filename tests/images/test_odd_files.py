@@ -8,8 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from facts import facts
 from nnunet_moe.errors import ModalityError
@@ -157,3 +159,47 @@ def test_the_file_of_separate_voxels_is_named_if_it_is_missing_or_cut_off(tmp_pa
     voxels.unlink()
     with pytest.raises(ModalityError, match=facts(file, "its voxels lie in x.raw, which does not exist")):
         read_case([str(file)], SimpleITKIO(), dataset_json)
+
+
+TIFF_WRITERS = {
+    "ITK": lambda file: sitk.WriteImage(sitk.GetImageFromArray(IMAGE), file),
+    "tifffile": lambda file: tifffile.imwrite(file, IMAGE, photometric="minisblack"),
+    "compressed": lambda file: tifffile.imwrite(file, IMAGE, photometric="minisblack", compression="zlib"),
+    "ImageJ": lambda file: tifffile.imwrite(file, IMAGE, imagej=True, metadata={"axes": "ZYX"}),
+}
+
+
+@pytest.mark.parametrize("write", TIFF_WRITERS.values(), ids=TIFF_WRITERS)
+def test_a_tiff_that_is_cut_off_never_loses_slices_without_a_word(tmp_path, write):
+    """tifffile only logs that later slices are missing, so nnU-Net's reader returns a shorter volume."""
+    file, dataset_json = tmp_path / "a_0000.tif", {"channel_names": {"0": "CT"}, "file_ending": ".tif"}
+    write(str(file))
+    content, num_refused = file.read_bytes(), 0
+    for kept in range(0, len(content), 40):
+        file.write_bytes(content[:kept])
+        for read in (
+            lambda: read_case([str(file)], Tiff3DIO(), dataset_json).image[0],
+            lambda: read_segmentation(str(file), Tiff3DIO())[0],
+        ):
+            try:
+                np.testing.assert_array_equal(read(), IMAGE)
+            except ModalityError as error:
+                assert str(file) in str(error)
+                num_refused += 1
+    assert num_refused > len(content) / 40
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".gipl"])
+def test_a_file_in_no_known_format_is_called_so(tmp_path, ending):
+    file = tmp_path / f"a_0000{ending}"
+    file.write_text("hello")
+    with pytest.raises(ModalityError, match=facts(file, f"not in the format {ending}")):
+        read_case([str(file)], SimpleITKIO(), {"channel_names": {"0": "CT"}, "file_ending": ending})
+
+
+def test_a_missing_one_of_several_files_with_voxels_is_said_to_be_one(tmp_path):
+    file = tmp_path / "a_0000.mha"
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 5 2\nElementType = MET_FLOAT\nElementDataFile = LIST\n"
+    file.write_text(f"{header}a.raw\nb.raw\n")
+    with pytest.raises(ModalityError, match=facts(file, "several files", "missing")):
+        read_case([str(file)], SimpleITKIO(), {"channel_names": {"0": "CT"}, "file_ending": ".mha"})

@@ -1,7 +1,6 @@
 """Read any image format with nnU-Net's readers, and write segmentations in the requested format and grid."""
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import tifffile
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_moe.commands.package.mapping import GRID_ENDINGS, image_ending
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.file_names import files_of
-from nnunet_moe.images.headers import TIFF, require_one_component
+from nnunet_moe.images.headers import require_one_component
 from nnunet_moe.images.spacing_files import require_spacing
+from nnunet_moe.images.tiff import TIFF
 from nnunet_moe.runtime.files import atomic_write
 
 WHOLE_NUMBERS = {".png": 65535, ".bmp": 255}
@@ -52,8 +51,6 @@ class AnyFormatReader:
             RuntimeError: ITK cannot read the file.
         """
         (file,) = files
-        if file.lower().endswith(TIFF):
-            _require_whole_tiff(file)
         with _with_ending_as_itk_spells_it(file) as spelt:
             if not isinstance(self._reader, SimpleITKIO) and self._reads(spelt):
                 require_one_component(spelt, self._reader)
@@ -181,21 +178,3 @@ def _storable(image: sitk.Image, file_ending: str, file: str) -> sitk.Image:
             "the training images were."
         )
     return sitk.Cast(image, sitk.sitkUInt8 if values.max() <= 255 else sitk.sitkUInt16)
-
-
-def _require_whole_tiff(file: str) -> None:
-    """Refuse a truncated file, because ITK would read its remaining slices without an error."""
-    complaints: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: complaints.append(record.getMessage())
-    log = tifffile.logger()
-    log.addHandler(handler)
-    try:
-        with tifffile.TiffFile(file) as opened:
-            len(opened.pages)
-    except tifffile.TiffFileError as error:
-        raise RuntimeError(str(error)) from error
-    finally:
-        log.removeHandler(handler)
-    if any("invalid page offset" in complaint for complaint in complaints):
-        raise RuntimeError("it is truncated")

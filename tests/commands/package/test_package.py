@@ -468,7 +468,7 @@ def paths(**entry: object):
 
 
 BAD = {
-    "a truncated tif": (truncated_tif, ("2f0e0.tif", "truncated")),
+    "a truncated tif": (truncated_tif, ("2f0e0.tif", "cut off")),
     "a truncated image": (truncated, ("2f0e0.mha", "read")),
     "a folder with an image's name": (a_folder, ("2f0e0.mha", "not a file")),
     "colours": (colours, ("3 values", "voxel")),
