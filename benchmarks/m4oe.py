@@ -119,7 +119,7 @@ def mean_gates(workspace: Workspace, row: Row) -> dict[str, Tensor]:
     segmenter = Segmenter(choice.find(), choice.folds, PredictionSettings(mirroring=False, device="cpu"))
     assert isinstance(segmenter.network, SwinUNetwork)
     raw = workspace.raw / row.dataset
-    cases = folder_cases(raw / "imagesTs", raw / "labelsTs", FILE_ENDING)
+    cases, _ = folder_cases(raw / "imagesTs", raw / "labelsTs", FILE_ENDING)
     found = {}
     for channel, kind in enumerate(SIGNAL):
         with gates_kept(segmenter.network.mixtures) as kept:

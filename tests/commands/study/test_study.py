@@ -465,6 +465,29 @@ def test_the_plan_tells_the_jobs_and_from_the_first_one_the_time(dataset, tmp_pa
     assert plan.time_left(None, plan.done(), running) == ["About 50 min of computing time in total."]
 
 
+def test_the_codes_are_those_of_the_training_cases_and_of_the_folders(dataset, tmp_path):
+    """A folder of cases adds codes that no training case has, and an evaluation for each model."""
+    raw = dataset.workspace.raw / "Dataset931_Folders"
+    images, labels, *_ = folders = [raw / "imagesTr", raw / "labelsTr", tmp_path / "images", tmp_path / "labels"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for image in (images / "a_0000", images / "a_0001", tmp_path / "images" / "b_0002"):  # a: T1w, FLAIR; b: T2w
+        image.with_suffix(".nii.gz").touch()
+    for label in (labels / "a.nii.gz", tmp_path / "labels" / "b.nii.gz"):
+        label.touch()
+    shutil.copy(dataset.dataset_json_file, raw)
+    given = {"dataset": 931, "trainers": [MOESD], "configuration": "3d_fullres"}
+    of_folder = {"cases": {"held out": {"images": "images", "labels": "labels"}}}
+    try:
+        plain = make_plan(written(tmp_path, given), tmp_path / "out", "cpu")
+        plan = make_plan(written(tmp_path, {**given, **of_folder}), tmp_path / "out", "cpu")
+    finally:
+        shutil.rmtree(raw)
+    assert set(plain.codes) == {(1, 0, 0), (0, 1, 0), (1, 1, 0)}
+    assert set(plan.codes) == {(1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)}
+    assert plan.jobs.keys() - plain.jobs.keys() == {f"evaluate/{MOESD}_seed0__held_out"}
+
+
 def test_what_is_not_preprocessed(dataset, tmp_path):
     """Plans that there are stay; without any, or where the study has begun to, it plans and preprocesses itself."""
     file, out, plans = written(tmp_path, SMALLEST), tmp_path / "out", dataset.plans_file
