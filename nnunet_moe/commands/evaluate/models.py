@@ -126,7 +126,7 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> tuple[list[Sco
     ]
     if not files.keys() & labelled:
         listed = "".join(f"\n  {note}" for note in notes)
-        raise ModalityError(f"No case has an image in -i {images} and a label in -l {labels}. {wanted}{listed}")
+        raise ModalityError(f"No case has an image in {images} and a label in {labels}. {wanted}{listed}")
     cases = {name: paths for name, paths in files.items() if name in labelled}
     return [
         _case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in cases.items()

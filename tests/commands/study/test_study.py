@@ -768,7 +768,10 @@ def test_folders_and_runs_that_a_study_refuses(dataset, tmp_path):
         main([*arguments, "-jobs", "0"])
     for change, said in (
         ({"folds": [0, 5]}, ("Dataset901_Tiny", "fold 5", "0 to 4")),
-        ({"cases": {"a": {"images": ".", "labels": "."}}}, ("no images", "CASE_XXXX.nii.gz")),
+        (
+            {"cases": {"a": {"images": ".", "labels": "."}}},
+            ("No case", f"a label in {tmp_path / 'none'}", "CASE_XXXX.nii.gz"),
+        ),
     ):
         with pytest.raises(SystemExit, match=facts(*said)):
             main(["study", str(written(tmp_path / "none", {**SMALLEST, **change})), "-o", str(out), "-n"])
