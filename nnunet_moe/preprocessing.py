@@ -4,8 +4,7 @@ Each file is read into the channel in its name. nnU-Net preprocesses the case wi
 the missing channels are set to NaN.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
@@ -25,11 +24,18 @@ from nnunet_moe.images.resampled_size import require_resampled_size
 from nnunet_moe.images.values import is_available
 from nnunet_moe.modalities.codes import channel_names, code_text
 from nnunet_moe.runtime.files import is_hidden
+from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.base import Settings
 from nnunet_moe.settings.plans import read_settings
 
 AXIS_CODES = "axis_codes"
 """The key in the plans of the number of training cases for each direction of the axes."""
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print messages on a case, because nnU-Net's workers print, and users of its commands only see this output."""
+    for note in notes:
+        print(note, flush=True)  # noqa: T201
 
 
 class MissingModalityPreprocessor(DefaultPreprocessor):
@@ -44,6 +50,8 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
     """Whether training cases are preprocessed; `run_case_save` sets it, which nnU-Net only calls for them."""
     files: Mapping[int, str] = MappingProxyType({})
     """Channel -> its file in the current case, for messages. Without it, they name the modality."""
+    log: Callable[[Iterable[str]], object] = staticmethod(print_notes)
+    """What is done with messages on a case."""
     _sources: Sequence[str] = ()  # how messages on the current case call its channels: by file, or by modality
 
     def __init__(self, verbose: bool = True) -> None:
@@ -107,13 +115,13 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         told = images.log_lines
         if self.for_training:  # planning has told them, and each case has another copy of this preprocessor
             told = [line for line in told if not isinstance(line, ModalityNote)]
-        _log(self._once.new(told))
+        self.log(self._once.new(told))
         image, notes = self.used_channels(images, min(image_files), configuration_manager, dataset_json)
-        _log(notes)
+        self.log(notes)
         seg = None
         if seg_file is not None:
             labels, notes = read_segmentation_of(seg_file, reader, min(image_files), images, largest_shift=np.inf)
-            _log(notes)
+            self.log(notes)
             seg = labels[None]
         self.files = images.files
         try:
@@ -181,7 +189,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             )
         self._require_volume(data, properties, configuration_manager, "The array")
         available = np.array([is_available(channel, name) for channel, name in zip(data, names, strict=True)])
-        _log(
+        self.log(
             constant_note(value, name)
             for channel, name in zip(data, names, strict=True)
             if (value := single_value(channel)) is not None
@@ -193,7 +201,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
             )
         self._require_one_image_type(available, names)
         available, notes = _dedicated(available, configuration_manager, names)
-        _log(notes)
+        self.log(notes)
         zeros_where_absent = np.where(available.reshape(-1, *[1] * (data.ndim - 1)), data, 0)
         require_resampled_size(
             zeros_where_absent,
@@ -223,7 +231,7 @@ class MissingModalityPreprocessor(DefaultPreprocessor):
         before = [Contrast.of(channel) for channel in data]
         data = super()._normalize(data, seg, configuration_manager, foreground_intensity_properties_per_channel)
         checked = zip(before, data, self._sources, strict=True)
-        _log(
+        self.log(
             note
             for contrast, channel, source in checked
             if contrast is not None and (note := contrast.note(channel, source)) is not None
@@ -325,7 +333,7 @@ def _require_finite(data: np.ndarray, sources: Sequence[str]) -> None:
 
 def _loaded(dataset_json: dict | str) -> dict:
     """Return the content of dataset.json, which nnU-Net's preprocessor gets as content or as path."""
-    return json.loads(Path(dataset_json).read_text(encoding="utf-8")) if isinstance(dataset_json, str) else dataset_json
+    return read_json(Path(dataset_json)) if isinstance(dataset_json, str) else dataset_json
 
 
 def _dedicated(
@@ -343,9 +351,3 @@ def _dedicated(
         )
     unused = code_text((available & ~needed).tolist(), names)
     return needed, (f"{case}not used by this dedicated model: {unused}",) if unused else ()
-
-
-def _log(lines: Iterable[str]) -> None:
-    """Print lines about a case, because nnU-Net's workers print, and users of its commands only see this output."""
-    for line in lines:
-        print(line, flush=True)  # noqa: T201

@@ -89,7 +89,7 @@ class InferenceContext:
         properties: dict[str, Any],
         previous_stage: np.ndarray | None = None,
         files: Mapping[int, str] = MappingProxyType({}),
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, dict[str, Any], tuple[str, ...]]:
         """Make the network's input from the images of a case.
 
         Args:
@@ -99,8 +99,8 @@ class InferenceContext:
             files: channel -> its file, for messages. Without it, they name the modality.
 
         Returns:
-            The preprocessed image `(K, *space)`, in a cascade followed by one channel per label; and the properties
-            for `segmentation` and `export`.
+            The preprocessed image `(K, *space)`, in a cascade followed by one channel per label; the properties for
+            `segmentation` and `export`; and messages on images that may be wrong.
 
         Raises:
             ModalityError: the model does not take these modalities, or the images are a slice for a 3D model.
@@ -110,10 +110,12 @@ class InferenceContext:
         managers = self.plans, self.configuration, self.dataset_json
         preprocessor = self.preprocessor()
         preprocessor.files = files
+        notes: list[str] = []
+        preprocessor.log = notes.extend
         data, seg, properties = preprocessor.run_case_npy(image, seg, copy.deepcopy(properties), *managers)
         if previous_stage is not None:
             data = add_previous_stage(data, seg[0], self.label_manager)
-        return data, properties
+        return data, properties, tuple(notes)
 
     def segmentation(self, logits: Tensor, properties: dict[str, Any]) -> np.ndarray:
         """Convert logits into labels on the grid of the images.

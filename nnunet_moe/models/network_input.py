@@ -8,6 +8,7 @@ import numpy as np
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.modalities.codes import Code
 from nnunet_moe.models.inference import InferenceContext
+from nnunet_moe.preprocessing import print_notes
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,14 @@ class NetworkInput:
     def preprocess(
         self, case: CaseImages, code: Code, previous_stage: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Preprocess a case with only the modalities of a code; `InferenceContext.preprocess` says more."""
-        return self.context.preprocess(with_only(case.image, code), case.properties, previous_stage, case.files)
+        """Preprocess a case with only the modalities of a code, and print messages on its images.
+
+        `InferenceContext.preprocess` says more.
+        """
+        image = with_only(case.image, code)
+        data, properties, notes = self.context.preprocess(image, case.properties, previous_stage, case.files)
+        print_notes(notes)
+        return data, properties
 
     def _region(self, case: CaseImages, code: Code) -> tuple:
         """Return the region to which nnU-Net crops and, if a channel needs that, the one in which it normalizes."""

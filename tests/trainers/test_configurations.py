@@ -228,24 +228,34 @@ def assert_cohort_alike(predicted, images, folder, configuration, plans):
     """`nnunet_moe predict` gives the same from the previous stage, and tells of cases that lack it or do not fit it."""
     model = ("-d", 901, "-c", configuration, "-tr", MOESD, "-p", plans, "-f", 0, "-device", "cpu", "--disable_tta")
     model += FEW_WINDOWS
-    stage, out = folder / "stage", folder / "cohort"
+    stage, wrong, out, older = (folder / name for name in ("stage", "wrong", "cohort", "of_an_earlier_version"))
     shutil.copytree(folder / "low", stage)
-    options = ("-i", images, "-o", out, "-prev_stage_predictions", stage, "-npp", 0, "-nps", 0)
-    main(["predict", *map(str, (*model, *options))])
-    for case, (_, segmentation) in predicted.items():
-        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"{case}.nii.gz"))), segmentation)
     first, second = sorted(predicted)
-    (stage / f"{first}.nii.gz").unlink()
+    wrong.mkdir()
     moved = sitk.ReadImage(str(stage / f"{second}.nii.gz"))
     moved.SetOrigin((9, 0, 0))
-    sitk.WriteImage(moved, str(stage / f"{second}.nii.gz"))
-    with pytest.raises(SystemExit) as error:
-        main(["predict", *map(str, (*model, *options, "--continue_prediction"))])
-    assert f"{first}.nii.gz does not exist. Predict the cascade's previous stage first" in str(error.value)
-    assert f"{second}.nii.gz and " in str(error.value) and "differ in origin" in str(error.value)
-    assert not list(out.glob("*.nii.gz"))
+    sitk.WriteImage(moved, str(wrong / f"{second}.nii.gz"))
+
+    def predict_after(previous, out, *more):
+        options = ("-i", images, "-o", out, "-prev_stage_predictions", previous, "-npp", 0, "-nps", 0, *more)
+        main(["predict", *map(str, (*model, *options))])
+
+    predict_after(stage, out)
+    for case, (_, segmentation) in predicted.items():
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"{case}.nii.gz"))), segmentation)
+    manifest = (out / "manifest.csv").read_text()
+    predict_after(stage.rename(folder / "elsewhere"), out, "--continue_prediction")
+    assert (out / "manifest.csv").read_text() == manifest, "with the seconds of the first run"
+    shutil.copytree(out, older)
+    (older / "inputs.jsonl").unlink()
+    for cohort in (out, older):
+        with pytest.raises(SystemExit) as error:
+            predict_after(wrong, cohort, "--continue_prediction")
+        assert f"{first}.nii.gz does not exist. Predict the cascade's previous stage first" in str(error.value)
+        assert f"{second}.nii.gz and " in str(error.value) and "differ in origin" in str(error.value)
+        assert not list(cohort.glob("*.nii.gz"))
     with pytest.raises(SystemExit, match=facts("segmentations", "3d_lowres", "folder")):
-        main(["predict", *map(str, (*model, *options[:4]))])
+        main(["predict", *map(str, (*model, "-i", images, "-o", out))])
 
 
 def assert_packaged_alike(predicted, images, folder, configuration, plans):

@@ -1,7 +1,9 @@
 """Write `inputs.jsonl`, which remembers the files that each case was predicted from and to, and compare them later."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,18 @@ from nnunet_moe.runtime.json_files import parse_json
 
 States = Mapping[str, FileState]
 """Path -> the state of the file before it was read, or after it was written."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is remembered of a case. Earlier versions did not remember what is None."""
+
+    files: States
+    """The files that were read."""
+    outputs: States | None
+    """File name -> the state of the file that was written."""
+    has_copies: bool | None
+    """Whether an image was a copy of another one."""
 
 
 class Inputs:
@@ -26,24 +40,17 @@ class Inputs:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._states: dict[str, States] = {}
-        self._outputs: dict[str, States] = {}
+        self._cases: dict[str, Remembered] = {}
         self._can_append = False
         """Whether the file is known to end with a whole line."""
 
     def __contains__(self, case: str) -> bool:
         """Return whether the files of a case are known. Earlier versions did not remember them."""
-        return case in self._states
+        return case in self._cases
 
-    def add(self, case: str, states: States, outputs: States) -> None:
-        """Add a case, before the manifest lists it.
-
-        Args:
-            case: its name.
-            states: the files that were read.
-            outputs: file name -> the state of the file that was written.
-        """
-        self._states[case], self._outputs[case] = states, outputs
+    def add(self, case: str, remembered: Remembered) -> None:
+        """Add a case, before the manifest lists it."""
+        self._cases[case] = remembered
         if not self._can_append:
             self._cut_incomplete_line()
             self._can_append = True
@@ -58,15 +65,28 @@ class Inputs:
         Raises:
             OSError: a file cannot be read.
         """
-        states, now = _by_place(case, self._states[case]), _by_place(case, files)
-        return states.keys() == now.keys() and all(
-            self._states[case][states[place]].is_of(Path(path)) for place, path in now.items()
+        states = self._cases[case].files
+        before, now = _by_place(case, states), _by_place(case, files)
+        return before.keys() == now.keys() and all(
+            states[before[place]].is_of(Path(path)) for place, path in now.items()
         )
 
-    def move(self, case: str, files: Collection[str]) -> None:
-        """Remember the present paths of the files of a case that are the same, see `are_same`."""
-        states, now = _by_place(case, self._states[case]), _by_place(case, files)
-        self._states[case] = {path: self._states[case][states[place]] for place, path in now.items()}
+    def move(self, case: str, files: Collection[str]) -> dict[str, str]:
+        """Remember the present paths of the files of a case that are the same, see `are_same`.
+
+        Returns:
+            Folder -> the folder to which its files moved, for all that moved.
+        """
+        states = self._cases[case].files
+        before, now = _by_place(case, states), _by_place(case, files)
+        moved = {path: states[before[place]] for place, path in now.items()}
+        self._cases[case] = replace(self._cases[case], files=moved)
+        folders = {os.path.dirname(before[place]): os.path.dirname(path) for place, path in now.items()}
+        return {old: new for old, new in folders.items() if old != new}
+
+    def has_copies(self, case: str) -> bool | None:
+        """Return whether an image of a case was a copy of another one; None if that is not known."""
+        return self._cases[case].has_copies if case in self._cases else None
 
     def has_written(self, case: str, files: Collection[Path]) -> bool:
         """Return whether files still hold what was written for a case, or if that is not known.
@@ -74,15 +94,14 @@ class Inputs:
         Raises:
             OSError: a file cannot be read.
         """
-        outputs = self._outputs.get(case)
+        outputs = self._cases[case].outputs if case in self._cases else None
         return outputs is None or all(file.name in outputs and outputs[file.name].is_of(file) for file in files)
 
     def write(self, cases: Collection[str]) -> None:
         """Write these cases in alphabetical order, each only once, and forget the others."""
-        self._states = {case: self._states[case] for case in sorted(self._states) if case in cases}
-        self._outputs = {case: self._outputs[case] for case in self._states if case in self._outputs}
+        self._cases = {case: self._cases[case] for case in sorted(self._cases) if case in cases}
         with atomic_write(self._file) as unfinished:
-            unfinished.write_text("".join(map(self._line, self._states)), encoding="utf-8")
+            unfinished.write_text("".join(map(self._line, self._cases)), encoding="utf-8")
 
     def read(self) -> None:
         """Read the cases of an earlier run, if the file exists.
@@ -96,11 +115,9 @@ class Inputs:
             for line in self._file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     content = parse_json(line)
-                    case = str(content["case"])
-                    self._states[case] = self._states_in(content["files"])
-                    self._outputs.pop(case, None)
-                    if "outputs" in content:
-                        self._outputs[case] = self._states_in(content["outputs"])
+                    outputs = self._states_in(content["outputs"]) if "outputs" in content else None
+                    files, has_copies = self._states_in(content["files"]), content.get("has_copies")
+                    self._cases[str(content["case"])] = Remembered(files, outputs, has_copies)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, FileError) as error:
             raise ModelError(
                 f"{self._file} was not written by this command ({type(error).__name__}: {error}). Predict into another "
@@ -114,9 +131,12 @@ class Inputs:
                 opened.truncate(opened.read().rfind(b"\n") + 1)
 
     def _line(self, case: str) -> str:
-        content: dict[str, Any] = {"case": case, "files": _as_json(self._states[case])}
-        if case in self._outputs:
-            content["outputs"] = _as_json(self._outputs[case])
+        known = self._cases[case]
+        content: dict[str, Any] = {"case": case, "files": _as_json(known.files)}
+        if known.outputs is not None:
+            content["outputs"] = _as_json(known.outputs)
+        if known.has_copies is not None:
+            content["has_copies"] = known.has_copies
         return json.dumps(content) + "\n"
 
     def _states_in(self, content: Any) -> States:

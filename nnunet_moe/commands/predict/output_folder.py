@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
 from nnunet_moe.runtime.json_files import load_json
 
-MAY_DIFFER = ("device", "versions")
-"""The settings in which a resumed run may differ from the first run."""
+PREVIOUS_STAGE = "prev_stage_predictions"
+MAY_DIFFER = ("device", "versions", PREVIOUS_STAGE)
+"""The settings in which a resumed run may differ from the first run. Of a folder, the contents decide."""
 
 
 class OutputFolder:
@@ -50,6 +51,8 @@ class OutputFolder:
         self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+        self._has_other_stage = False
+        """Whether an earlier run read the previous stage's segmentations from another folder."""
         self.altered: list[CaseFiles] = []
         """Cases whose segmentations are not what this command wrote; `begin` finds them. They stay as they are."""
         self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
@@ -79,7 +82,8 @@ class OutputFolder:
         begun = sorted(request.out.glob("prediction*.json"))
         if request.continue_prediction:
             for file in begun:
-                _require_same_settings(file, self._settings)
+                before = _require_same_settings(file, self._settings)
+                self._has_other_stage |= before[PREVIOUS_STAGE] != self._settings[PREVIOUS_STAGE]
             if not self._settings_file.exists():
                 self._require_no_outputs(cases)
             self.manifest.read()
@@ -146,7 +150,8 @@ class OutputFolder:
         outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
         if prediction is None or not all(map(_has_content, outputs)):
             return False
-        if self._request.requirement.refuse_copies and prediction.notes:  # one may be on a copy
+        has_copies = self.inputs.has_copies(case.name)
+        if self._request.requirement.refuse_copies and (bool(prediction.notes) if has_copies is None else has_copies):
             return False
         try:
             files = files_by_channel(case.images, self._context.dataset_json)
@@ -155,10 +160,10 @@ class OutputFolder:
             if case.name in self.inputs:
                 if not self.inputs.are_same(case.name, case.read):
                     return False
-                self.inputs.move(case.name, case.read)
-                self.manifest.predictions[case.name] = replace(prediction, files=named)
+                notes = _with_paths(prediction.notes, self.inputs.move(case.name, case.read))
+                self.manifest.predictions[case.name] = replace(prediction, files=named, notes=notes)
                 return True
-            if prediction.files != named:
+            if prediction.files != named or self._has_other_stage:
                 return False
             return max(map(_changed, case.read)) <= min(output.stat().st_mtime for output in outputs)
         except (ModalityError, OSError):
@@ -178,14 +183,15 @@ def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
         "checkpoint": request.model.checkpoint,
         "step_size": request.prediction.step_size,
         "mirroring": request.prediction.mirroring,
-        "prev_stage_predictions": None if request.previous_stage is None else str(request.previous_stage.resolve()),
+        PREVIOUS_STAGE: None if request.previous_stage is None else str(request.previous_stage.resolve()),
         "num_parts": request.num_parts,
         "device": request.prediction.device,
         "versions": versions("nnunet-moe", "nnunetv2", "torch"),
     }
 
 
-def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
+def _require_same_settings(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier run, which must be the same except for `MAY_DIFFER`."""
     try:
         before = load_json(file)
         differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
@@ -199,6 +205,21 @@ def _require_same_settings(file: Path, settings: dict[str, Any]) -> None:
             f"{file.parent} was started with other settings ({', '.join(differing)}; see {file.name}). Predict into "
             "another folder, or without --continue_prediction."
         )
+    return before
+
+
+def _with_paths(notes: str, moved: Mapping[str, str]) -> str:
+    """Return notes with the present paths of files.
+
+    Args:
+        notes: as in the manifest.
+        moved: folder -> the folder to which its files moved.
+    """
+    if not moved:
+        return notes
+    folders = "|".join(re.escape(folder) for folder in sorted(moved, key=len, reverse=True))
+    start = r"(?<![^\s('\"=])"  # no folder within another path
+    return re.sub(f"{start}({folders})(?={re.escape(os.sep)})", lambda found: moved[found[1]], notes)
 
 
 def _remove_tables(settings_files: Iterable[Path]) -> None:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_moe.commands.predict.cases import CaseFiles, find_cases
-from nnunet_moe.commands.predict.inputs import States
+from nnunet_moe.commands.predict.inputs import Remembered
 from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_failures
 from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
@@ -86,7 +86,7 @@ class _Run:
             num_parts=request.num_parts,
             part_id=request.part_id,
         )
-        self._found: dict[str, tuple[Prediction, tuple[str, ...], States]] = {}
+        self._found: dict[str, tuple[Prediction, tuple[str, ...], Remembered]] = {}
         self._once = OncePerModality()
 
     def finish(self) -> Outcome:
@@ -135,7 +135,8 @@ class _Run:
             np.save(folder / "logits.npy", logits.numpy())
             seconds = prepared.seconds + time.perf_counter() - start
             prediction = Prediction(code, prepared.files, seconds, {}, _in_one_line(prepared.notes))
-            self._found[case.name] = prediction, prepared.notes, prepared.states
+            remembered = Remembered(prepared.states, None, prepared.has_copies)
+            self._found[case.name] = prediction, prepared.notes, remembered
             to_write = (
                 folder / "logits.npy",
                 prepared.properties,
@@ -159,8 +160,8 @@ class _Run:
             except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
-            found, notes, states = self._found.pop(case.name)
-            self._output.inputs.add(case.name, states, outputs)
+            found, notes, remembered = self._found.pop(case.name)
+            self._output.inputs.add(case.name, replace(remembered, outputs=outputs))
             prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
             self._output.manifest.add(case.name, prediction)
             said = f" ({line})" if (line := _in_one_line(self._once.new(notes))) else ""

@@ -33,6 +33,8 @@ class PreparedCase:
     """Modality -> its file, including files that were not used."""
     notes: tuple[str, ...]
     """Messages of the preprocessing on files that it did not use, or that may be wrong."""
+    has_copies: bool
+    """Whether a file is a copy of another one."""
     states: dict[str, FileState]
     """Path -> the state of the file before it was read, for the images and the previous stage's segmentation."""
     seconds: float
@@ -67,12 +69,14 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
         previous, of_grid = read_segmentation_of(case.previous_stage, context.reader(), first, images)
         require_known(previous, case.previous_stage, context.dataset_json)
         notes = (*notes, *of_grid)
-    data, properties = context.preprocess(image, images.properties, previous, images.files)
+    data, properties, of_values = context.preprocess(image, images.properties, previous, images.files)
     names = context.modalities
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     requirement.check(code, names)
     files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
-    return PreparedCase(data, properties, code, files, (*images.ignored, *notes), states, time.perf_counter() - start)
+    notes = (*images.ignored, *notes, *of_values)
+    seconds = time.perf_counter() - start
+    return PreparedCase(data, properties, code, files, notes, bool(images.copies), states, seconds)
 
 
 def write(

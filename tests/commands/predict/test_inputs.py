@@ -10,7 +10,7 @@ import pytest
 
 from facts import facts
 from nnunet_moe.commands.predict.cases import find_cases
-from nnunet_moe.commands.predict.inputs import Inputs
+from nnunet_moe.commands.predict.inputs import Inputs, Remembered
 from nnunet_moe.errors import ModelError
 from nnunet_moe.runtime.file_state import FileState
 
@@ -26,7 +26,7 @@ def old_file(path: Path, content: bytes) -> str:
 
 
 def remembered(folder: Path, *files: str) -> Inputs:
-    Inputs(folder / "inputs.jsonl").add("a", {file: FileState.of(Path(file)) for file in files}, {})
+    Inputs(folder / "inputs.jsonl").add("a", Remembered({file: FileState.of(Path(file)) for file in files}, {}, False))
     inputs = Inputs(folder / "inputs.jsonl")
     inputs.read()
     return inputs
@@ -79,7 +79,7 @@ def test_a_run_that_continues_after_half_a_line_leaves_only_whole_lines(tmp_path
         for size in (0, 1, len(line) // 2, len(line) - 1):
             file.write_bytes(before + line[:size])
             continued = remembered(tmp_path, image)
-            continued.add("a", {}, {})
+            continued.add("a", Remembered({}, {}, False))
             assert file.read_bytes()[: len(before + line)] == before + line, size
             assert len(file.read_bytes().splitlines()) == before.count(b"\n") + 2
 
@@ -89,7 +89,7 @@ def test_outputs_are_known_again_in_another_folder_and_no_other_content_counts(t
     for file in written:
         file.write_bytes(b"56")
     known = {file.name: FileState.of(file) for file in written}
-    Inputs(tmp_path / "inputs.jsonl").add("a", {image: FileState.of(Path(image))}, known)
+    Inputs(tmp_path / "inputs.jsonl").add("a", Remembered({image: FileState.of(Path(image))}, known, False))
     shutil.copytree(tmp_path, tmp_path / "copy")
     inputs = Inputs(tmp_path / "copy" / "inputs.jsonl")
     inputs.read()
@@ -109,12 +109,13 @@ def test_outputs_that_were_not_remembered_count_as_written(tmp_path):
     file = tmp_path / "inputs.jsonl"
     remembered(tmp_path, image)
     content = json.loads(file.read_text())
-    del content["outputs"]  # as an earlier version wrote it
+    del content["outputs"], content["has_copies"]  # as an earlier version wrote it
     file.write_text(f"{json.dumps(content)}\n")
     inputs = Inputs(file)
     inputs.read()
     inputs.write(["a"])
     assert json.loads(file.read_text()) == content and inputs.are_same("a", [image])
+    assert inputs.has_copies("a") is inputs.has_copies("unknown") is None
     output.write_bytes(b"5")
     assert inputs.has_written("a", [output]) and inputs.has_written("unknown", [output])
 
@@ -145,7 +146,9 @@ def test_the_same_files_in_another_folder_are_the_same_and_their_new_paths_are_r
     (tmp_path / "in").rename(tmp_path / "moved")
     moved = [str(tmp_path / "moved" / name) for name in names]
     assert inputs.are_same("a", moved) and not inputs.are_same("a", moved[1:]) and not inputs.are_same("a", files)
-    inputs.move("a", moved)
+    here, there = str(tmp_path / "in"), str(tmp_path / "moved")
+    assert inputs.move("a", moved) == {here: there, f"{here}/lowres": f"{there}/lowres"}
+    assert inputs.move("a", moved) == {}
     inputs.write(["a"])
     assert json.loads((tmp_path / "inputs.jsonl").read_text())["files"].keys() == set(moved)
     old_file(tmp_path / "moved" / "a_0000.tif", b"A_0000.tif")

@@ -456,6 +456,33 @@ def test_masks_as_inputs_are_noted_once_in_the_log_and_for_each_case_in_the_mani
     assert all(f"{case}_0001.nii.gz has only the values 0 and 1" in manifest[case]["notes"] for case in "ab")
 
 
+def test_a_resumed_run_that_refuses_copies_keeps_other_noted_cases_and_their_notes_follow_the_images(
+    trained, two_cases, tmp_path, capsys
+):
+    shutil.copy(two_cases / "a_0000.nii.gz", two_cases / "a_0001.nii.gz")
+    flair = sitk.ReadImage(str(two_cases / "b_0002.nii.gz"))
+    sitk.WriteImage(sitk.Cast(flair > 100, sitk.sitkFloat32), str(two_cases / "b_0001.nii.gz"))
+    hot = sitk.Cast(flair, sitk.sitkFloat32)
+    hot[14, 12, 10] = 1e6
+    sitk.WriteImage(hot, str(two_cases / "b_0002.nii.gz"))
+    predict(two_cases, tmp_path / "out")
+    assert capsys.readouterr().out.count("sees little contrast") == 1
+    of_a, of_b = (row["notes"] for row in rows(tmp_path / "out" / "manifest.csv").values())
+    assert of_a.startswith(f"{two_cases / 'a_0001.nii.gz'} is equal to T1w in every voxel")
+    assert f"{two_cases / 'b_0001.nii.gz'} has only the values 0 and 1" in of_b
+    assert f"{two_cases / 'b_0002.nii.gz'} (FLAIR): 98 % of the voxels" in of_b and "single voxels reach 1e+06" in of_b
+
+    elsewhere = two_cases.rename(tmp_path / "else where")
+    with pytest.raises(SystemExit, match=facts("Not predicted: 1", elsewhere / "a_0001.nii.gz", "--refuse_copies")):
+        predict(elsewhere, tmp_path / "out", "--continue_prediction", "--refuse_copies")
+    assert "2 cases, 1 of them predicted before" in capsys.readouterr().out
+    (kept,) = rows(tmp_path / "out" / "manifest.csv").values()
+    assert kept["notes"] == of_b.replace(str(two_cases), str(elsewhere)) != of_b
+    elsewhere.rename(two_cases)
+    predict(two_cases, tmp_path / "out", "--continue_prediction")
+    assert [row["notes"] for row in rows(tmp_path / "out" / "manifest.csv").values()] == [of_a, of_b]
+
+
 def test_parts_share_the_cases_and_do_not_disturb_each_other(trained, two_cases, tmp_path):
     predict(two_cases, tmp_path / "whole")
     for part in (0, 1):
