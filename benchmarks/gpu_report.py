@@ -211,8 +211,9 @@ NOTES = f"""Three channels, one label. Times are medians. Ratios are medians of 
 quotients of two such medians: `{OF_REFERENCE} compiled` and `/ nnU-Net`. Compilation is what the first two steps
 take longer than later ones, without the files of earlier compilations. A patch is one forward pass without a compiler.
 Memory is without what the device held before the trainer was made. Convolutions are those of forward passes. {M4OE} is
-a 2D Swin U-Net, so it has no figures in 3D; each of its items has one channel."""
+a 2D Swin U-Net, so it has no figures in 3D; each of its items has one channel. The promises are for CUDA GPUs without
+`--tiny`, whose times are mostly those of the CPU's other work."""
 SIZES = (
     "Patch {patch_size}, batch {batch_size}. Float16: {steps} steps with patch {curve_patch_size} and batch "
-    "{curve_batch_size}; the gradients are those of the first step."
+    "{curve_batch_size}; the gradients are those of the first step, which is tried again as long as it is skipped."
 )
