@@ -24,6 +24,7 @@ ROUNDED = 0.1
 HALF_A_VOXEL = 0.5
 """The largest shift, in voxels, at which the voxels of two files still overlap most with their partners. It is allowed
 between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
+RESAMPLE = "Resample them first, or let `nnunet_moe import` and `predict` do it (see --align)."
 FARTHEST = 1e9
 """Sizes and positions must be below it, in mm. Above it, shifts of a voxel are lost in rounding."""
 CLOSE = np.cos(np.deg2rad(55))
@@ -180,11 +181,11 @@ def require_same_geometry(first: ReadFile, other: ReadFile) -> str | None:
     if in_voxels > TOLERANCE:
         text = f"{other.file} and {first.file} differ in {other_grid.differences(grid) or 'direction'}"
         if np.isinf(in_voxels):
-            raise ModalityError(f"{text}. All files of a case must lie on the same grid. Resample them first.")
+            raise ModalityError(f"{text}. All files of a case must lie on the same grid. {RESAMPLE}")
         text += f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
         if in_voxels <= ROUNDED:
             return f"{text}. They are used as they are. If this is only rounding, copy the header of one to the other"
-        hint = _same_by_another_form(forms, other_forms) or "Register and resample them first."
+        hint = _same_by_another_form(forms, other_forms) or RESAMPLE
         if in_voxels <= HALF_A_VOXEL:
             hint = f"If this is only rounding, copy the header of one to the other. If not: {hint}"
         raise ModalityError(f"{text}. All files of a case must lie on the same grid. {hint}")

@@ -34,7 +34,11 @@ from nnunet_moe.runtime.files import visible
 
 
 def read_case(
-    image_files: Sequence[str], reader: Any, dataset_json: dict, training_axes: Sequence[str] = ()
+    image_files: Sequence[str],
+    reader: Any,
+    dataset_json: dict,
+    training_axes: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> CaseImages:
     """Read the available files of a case.
 
@@ -43,6 +47,7 @@ def read_case(
         reader: one of nnU-Net's image readers.
         dataset_json: the content of dataset.json.
         training_axes: the directions of the axes of training images, such as `LPS`; empty if they are unknown.
+        folder: where to look for files that seem to be meant for missing modalities; None for the folder of the files.
 
     Raises:
         ModalityError: as in `MissingModalityPreprocessor.run_case`.
@@ -51,14 +56,14 @@ def read_case(
     files = files_by_channel(image_files, dataset_json)
     images = read_channels(reader, files, names)
     missing = [channel for channel, values in enumerate(images.image) if np.isnan(values).all()]
-    folder, name = os.path.split(next(iter(files.values())))
+    of_file, name = os.path.split(next(iter(files.values())))
     case = name[: -len("_XXXX") - len(file_ending)]
     return replace(
         images,
         notes=(*images.notes, *axes_notes(case, images.axis_codes, training_axes)),
         case=case,
         missing=tuple(names[channel] for channel in missing),
-        look_alikes=_look_alikes(folder, case, missing, file_ending),
+        look_alikes=_look_alikes(of_file if folder is None else str(folder), case, missing, file_ending),
     )
 
 
@@ -135,7 +140,7 @@ def read_channels(
     notes: list[str] = []
     constants: dict[int, str] = {}
     for channel, file in sorted(files.items()):
-        data, read = _read_channel(reader, file, notes)
+        data, read = read_channel(reader, file, notes)
         if first is None:
             first, image = read, np.full((len(modalities), *read.shape), np.nan, dtype=np.float32)
         if (note := require_same_geometry(first, read)) is not None:
@@ -172,7 +177,7 @@ def read_channels(
     )
 
 
-def _read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray, ReadFile]:
+def read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray, ReadFile]:
     """Read a file with one channel.
 
     Args:

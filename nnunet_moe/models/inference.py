@@ -75,13 +75,13 @@ class InferenceContext:
         """Make the preprocessor that the configuration manager names."""
         return self.configuration.preprocessor_class(verbose=False)
 
-    def read(self, image_files: Sequence[str]) -> CaseImages:
-        """Read the images of a case.
+    def read(self, image_files: Sequence[str], folder: Path | None = None) -> CaseImages:
+        """Read the images of a case; `folder` as in `read_case`.
 
         Raises:
             ModalityError: a file cannot be used.
         """
-        return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans))
+        return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans), folder)
 
     def preprocess(
         self,

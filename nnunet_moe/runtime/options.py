@@ -22,6 +22,7 @@ Group: TypeAlias = Literal[
     "input and output",
     "model",
     "modalities and labels",
+    "alignment",
     "planning",
     "initial weights",
     "inference",

@@ -24,6 +24,7 @@ def run(namespace: argparse.Namespace) -> None:
     """Import, and list files that look wrong."""
     request = read_request(Request, namespace)
 
+    from nnunet_moe.commands.import_dataset.aligning import TABLE as ALIGNMENT_TABLE
     from nnunet_moe.commands.import_dataset.dataset import import_dataset
     from nnunet_moe.patients import TABLE
     from nnunet_moe.reports.availability import availability_tables
@@ -40,6 +41,9 @@ def run(namespace: argparse.Namespace) -> None:
         if problems:
             print(f"{what}: {len(problems)} files, all listed in {imported.report}")
             print("\n".join(f"  {problem.file}: {problem.reason}" for problem in problems[:10]))
+    if imported.alignments:
+        counts = ", ".join(f"{number} {how}" for how, number in imported.alignments.most_common())
+        print(f"Files on one grid per case: {counts}. Motions and notes: {imported.folder / ALIGNMENT_TABLE}")
     if imported.num_patients is not None:
         print(f"{imported.num_patients} patients, see {imported.folder / TABLE}. Folds will keep their cases together.")
     print(f"Next: nnunet_moe plan_and_preprocess -d {request.dataset} --verify_dataset_integrity")

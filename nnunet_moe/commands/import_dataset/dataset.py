@@ -2,15 +2,25 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 
+from nnunet_moe.commands.import_dataset.aligning import TABLE as ALIGNMENT_TABLE
+from nnunet_moe.commands.import_dataset.aligning import (
+    read_aligned,
+    require_positions_in,
+    with_aligned_files,
+    write_table,
+)
 from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
@@ -21,6 +31,8 @@ from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
+from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
+from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
@@ -37,7 +49,22 @@ def import_dataset(request: Request) -> Imported:
             other values than the requested labels is skipped, unless these are many.
         ModelError: `nnUNet_raw` is not set.
     """
-    folder, names = nnunet_folder(nnUNet_raw) / request.dataset, tuple(request.modalities)
+    raw = nnunet_folder(nnUNet_raw)
+    raw.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".aligned_", dir=raw) as new:
+        return _imported(request, raw / request.dataset, Path(new))
+
+
+def _imported(request: Request, folder: Path, new: Path) -> Imported:
+    """Write the dataset.
+
+    Args:
+        request: the options.
+        folder: the folder of the dataset.
+        new: an empty folder for aligned files.
+    """
+    names = tuple(request.modalities)
+    alignment = request.alignment.for_dataset({}, names)
     patterns, listing = _patterns(request), list_files(request.source.resolve())
     ending = _file_ending(request, patterns, listing)
     cases, problems = find_cases(listing, patterns, ending)
@@ -46,9 +73,10 @@ def import_dataset(request: Request) -> Imported:
             f"No file below {request.source} with the ending {ending} could be placed as an image. Correct the "
             f"patterns or -ending.{_examples(problems)}"
         )
+    require_positions_in(ending, alignment)
     reader = _reader(cases, ending)
     spacings = find_spacings(cases) if reader is Tiff3DIO else None
-    read, unreadable = _read(request, cases, reader, spacings)
+    read, unreadable = _read(request, cases, reader, spacings, alignment, new, ending)
     odd = cases_with_other_labels(request, cases, read)
     problems += unreadable
     problems += [Problem(file, reason) for name, reason in odd.items() for file in cases[name].files]
@@ -69,18 +97,27 @@ def import_dataset(request: Request) -> Imported:
     imported.without_spacing, imported.not_placed = _reported(problems, placed, spacings)
     imported.num_patients = len(set(patients.values())) if patients else None
     with atomic_folder(folder) as unfinished:
-        place_cases(request, unfinished, ending, spacings, training=training, test=test)
+        to_place = {"training": with_aligned_files(training, read), "test": with_aligned_files(test, read)}
+        place_cases(request, unfinished, ending, spacings, **to_place, new=new)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(names)},
             "labels": {"background": 0, **labels},
             "numTraining": len(training),
             "file_ending": ending,
         }
+        if alignment.is_on:
+            description[ALIGNMENT] = alignment.description()
+            write_table(unfinished / ALIGNMENT_TABLE, placed, read)
+            imported.alignments = Counter(how for name in placed for how in _ways(read[name]))
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
         if patients:
             write_patients(unfinished / TABLE, patients)
         write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
+
+
+def _ways(case: ReadCase) -> list[str]:
+    return [] if case.aligned is None else [alignment.how for alignment in case.aligned.alignments.values()]
 
 
 def _placeholders(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> list[Problem]:
@@ -175,7 +212,13 @@ def _reader(cases: Mapping[str, FoundCase], ending: str) -> Any:
 
 
 def _read(
-    request: Request, cases: Mapping[str, FoundCase], reader: Any, spacings: Spacings | None
+    request: Request,
+    cases: Mapping[str, FoundCase],
+    reader: Any,
+    spacings: Spacings | None,
+    alignment: AlignmentSettings,
+    new: Path,
+    ending: str,
 ) -> tuple[dict[str, ReadCase], list[Problem]]:
     """Read all cases, and report the files of those that cannot be used."""
     names = tuple(request.modalities)
@@ -189,11 +232,16 @@ def _read(
             else partial(TiffOfSpacing, spacings.of_cases[name]),
             names,
             originals,
+            *((alignment, new / name, ending) if alignment.is_on else ()),
         )
         for name, case in cases.items()
     ]
     results = map_cases(
-        read_whole, tasks, request.num_processes, description="Reading cases", show_progress=request.show_progress
+        read_aligned if alignment.is_on else read_whole,
+        tasks,
+        request.num_processes,
+        description="Aligning cases" if alignment.is_on else "Reading cases",
+        show_progress=request.show_progress,
     )
     read, problems = {}, []
     for (name, case), result in zip(cases.items(), results, strict=True):

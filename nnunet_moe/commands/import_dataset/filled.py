@@ -8,6 +8,7 @@ import numpy as np
 
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.alignment.case import AlignedCase
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.reading import read_channels, read_segmentation_of
 from nnunet_moe.modalities.codes import Code
@@ -23,6 +24,10 @@ class ReadCase:
     """The available modalities: those whose files have more than a single value."""
     labels: frozenset[int]
     """The values in the segmentation."""
+    aligned: AlignedCase | None = None
+    """How the files were brought onto one grid; None if they are placed as they are."""
+    label_file: str | None = None
+    """The segmentation to place, if there is one and files were aligned."""
 
 
 def read_whole(

@@ -3,8 +3,10 @@
 import csv
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from nnunet_moe.commands.import_dataset.cases import FoundCase
@@ -29,6 +31,8 @@ class Imported:
     """TIFFs that were placed, for which nnU-Net will assume a spacing of 1."""
     not_placed: list[Problem] = field(default_factory=list)
     """Everything else below the original folder."""
+    alignments: Counter[str] = field(default_factory=Counter)
+    """How many files were aligned in which way; empty if they were placed as they are."""
     num_patients: int | None = None
     """None if it is not known which patient each case belongs to."""
 
@@ -45,9 +49,10 @@ def place_cases(
     *,
     training: Mapping[str, FoundCase],
     test: Mapping[str, FoundCase],
+    new: Path,
 ) -> None:
-    """Copy or link the files with the names that nnU-Net expects."""
-    names, place = tuple(request.modalities), _link if request.link else shutil.copyfile
+    """Copy or link the files with the names that nnU-Net expects, and move those of the folder `new`."""
+    names, place = tuple(request.modalities), partial(_place, link=request.link, new=new)
     for part, cases in (("Tr", training), ("Ts", test)):
         for name, case in cases.items():
             for modality, file in case.images.items():
@@ -75,5 +80,10 @@ def write_report(file: Path, imported: Imported, *, treated_as_absent: bool) -> 
             table.writerows([problem.file, what, problem.reason] for problem in problems)
 
 
-def _link(file: Path, target: Path) -> None:
-    target.symlink_to(os.path.realpath(file))
+def _place(file: Path, target: Path, *, link: bool, new: Path) -> None:
+    if file.is_relative_to(new):
+        os.replace(file, target)
+    elif link:
+        target.symlink_to(os.path.realpath(file))
+    else:
+        shutil.copyfile(file, target)

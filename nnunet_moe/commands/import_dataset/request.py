@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nnunet_moe.commands.import_dataset.patterns import LABEL
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.runtime.options import NamedValues, option
+from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.runtime.options import NamedValues, option, options_of
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -113,6 +114,7 @@ class Request:
         help="read the patient of each case from this table with a column named case, e.g. a CSV file (default: none)",
     )
     """None: the patterns contain the patient, or each case is a separate patient."""
+    alignment: AlignmentSettings = options_of(AlignmentSettings)
     num_processes: int = option(
         "-np", type=int, default=8, group="compute", help="read cases in this many processes (default: %(default)s)"
     )

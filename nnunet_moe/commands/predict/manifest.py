@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nnunet_moe.errors import ModelError
+from nnunet_moe.images.alignment.case import COLUMNS
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
 from nnunet_moe.runtime.files import atomic_write
 
@@ -29,6 +30,8 @@ class Prediction:
     volumes: Mapping[str, float]
     """Label -> mm3 (mm2 in 2D)."""
     notes: str
+    alignments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Modality -> column of `COLUMNS` -> text; empty if files were used as they are."""
 
 
 @dataclass
@@ -43,12 +46,14 @@ class Manifest:
         modalities: names in channel order.
         labels: names of the labels or regions.
         evaluation: the evaluation that provides the expected scores, or None.
+        is_aligned: whether the table says how each file was aligned.
     """
 
     file: Path
     modalities: Sequence[str]
     labels: Sequence[str]
     evaluation: EvaluationFolder | None
+    is_aligned: bool = False
     predictions: dict[str, Prediction] = field(default_factory=dict)
     _known: dict[str, dict[str, object]] = field(default_factory=dict)
     """Modalities -> the columns with the expected scores."""
@@ -95,13 +100,21 @@ class Manifest:
     def _columns(self) -> list[str]:
         files = [FILE.format(name) for name in self.modalities]
         values = [form.format(name) for name in self.labels for form in (VOLUME, EXPECTED, ERROR)]
-        return ["case", "modalities", *files, "seconds", *values, "expected_from_cases", "notes"]
+        return [
+            *("case", "modalities", *files, "seconds", *values, "expected_from_cases", "notes"),
+            *self._alignment_columns(),
+        ]
+
+    def _alignment_columns(self) -> list[str]:
+        return [f"{column}_{name}" for name in self.modalities for column in COLUMNS] if self.is_aligned else []
 
     def _row(self, case: str, prediction: Prediction) -> dict[str, object]:
         row: dict[str, object] = {"case": case, "modalities": prediction.modalities, "notes": prediction.notes}
         row["seconds"] = f"{prediction.seconds:.2f}"
         row |= {FILE.format(name): file for name, file in prediction.files.items()}
         row |= {VOLUME.format(name): f"{volume:.10g}" for name, volume in prediction.volumes.items()}
+        for name, alignment in prediction.alignments.items():
+            row |= {f"{column}_{name}": text for column, text in alignment.items()}
         return row | self._expected(prediction.modalities)
 
     def _expected(self, modalities: str) -> dict[str, object]:
@@ -126,7 +139,14 @@ class Manifest:
             float(row["seconds"]),
             {name: float(volume) for name in self.labels if (volume := row[VOLUME.format(name)])},
             row["notes"],
+            self._alignments(row),
         )
+
+    def _alignments(self, row: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        if not self.is_aligned:
+            return {}
+        found = {name: {column: row[f"{column}_{name}"] for column in COLUMNS} for name in self.modalities}
+        return {name: alignment for name, alignment in found.items() if alignment[COLUMNS[0]]}
 
 
 @dataclass(frozen=True)

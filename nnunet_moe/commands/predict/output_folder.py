@@ -24,7 +24,8 @@ from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
 from nnunet_moe.runtime.json_files import load_json
 
-PREVIOUS_STAGE = "prev_stage_predictions"
+ALIGNMENT, PREVIOUS_STAGE = "alignment", "prev_stage_predictions"
+"""Settings: runs without alignment do not have the first one."""
 MAY_DIFFER = ("device", "versions", PREVIOUS_STAGE)
 """The settings in which a resumed run may differ from the first run. Of a folder, the contents decide."""
 
@@ -43,12 +44,15 @@ class OutputFolder:
         self, request: Request, model: ModelFolder, context: InferenceContext, evaluation: EvaluationFolder | None
     ) -> None:
         self._request, self._context = request, context
-        self._settings = _settings(request, model)
+        self._alignment = request.alignment.for_dataset(context.dataset_json, context.modalities)
+        self._settings = {**_settings(request, model), **self._alignment_settings()}
         part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
         self._settings_file, manifest_file, self.failures_file = (
             request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
         )
-        self.manifest = Manifest(manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation)
+        self.manifest = Manifest(
+            manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation, self._alignment.is_on
+        )
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
         self._has_other_stage = False
@@ -57,6 +61,13 @@ class OutputFolder:
         """Cases whose segmentations are not what this command wrote; `begin` finds them. They stay as they are."""
         self.unfinished = request.out / f".unfinished{part}" / str(os.getpid())
         """The folder for files that are not complete yet."""
+
+    def _alignment_settings(self) -> dict[str, Any]:
+        """Return the settings of the alignment. Without it they are empty, as in earlier versions."""
+        settings, space = self._alignment, self._request.output_space
+        if not settings.is_on:
+            return {}
+        return {ALIGNMENT: {**settings.description(), "min_covered": settings.least_covered, "output_space": space}}
 
     @property
     def ending(self) -> str:
@@ -194,8 +205,12 @@ def _require_same_settings(file: Path, settings: dict[str, Any]) -> dict[str, An
     """Return the settings of an earlier run, which must be the same except for `MAY_DIFFER`."""
     try:
         before = load_json(file)
-        differing = [key for key, value in settings.items() if key not in MAY_DIFFER and before[key] != value]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        differing = [
+            key for key, value in settings.items() if key not in (*MAY_DIFFER, ALIGNMENT) and before[key] != value
+        ]
+        if before.get(ALIGNMENT) != settings.get(ALIGNMENT):
+            differing.append(ALIGNMENT)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{file} cannot be read ({type(error).__name__}: {error}). Predict into another folder, or without "
             "--continue_prediction."

@@ -16,8 +16,9 @@ from nnunet_moe.commands.predict.inputs import Remembered
 from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_failures
 from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
-from nnunet_moe.commands.predict.steps import PreparedCase, prepare, write
+from nnunet_moe.commands.predict.steps import PreparedCase, ReadSettings, prepare, write
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
+from nnunet_moe.images.alignment.volumes import WITH_POSITIONS
 from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.folders import ModelFolder
@@ -86,6 +87,8 @@ class _Run:
             num_parts=request.num_parts,
             part_id=request.part_id,
         )
+        alignment = request.alignment.for_dataset(context.dataset_json, context.modalities)
+        self._read_settings = ReadSettings(request.requirement, alignment, request.output_space)
         self._found: dict[str, tuple[Prediction, tuple[str, ...], Remembered]] = {}
         self._once = OncePerModality()
 
@@ -102,7 +105,7 @@ class _Run:
             exports: list[tuple[CaseFiles, Call]] = []
 
             def submit(case: CaseFiles, ahead: int) -> tuple[CaseFiles, Call[PreparedCase], int]:
-                call = preparing.submit(prepare, case, self._context, request.requirement, ahead=ahead)
+                call = preparing.submit(prepare, case, self._context, self._read_settings, ahead=ahead)
                 return case, call, ahead
 
             with tqdm(total=len(todo), unit="case", disable=not request.show_progress) as progress:
@@ -134,7 +137,14 @@ class _Run:
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
             seconds = prepared.seconds + time.perf_counter() - start
-            prediction = Prediction(code, prepared.files, seconds, {}, _in_one_line(prepared.notes))
+            prediction = Prediction(
+                code,
+                prepared.files,
+                seconds,
+                {},
+                _in_one_line(prepared.notes),
+                {} if prepared.aligned is None else prepared.aligned.columns,
+            )
             remembered = Remembered(prepared.states, None, prepared.has_copies)
             self._found[case.name] = prediction, prepared.notes, remembered
             to_write = (
@@ -144,7 +154,8 @@ class _Run:
                 self._context,
                 self._output.target(case.name),
             )
-            return writing.submit(write, *to_write, self._request.save_probabilities, ahead=ahead)
+            how = self._request.save_probabilities, prepared.aligned, self._request.output_space
+            return writing.submit(write, *to_write, *how, ahead=ahead)
         except Exception as error:  # any error concerns only this case
             self._fail(case, error)
             _require_working(self._predictor.device)
@@ -215,6 +226,18 @@ def _require_fitting_options(request: Request, context: InferenceContext) -> Non
     if not 1 <= requirement.min_modalities <= len(modalities):
         raise SettingsError(
             f"--min_modalities is {requirement.min_modalities}. Choose a number from 1 to {len(modalities)}."
+        )
+    alignment = request.alignment.for_dataset(context.dataset_json, modalities)
+    if request.output_space is not None and request.output_space not in modalities:
+        raise ModalityError(
+            f"--output_space {request.output_space}: the model does not know this. Choose from {', '.join(modalities)}."
+        )
+    if request.output_space is not None and not alignment.is_on:
+        raise SettingsError("--output_space has an effect only with --align. Add --align grid or --align rigid.")
+    if alignment.is_on and not context.dataset_json["file_ending"].endswith(WITH_POSITIONS):
+        raise SettingsError(
+            f"--align {alignment.align}: files that end in {context.dataset_json['file_ending']} do not store where an "
+            "image lies. Align them in another format, or remove --align."
         )
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration
     if (needed is None) != (request.previous_stage is None):

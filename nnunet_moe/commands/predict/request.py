@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.requirement import Requirement
@@ -30,6 +31,14 @@ class Request:
     )
     model: ModelChoice = options_of(ModelChoice)
     requirement: Requirement = options_of(Requirement)
+    alignment: AlignmentSettings = options_of(AlignmentSettings)
+    output_space: str | None = option(
+        "--output_space",
+        default=None,
+        metavar="NAME",
+        group="alignment",
+        help="write the segmentations on the original grid of this modality's files (default: on the reference's grid)",
+    )
     scores: Path | None = option(
         "-scores",
         type=Path,
@@ -86,6 +95,10 @@ class Request:
             raise SettingsError(
                 f"-part_id is {self.part_id} with -num_parts {self.num_parts}. It must be at least 0 and below "
                 "-num_parts."
+            )
+        if self.output_space is not None and self.save_probabilities:
+            raise SettingsError(
+                "--output_space does not move probabilities. Remove --save_probabilities or --output_space."
             )
         if self.out.resolve() in {path.resolve() for path in (self.images, self.previous_stage) if path is not None}:
             raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Choose another one.")

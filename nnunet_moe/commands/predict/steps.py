@@ -3,14 +3,19 @@
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.alignment.case import AlignedCase, align_case, to_space_of
+from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.labels.voxels import require_known
@@ -38,13 +43,25 @@ class PreparedCase:
     states: dict[str, FileState]
     """Path -> the state of the file before it was read, for the images and the previous stage's segmentation."""
     seconds: float
+    aligned: AlignedCase | None
+    """How the files were brought onto one grid; None if they were used as they are."""
 
 
-def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement) -> PreparedCase:
-    """Read and preprocess a case.
+@dataclass(frozen=True)
+class ReadSettings:
+    """How the files of a case are read."""
+
+    requirement: Requirement = field(default_factory=Requirement)
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    output_space: str | None = None
+    """The modality on whose original grid the segmentation is written; None for the reference's."""
+
+
+def prepare(case: CaseFiles, context: InferenceContext, settings: ReadSettings) -> PreparedCase:
+    """Read, align and preprocess a case.
 
     Raises:
-        ModalityError: a file cannot be used, or required modalities are missing.
+        ModalityError: a file cannot be used, files cannot be aligned, or required modalities are missing.
         OutOfMemoryError: memory ran out.
     """
     start = time.perf_counter()
@@ -53,14 +70,16 @@ def prepare(case: CaseFiles, context: InferenceContext, requirement: Requirement
     channels = files_by_channel(case.images, context.dataset_json)
     named = tuple(channel in channels for channel in range(len(context.modalities)))
     with memory_for(case.name, code_text(named, context.modalities), "cpu"):
-        return _prepared(case, context, requirement, start)
+        return _prepared(case, context, settings, start)
 
 
-def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requirement, start: float) -> PreparedCase:
+def _prepared(case: CaseFiles, context: InferenceContext, settings: ReadSettings, start: float) -> PreparedCase:
     # a file that cannot be read is left to the reader, which says why
     states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file() and os.access(file, os.R_OK)}
-    images = context.read(case.images)
-    if requirement.refuse_copies:
+    channels, names = files_by_channel(case.images, context.dataset_json), context.modalities
+    files = {names[channel]: file for channel, file in channels.items()}
+    images, aligned = _read(case, files, context, settings)
+    if settings.requirement.refuse_copies:
         images.require_no_copies()
     first, of_model = min(case.images), (context.configuration, context.dataset_json)
     image, notes = context.preprocessor().used_channels(images, first, *of_model)
@@ -70,13 +89,44 @@ def _prepared(case: CaseFiles, context: InferenceContext, requirement: Requireme
         require_known(previous, case.previous_stage, context.dataset_json)
         notes = (*notes, *of_grid)
     data, properties, of_values = context.preprocess(image, images.properties, previous, images.files)
-    names = context.modalities
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
-    requirement.check(code, names)
-    files = {names[channel]: file for channel, file in files_by_channel(case.images, context.dataset_json).items()}
-    notes = (*images.ignored, *notes, *of_values)
+    settings.requirement.check(code, names)
+    notes = (*dict.fromkeys((*(() if aligned is None else aligned.notes), *images.ignored, *notes, *of_values)),)
     seconds = time.perf_counter() - start
-    return PreparedCase(data, properties, code, files, notes, bool(images.copies), states, seconds)
+    return PreparedCase(data, properties, code, files, notes, bool(images.copies), states, seconds, aligned)
+
+
+def _read(
+    case: CaseFiles, files: dict[str, str], context: InferenceContext, settings: ReadSettings
+) -> tuple[CaseImages, AlignedCase | None]:
+    """Read the images of a case, on one grid if the settings ask for it.
+
+    Args:
+        case: the case.
+        files: modality -> file.
+        context: the inference context of the model.
+        settings: how to read.
+    """
+    if not settings.alignment.is_on:
+        return context.read(case.images), None
+    if settings.output_space not in (None, *files):
+        raise ModalityError(
+            f"{case.name} has no {settings.output_space}, and --output_space asks for its grid. Predict this case "
+            "without --output_space."
+        )
+    with TemporaryDirectory() as folder:
+        targets = {modality: Path(folder) / Path(file).name for modality, file in files.items()}
+        aligned = align_case(files, targets, settings.alignment)
+        try:
+            images = context.read([*aligned.files.values()], Path(case.images[0]).parent)
+        except ModalityError as error:
+            raise ModalityError(aligned.in_original_names(str(error))) from error
+
+    def original(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(map(aligned.in_original_names, texts))
+
+    named = {channel: aligned.in_original_names(file) for channel, file in images.files.items()}
+    return replace(images, notes=original(images.notes), copies=original(images.copies), files=named), aligned
 
 
 def write(
@@ -86,6 +136,8 @@ def write(
     context: InferenceContext,
     target: Path,
     save_probabilities: bool,
+    aligned: AlignedCase | None = None,
+    output_space: str | None = None,
 ) -> tuple[dict[str, float], dict[str, FileState], float]:
     """Write the files of a prediction as nnU-Net does, and move them when they are complete, the segmentation last.
 
@@ -96,6 +148,8 @@ def write(
         context: the inference context of the model.
         target: path of the segmentation without its ending.
         save_probabilities: whether to write the probabilities, too.
+        aligned: how the files were brought onto one grid, or None.
+        output_space: the modality on whose original grid the segmentation is written, or None for the reference's.
 
     Returns:
         The volume of each label or region that may appear (mm3; mm2 in 2D), file name -> the state of each written
@@ -109,8 +163,11 @@ def write(
     with memory_for(target.name, code_text(code, context.modalities), "cpu"):
         logits = np.load(logits_file)
         context.export(logits, properties, unfinished / target.name, save_probabilities=save_probabilities)
+        spacing = properties["spacing"]
+        if aligned is not None and output_space is not None:
+            spacing = to_space_of(segmentation_file, aligned, output_space).spacing
         segmentation, _ = context.reader().read_seg(str(segmentation_file))
-        volumes = context.volumes(segmentation[0], properties["spacing"], code)
+        volumes = context.volumes(segmentation[0], spacing, code)
     files = sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file)
     outputs = {file.name: FileState.of(file) for file in files}
     for file in files:

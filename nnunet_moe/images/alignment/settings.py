@@ -1,0 +1,93 @@
+"""The options of all commands that can align the files of a case."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.options import option
+
+Align: TypeAlias = Literal["off", "grid", "rigid"]
+OFF, GRID, RIGID = "off", "grid", "rigid"
+LEAST_COVERED = 0.5
+KEY = "alignment"
+"""The key in dataset.json that says how `nnunet_moe import` aligned the cases: a table with `align` and `reference`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings:
+    """How the files of a case are brought onto one grid.
+
+    Raises:
+        SettingsError: a setting is out of range, or has no effect.
+    """
+
+    align: Align | None = option(
+        "--align",
+        choices=(OFF, GRID, RIGID),
+        default=None,
+        group="alignment",
+        help="resample the files of a case onto one grid: by the positions in their headers (grid), or with a rigid "
+        "registration in addition (rigid); off refuses files on different grids (default: as `nnunet_moe import` did "
+        "for the training cases, otherwise off)",
+    )
+    """None: as the training cases."""
+    reference: str | None = option(
+        "--reference",
+        default=None,
+        metavar="NAME",
+        group="alignment",
+        help="use the grid of this modality where it is available (default: the available modality with the smallest "
+        "voxels)",
+    )
+    least_covered: float = option(
+        "--min_covered",
+        type=float,
+        default=LEAST_COVERED,
+        metavar="SHARE",
+        group="alignment",
+        help="fail cases in which a file covers a smaller share of the reference's foreground (default: %(default)s)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.align not in (None, OFF, GRID, RIGID):
+            raise SettingsError(f"--align is {self.align!r}. Choose {OFF}, {GRID} or {RIGID}.")
+        if not 0 <= self.least_covered <= 1:
+            raise SettingsError(f"--min_covered is {self.least_covered}. Choose a share from 0 to 1.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether files are aligned; False as long as `align` is None."""
+        return self.align in (GRID, RIGID)
+
+    def for_dataset(self, dataset_json: Mapping[str, Any], modalities: Sequence[str]) -> "AlignmentSettings":
+        """Return the settings with those of the training cases where none were given.
+
+        Args:
+            dataset_json: the content of dataset.json; empty for a new dataset.
+            modalities: names in channel order.
+
+        Raises:
+            SettingsError: the settings in dataset.json are wrong, the reference is unknown, or it has no effect.
+        """
+        trained = dataset_json.get(KEY, {})
+        if not isinstance(trained, Mapping) or not trained.keys() <= {"align", "reference"}:
+            raise SettingsError(f"{KEY!r} in dataset.json is {trained!r}. It must be a table with align and reference.")
+        settings = replace(
+            self,
+            align=self.align or trained.get("align", OFF),
+            reference=self.reference or trained.get("reference"),
+        )
+        if settings.reference is not None and settings.reference not in modalities:
+            raise SettingsError(
+                f"--reference {settings.reference}: there is no such modality. Choose from {', '.join(modalities)}."
+            )
+        if not settings.is_on and (self.reference is not None or self.least_covered != LEAST_COVERED):
+            raise SettingsError(
+                "--reference and --min_covered have an effect only with --align. Add --align grid or --align rigid."
+            )
+        return settings
+
+    def description(self) -> dict[str, Any]:
+        """Return what dataset.json says about the alignment of its cases."""
+        return {"align": self.align, "reference": self.reference}

@@ -1,0 +1,161 @@
+"""The files of a case come onto one grid, by a rule that training and prediction share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from made_grids import BESIDE, COARSE, FINE, HALF, STRAIGHT, write_image
+
+from facts import facts
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.alignment.case import align_case, align_label, to_space_of
+from nnunet_moe.images.alignment.resampling import resampled
+from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.images.alignment.volumes import Space, Volume
+
+GRID = AlignmentSettings(align="grid")
+
+
+@pytest.fixture
+def aligned(tmp_path):
+    """Align images on these grids; the result and the paths of the originals."""
+
+    def align(settings=GRID, **spaces):
+        files = {
+            name: space if isinstance(space, str) else write_image(tmp_path / "old" / f"{name}.nii.gz", space, seed)
+            for seed, (name, space) in enumerate(spaces.items())
+        }
+        (tmp_path / "new").mkdir(exist_ok=True)
+        targets = {name: tmp_path / "new" / f"{name}.nii.gz" for name in files}
+        return align_case(files, targets, settings), files
+
+    return align
+
+
+def read(file) -> Volume:
+    return Volume.of_file("", str(file), [])
+
+
+def test_files_on_one_grid_are_used_as_they_are(aligned, tmp_path):
+    case, files = aligned(T1w=FINE, FLAIR=FINE)
+    assert case.files == files and not any((tmp_path / "new").iterdir()) and case.notes == ()
+    assert [alignment.how for alignment in case.alignments.values()] == ["reference", "unchanged"]
+
+
+@pytest.mark.parametrize(
+    ("spaces", "wanted", "reference"),
+    [
+        ({"PET": COARSE, "CT": FINE}, None, "CT"),
+        ({"CT": FINE, "T1w": HALF}, None, "CT"),  # equally fine: the first channel
+        ({"PET": COARSE, "CT": FINE}, "PET", "PET"),
+        ({"PET": COARSE, "CT": FINE}, "T1w", "CT"),  # wanted, but missing
+    ],
+)
+def test_the_reference_is_the_wanted_modality_or_the_finest(aligned, spaces, wanted, reference):
+    case, _ = aligned(AlignmentSettings(align="grid", reference=wanted), **spaces)
+    assert case.reference == reference
+    assert any("no usable T1w" in note for note in case.notes) == (wanted == "T1w")
+    assert all(read(file).space == case.space for file in case.files.values())
+
+
+def test_others_are_resampled_by_their_positions(aligned):
+    case, files = aligned(CT=FINE, PET=COARSE)
+    expected = resampled(read(files["PET"]).image, FINE)
+    assert np.array_equal(read(case.files["PET"]).array, sitk.GetArrayFromImage(expected))
+    assert case.files["CT"] == files["CT"] and case.alignments["PET"].how == "resampled"
+
+
+def test_a_ct_is_air_where_it_has_no_voxels(aligned):
+    case, _ = aligned(T1w=FINE, CT=HALF, FLAIR=HALF)
+    assert (read(case.files["CT"]).array[:, 9:] == -1000).all()
+    assert (read(case.files["FLAIR"]).array[:, 9:] == 0).all()
+    (note,) = [note for note in case.notes if "CT.nii.gz covers" in note]
+    share = read(case.files["T1w"]).foreground[:, :9].sum() / read(case.files["T1w"]).foreground.sum()
+    assert case.alignments["CT"].covered == share and f"{share:.0%}" in note
+
+
+@pytest.mark.parametrize(("space", "share"), [(HALF, 0.6), (BESIDE, 0.01)])
+def test_a_file_that_covers_too_little_fails_the_case(aligned, space, share):
+    with pytest.raises(ModalityError, match="covers") as refused:
+        aligned(AlignmentSettings(align="grid", least_covered=share), CT=FINE, T1w=space)
+    assert facts("T1w.nii.gz", "CT.nii.gz", f"{share:.0%}", "--min_covered") <= facts(str(refused.value))
+
+
+def test_a_placeholder_stays_one(aligned, tmp_path):
+    """A file with one value on another grid still has one value, and is no reference even if it is the finest."""
+    filled = write_image(
+        tmp_path / "filled.nii.gz", Space((9, 9, 9), (0.5, 0.5, 0.5), (3.0, 3.0, 3.0), STRAIGHT), value=4
+    )
+    case, _ = aligned(AlignmentSettings(align="grid", least_covered=0), T1w=filled, CT=COARSE)
+    assert case.reference == "CT" and (read(case.files["T1w"]).array == 4).all()
+    assert case.space == COARSE
+
+
+@pytest.mark.parametrize("ending", [".tif", ".png"])
+def test_formats_without_positions_are_refused(aligned, tmp_path, ending):
+    with pytest.raises(ModalityError, match="does not store where the image lies"):
+        aligned(CT=FINE, T1w=str(tmp_path / f"T1w{ending}"))
+
+
+def test_messages_name_the_original_files(aligned):
+    case, files = aligned(CT=FINE, PET=COARSE)
+    assert case.in_original_names(f"{case.files['PET']} is odd") == f"{files['PET']} is odd"
+
+
+def test_a_segmentation_on_the_grid_of_an_image_moves_to_the_reference_and_back(aligned, tmp_path):
+    case, files = aligned(CT=FINE, PET=COARSE)
+    body = read(files["PET"]).array > 50
+    drawn = tmp_path / "drawn.nii.gz"
+    sitk.WriteImage(COARSE.image(body.astype(np.uint8)), str(drawn))
+    target = tmp_path / "label.nii.gz"
+    assert align_label(str(drawn), case, target) == str(target)
+    moved = sitk.ReadImage(str(target))
+    assert Space.of(moved) == FINE
+    inside = sitk.GetArrayFromImage(resampled(COARSE.image(body.astype(np.float32)), FINE))
+    assert np.array_equal(sitk.GetArrayFromImage(moved) == 1, inside > 0.5)
+    assert to_space_of(target, case, "PET") == COARSE
+    back = sitk.GetArrayFromImage(sitk.ReadImage(str(target))) == 1
+    assert 2 * (back & body).sum() / (back.sum() + body.sum()) > 0.8
+    on_reference = tmp_path / "on_reference.nii.gz"
+    sitk.WriteImage(FINE.image(np.zeros(FINE.size[::-1], dtype=np.uint8)), str(on_reference))
+    assert align_label(str(on_reference), case, target) == str(on_reference)
+
+
+def test_settings_of_the_training_hold_unless_others_are_given():
+    trained, names = {"alignment": {"align": "rigid", "reference": "CT"}}, ("CT", "PET")
+    assert AlignmentSettings().for_dataset({}, names).is_on is False
+    found = AlignmentSettings().for_dataset(trained, names)
+    assert (found.align, found.reference) == ("rigid", "CT")
+    given = AlignmentSettings(align="grid", reference="PET").for_dataset(trained, names)
+    assert (given.align, given.reference) == ("grid", "PET")
+    assert AlignmentSettings(align="off").for_dataset(trained, names).is_on is False
+    for wrong in (5, {"align": "affine"}, {"other": 1}, {"align": "grid", "reference": "T1w"}):
+        with pytest.raises(SettingsError):
+            AlignmentSettings().for_dataset({"alignment": wrong}, names)
+    with pytest.raises(SettingsError, match="only with --align"):
+        AlignmentSettings(reference="CT").for_dataset({}, names)
+    with pytest.raises(SettingsError, match="min_covered"):
+        AlignmentSettings(align="grid", least_covered=1.5)
+
+
+def test_a_sheared_header_is_refused_by_name(aligned, tmp_path):
+    import nibabel.nifti1
+
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[0, 1] = 0.4
+    file = tmp_path / "sheared.nii.gz"
+    nibabel.nifti1.Nifti1Image(np.random.default_rng(0).normal(size=(8, 8, 8)), affine).to_filename(file)
+    with pytest.raises(ModalityError, match=r"sheared\.nii\.gz"):
+        aligned(CT=FINE, T1w=str(file))
+
+
+def test_files_of_micrometers_are_aligned_like_those_of_millimeters(aligned):
+    def small(space: Space) -> Space:
+        return Space(
+            space.size, *(tuple(1e-3 * x for x in values) for values in (space.spacing, space.origin)), STRAIGHT
+        )
+
+    case, files = aligned(A=small(FINE), B=small(HALF))
+    assert case.reference == "A" and case.alignments["B"].how == "resampled"
+    assert Path(case.files["A"]) == Path(files["A"])
