@@ -1,5 +1,6 @@
 """The files of a case come onto one grid, by a rule that training and prediction share."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_ct_is_air_where_it_has_no_voxels(aligned):
 def test_a_file_that_covers_too_little_fails_the_case(aligned, space, share):
     with pytest.raises(ModalityError, match="covers") as refused:
         aligned(AlignmentSettings(align="grid", least_covered=share), CT=FINE, T1w=space)
-    assert facts("T1w.nii.gz", "CT.nii.gz", f"{share:.0%}", "--min_covered") <= facts(str(refused.value))
+    assert re.search(facts("T1w.nii.gz", "CT.nii.gz", f"{share:.0%}", "--min_covered"), str(refused.value))
 
 
 def test_a_placeholder_stays_one(aligned, tmp_path):
