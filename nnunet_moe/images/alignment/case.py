@@ -41,7 +41,7 @@ class FileAlignment:
     covered: float = 1.0
     """The share of the reference's foreground that the file covers."""
     similarity: tuple[float, float] | None = None
-    """Mutual information by the headers alone and with the registered motion, in nats; None without a registration."""
+    """Mutual information only by the headers and with the registered motion, in nats; None without a registration."""
 
     @property
     def columns(self) -> dict[str, str]:

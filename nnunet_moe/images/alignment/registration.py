@@ -39,7 +39,7 @@ class Registration:
     motion: np.ndarray
     """`(4, 4)`, maps positions in the reference to positions in the other image, in mm."""
     before: float
-    """Mutual information by the headers alone, in nats."""
+    """Mutual information only by the headers, in nats."""
     after: float
     """Mutual information with the motion, in nats."""
     problem: str | None
