@@ -6,9 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.alignment.case import align_case
+from nnunet_moe.images.alignment.settings import OFF, AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.reading import axes_notes, read_channels
@@ -22,6 +25,7 @@ from nnunet_moe.preprocessing import training_axes
 from nnunet_moe.runtime.json_files import load_json
 
 FILE = "packaged.json"
+NO_ALIGNMENT = AlignmentSettings(align=OFF)
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,13 @@ class CaseModel:
         """Read and segment a case. See `read` and `segment` for the arguments and errors."""
         return self.segment(self.read(files), out)
 
-    def read(self, files: Mapping[str, Path]) -> SentImages:
+    def read(self, files: Mapping[str, Path], alignment: AlignmentSettings = NO_ALIGNMENT) -> SentImages:
         """Read a case.
 
         Args:
-            files: available modality -> image, in any format of `IMAGE_ENDINGS`, all on one grid. An image that is
-                zero everywhere counts as missing.
+            files: available modality -> image, in any format of `IMAGE_ENDINGS`, all on one grid unless they are
+                aligned. An image that is zero everywhere counts as missing.
+            alignment: whether and how to align the images.
 
         Raises:
             ModalityError: a modality is unknown, an image cannot be used, or there is no image.
@@ -145,12 +150,28 @@ class CaseModel:
             raise ModalityError(f"{', '.join(unknown)}: the model's modalities are {', '.join(self.modalities)}.")
         for file in files.values():
             require_readable(file)
-        by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
-        images = read_channels(self._reader, by_channel, self.modalities)
-        first = next(iter(files.values()))
+        alignment = alignment.for_dataset(self._segmenter.dataset_json, self.modalities)
+        images, first = self._aligned(files, alignment) if alignment.is_on else self._read(files)
         axes = axes_notes(str(first), images.axis_codes, training_axes(self._context.plans))
         images = replace(images, notes=(*images.notes, *axes))
         return SentImages(images, first, time.perf_counter() - start)
+
+    def _read(self, files: Mapping[str, Path]) -> tuple[CaseImages, Path]:
+        """Read images that lie on one grid, and return them and the file that defines the grid."""
+        by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
+        return read_channels(self._reader, by_channel, self.modalities), next(iter(files.values()))
+
+    def _aligned(self, files: Mapping[str, Path], alignment: AlignmentSettings) -> tuple[CaseImages, Path]:
+        """Bring images onto one grid, and return them and the file that defines the grid."""
+        in_order = {name: str(files[name]) for name in self.modalities if name in files}
+        with TemporaryDirectory() as folder:
+            targets = {name: Path(folder) / f"{number}.nii.gz" for number, name in enumerate(in_order)}
+            aligned = align_case(in_order, targets, alignment)
+            try:
+                images, _ = self._read({name: Path(file) for name, file in aligned.files.items()})
+            except ModalityError as error:
+                raise ModalityError(aligned.in_original_names(str(error))) from error
+        return aligned.with_original_names(images), files[aligned.reference]
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
         """Segment a case, on the same CPU with the same result in every voxel as `nnunet_moe predict`.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_moe.commands.package import TARGETS
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.alignment.settings import GRID, LEAST_COVERED, OFF, RIGID, Align, AlignmentSettings
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.runtime.json_files import load_json
@@ -32,6 +33,12 @@ class InputMapping:
     """The output socket's slug or relative path (grand-challenge), or the ending of the segmentations' files."""
     step_size: float = DEFAULT_STEP_SIZE
     mirroring: bool = True
+    align: Align = OFF
+    """How images on different grids are brought onto one, as `--align` of `nnunet_moe predict`."""
+    reference: str | None = None
+    """The modality whose grid is used where it is available."""
+    min_covered: float = LEAST_COVERED
+    """The share of the reference's foreground that every image must cover."""
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -53,6 +60,13 @@ class InputMapping:
         require_step_size(self.step_size)
         if not isinstance(self.mirroring, bool):
             raise SettingsError(f"mirroring is {self.mirroring!r}. Use true or false.")
+        if self.align not in (OFF, GRID, RIGID):
+            raise SettingsError(f"align is {self.align!r}. Use {OFF}, {GRID} or {RIGID}.")
+        if not isinstance(self.reference, str | None):
+            raise SettingsError(f"reference is {self.reference!r}. It must be a modality or null.")
+        if isinstance(self.min_covered, bool) or not isinstance(self.min_covered, int | float):
+            raise SettingsError(f"min_covered is {self.min_covered!r}. It must be a share from 0 to 1.")
+        _ = self.alignment  # which checks the share
 
     def _is_name(self, text: str) -> bool:
         is_suffix = self.target in ("brats", "plain")
@@ -61,6 +75,10 @@ class InputMapping:
     def _allowed(self) -> str:
         first = "" if self.target in ("brats", "plain") else ", and start with a letter or digit"
         return f"Names must consist of the letters A-Z and a-z, digits, and . _ + -{first}"
+
+    @property
+    def alignment(self) -> AlignmentSettings:
+        return AlignmentSettings(align=self.align, reference=self.reference, least_covered=self.min_covered)
 
     @property
     def output_file(self) -> Path:

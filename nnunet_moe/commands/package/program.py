@@ -88,7 +88,7 @@ def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
     try:
         case.out.unlink(missing_ok=True)  # remove the file of an earlier run, in case this run fails
         with _standard_error_in_log():
-            opened = model.read(case.files(mapping))
+            opened = model.read(case.files(mapping), mapping.alignment)
             for note in opened.images.ignored:
                 print(note, flush=True)
             code = code_text(opened.images.available, model.modalities)

@@ -3,8 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,7 +90,7 @@ def _prepared(case: CaseFiles, context: InferenceContext, settings: ReadSettings
     data, properties, of_values = context.preprocess(image, images.properties, previous, images.files)
     code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
     settings.requirement.check(code, names)
-    notes = (*dict.fromkeys((*(() if aligned is None else aligned.notes), *images.ignored, *notes, *of_values)),)
+    notes = (*images.ignored, *notes, *of_values)
     seconds = time.perf_counter() - start
     return PreparedCase(data, properties, code, files, notes, bool(images.copies), states, seconds, aligned)
 
@@ -122,11 +121,7 @@ def _read(
         except ModalityError as error:
             raise ModalityError(aligned.in_original_names(str(error))) from error
 
-    def original(texts: Sequence[str]) -> tuple[str, ...]:
-        return tuple(map(aligned.in_original_names, texts))
-
-    named = {channel: aligned.in_original_names(file) for channel, file in images.files.items()}
-    return replace(images, notes=original(images.notes), copies=original(images.copies), files=named), aligned
+    return aligned.with_original_names(images), aligned
 
 
 def write(

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from nnunet_moe.images.alignment.registration import Registration, mean_shift, r
 from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampled, resampled_labels
 from nnunet_moe.images.alignment.settings import RIGID, AlignmentSettings
 from nnunet_moe.images.alignment.volumes import LabelVolume, Space, Volume
+from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.geometry import ROUNDED, Grid
 
 How: TypeAlias = Literal["reference", "unchanged", "resampled", "registered"]
@@ -79,6 +80,16 @@ class AlignedCase:
         for new, original in self.originals.items():
             text = text.replace(new, original)
         return text
+
+    def with_original_names(self, images: CaseImages) -> CaseImages:
+        """Return what was read from the new files with the names of the original ones and all messages."""
+        notes = dict.fromkeys((*self.notes, *map(self.in_original_names, images.notes)))
+        return replace(
+            images,
+            notes=(*notes,),
+            copies=(*map(self.in_original_names, images.copies),),
+            files={channel: self.in_original_names(file) for channel, file in images.files.items()},
+        )
 
     @property
     def columns(self) -> dict[str, dict[str, str]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from email import message_from_bytes
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -40,6 +41,8 @@ from nnunet_moe.commands.package.naming import default_inputs
 from nnunet_moe.commands.package.sample import write_sample
 from nnunet_moe.commands.package.wheel import OF_TORCH, constraints, write_wheel
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.alignment.resampling import resampled
+from nnunet_moe.images.alignment.volumes import Space
 from nnunet_moe.images.reading import read_channels
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
@@ -400,6 +403,34 @@ def test_the_platforms_model_folder_comes_before_the_images_own(packages, monkey
     shutil.move(tmp_path / "apart", tmp_path / "elsewhere")
     assert program.main(packages["plain"], where) == 0
     assert f"Model: {packages['plain'] / 'model'}" in capfd.readouterr().out
+
+
+def test_images_on_different_grids_are_aligned_if_the_mapping_says_so(packages, sent, tmp_path, capfd):
+    """With the same result as `nnunet_moe predict --align`; without it, the case fails and names both files."""
+    app = tmp_path / "app"
+    shutil.copytree(packages["plain"], app)
+    (tmp_path / "input").mkdir()
+    for file in sent["plain"].glob("case111_*"):
+        shutil.copy(file, tmp_path / "input")
+    other = tmp_path / "input" / "case111_0001.nii.gz"
+    image = sitk.ReadImage(str(other), sitk.sitkFloat32)
+    onto = Space.of(image)
+    onto = replace(onto, size=(*onto.size[:2], onto.size[2] // 2), spacing=(*onto.spacing[:2], 2 * onto.spacing[2]))
+    sitk.WriteImage(resampled(image, onto), str(other))
+    where = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert program.main(app, where) == 1
+    assert re.search(facts("case111_0000.nii.gz", "case111_0001.nii.gz", "shape"), capfd.readouterr().err)
+    replace(InputMapping.read(app / "mapping.json"), align="grid", reference="FLAIR").write(app / "mapping.json")
+    assert program.main(app, where) == 0
+    options = ("-device", "cpu", "--disable_tta", "--disable_progress_bar", "--align", "grid", "--reference", "FLAIR")
+    predicted = ("-i", str(tmp_path / "input"), "-o", str(tmp_path / "predicted"))
+    main(["predict", *predicted, *map(str, MODEL), *options, "-npp", "0", "-nps", "0"])
+    found, expected = (sitk.ReadImage(str(tmp_path / name / "case111.nii.gz")) for name in ("out", "predicted"))
+    assert Space.of(found) == Space.of(sitk.ReadImage(str(tmp_path / "input" / "case111_0002.nii.gz")))
+    assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    for wrong in ({"align": "affine"}, {"align": "grid", "min_covered": "half"}, {"reference": 3}, {"min_covered": 7}):
+        with pytest.raises(SettingsError):
+            replace(InputMapping.read(app / "mapping.json"), **wrong)
 
 
 def spoilt(sent: Path, folder: Path) -> Path:
