@@ -56,14 +56,14 @@ def register(reference: Volume, moving: Volume, least_covered: float) -> Registr
     """
     for volume in (reference, moving):
         if min(volume.image.GetSize()) < FEWEST_SLICES:
-            problem = f"{volume.file} has fewer than {FEWEST_SLICES} slices"
+            problem = f"{volume.modality} has fewer than {FEWEST_SLICES} slices"
             return Registration(np.eye(4), 0.0, 0.0, problem)
     fixed, other = _Pyramid(reference), _Pyramid(moving)
     motion = _refined(fixed, other, _best_start(fixed, other), (MIDDLE, FINE))
-    back = _refined(other, fixed, _best_start(other, fixed), (MIDDLE,))
     before, after = _similarity(fixed, other, np.eye(4)), _similarity(fixed, other, motion)
-    problem = None
-    apart = mean_shift(reference, back @ motion)
+    if np.array_equal(motion, np.eye(4)):  # the headers are right
+        return Registration(motion, before, after, None)
+    apart = mean_shift(reference, _refined(other, fixed, _best_start(other, fixed), (MIDDLE,)) @ motion)
     if after <= before:
         problem = f"the images are not more similar with it ({after:.3f} after {before:.3f} nats)"
     elif turn(motion) > LARGEST_ANGLE:
@@ -74,6 +74,8 @@ def register(reference: Volume, moving: Volume, least_covered: float) -> Registr
         problem = f"registered in the other direction, the images end up {apart:.2g} mm away from it"
     elif (peak := _peak(fixed, other, motion)) < LEAST_PEAK:
         problem = f"the images have little in common ({peak:.2f}), perhaps they show different patients"
+    else:
+        problem = None
     return Registration(motion, before, after, problem)
 
 

@@ -99,3 +99,8 @@ def test_an_image_of_few_slices_is_not_registered(reference, tmp_path):
     onto = Space((22, 20, 1), (3.0, 3.0, 5.0), (-10.0, 5.0, 45.0), STRAIGHT)
     found = register(reference, scan(tmp_path, "FLAIR", patient(0), GRAYS[1], np.eye(4), onto), 0.5)
     assert found.problem is not None and "slices" in found.problem
+
+
+def test_a_registration_that_leaves_the_image_in_place_is_no_problem(reference):
+    found = register(reference, reference, 0.5)
+    assert found.problem is None and np.array_equal(found.motion, np.eye(4)) and found.after == found.before
