@@ -9,7 +9,8 @@ from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.alignment.case import align_case, align_label, write_alignments
+from nnunet_moe.images.alignment.aligned import write_alignments
+from nnunet_moe.images.alignment.case import align_case, align_label
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import WITH_POSITIONS
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.alignment.case import AlignedCase
+from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.reading import read_channels, read_segmentation_of
 from nnunet_moe.modalities.codes import Code

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nnunet_moe.errors import ModelError
-from nnunet_moe.images.alignment.case import COLUMNS
+from nnunet_moe.images.alignment.aligned import COLUMNS
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
 from nnunet_moe.runtime.files import atomic_write
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.alignment.case import AlignedCase, align_case, to_space_of
+from nnunet_moe.images.alignment.aligned import AlignedCase
+from nnunet_moe.images.alignment.case import align_case, to_space_of
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.file_names import files_by_channel
@@ -120,7 +121,6 @@ def _read(
             images = context.read([*aligned.files.values()], Path(case.images[0]).parent)
         except ModalityError as error:
             raise ModalityError(aligned.in_original_names(str(error))) from error
-
     return aligned.with_original_names(images), aligned
 
 

@@ -1,105 +1,25 @@
 """Bring the files of a case onto the grid of one of them."""
 
-import csv
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.alignment.aligned import AlignedCase, FileAlignment
 from nnunet_moe.images.alignment.registration import Registration, mean_shift, register, share_covered, turn
 from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampled, resampled_labels
 from nnunet_moe.images.alignment.settings import RIGID, AlignmentSettings
 from nnunet_moe.images.alignment.volumes import LabelVolume, Space, Volume
-from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.geometry import ROUNDED, Grid
 
-How: TypeAlias = Literal["reference", "unchanged", "resampled", "registered"]
 ABOUT_EQUAL = 1.01
 """Ratio of the edges of two voxels up to which they count as equally fine."""
 NO_MOTION = 0.5
 """A registered motion below so many voxels of the reference, in the mean over its foreground, counts as none."""
 ALMOST_ALL = 0.99
 """A share above which no message says how much of the reference a file covers."""
-
-
-@dataclass(frozen=True)
-class FileAlignment:
-    """How a file was brought onto the reference's grid."""
-
-    how: How
-    space: Space
-    """The file's own grid."""
-    motion: np.ndarray = field(default_factory=lambda: IDENTITY)
-    """`(4, 4)`, maps positions in the reference to positions in the file, in mm."""
-    shift: float = 0.0
-    """How far the motion moves the middle of the reference's foreground, in mm."""
-    angle: float = 0.0
-    """How far the motion turns, in degrees."""
-    covered: float = 1.0
-    """The share of the reference's foreground that the file covers."""
-    similarity: tuple[float, float] | None = None
-    """Mutual information only by the headers and with the registered motion, in nats; None without a registration."""
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The cells of a table: column -> text."""
-        before, after = ("", "") if self.similarity is None else (f"{value:.4f}" for value in self.similarity)
-        return {
-            "alignment": self.how,
-            "motion_mm": f"{self.shift:.2f}",
-            "motion_degrees": f"{self.angle:.2f}",
-            "covered": f"{self.covered:.4f}",
-            "similarity_before": before,
-            "similarity_after": after,
-        }
-
-
-COLUMNS = ("alignment", "motion_mm", "motion_degrees", "covered", "similarity_before", "similarity_after")
-
-
-@dataclass(frozen=True)
-class AlignedCase:
-    """The files of a case on one grid."""
-
-    reference: str
-    """The modality whose grid it is."""
-    files: Mapping[str, str]
-    """Modality -> the file to use: the original, or a new one."""
-    alignments: Mapping[str, FileAlignment]
-    """Modality -> how its file was aligned."""
-    notes: tuple[str, ...]
-    originals: Mapping[str, str]
-    """New file -> original file."""
-
-    def in_original_names(self, text: str) -> str:
-        """Return a message that names the original files instead of the new ones."""
-        for new, original in self.originals.items():
-            text = text.replace(new, original)
-        return text
-
-    def with_original_names(self, images: CaseImages) -> CaseImages:
-        """Return what was read from the new files with the names of the original ones and all messages."""
-        notes = dict.fromkeys((*self.notes, *map(self.in_original_names, images.notes)))
-        return replace(
-            images,
-            notes=(*notes,),
-            copies=(*map(self.in_original_names, images.copies),),
-            files={channel: self.in_original_names(file) for channel, file in images.files.items()},
-        )
-
-    @property
-    def columns(self) -> dict[str, dict[str, str]]:
-        """The cells of a table on each file: modality -> column -> text."""
-        return {modality: alignment.columns for modality, alignment in self.alignments.items()}
-
-    @property
-    def space(self) -> Space:
-        """The grid on which the files lie."""
-        return self.alignments[self.reference].space
 
 
 def align_case(
@@ -177,28 +97,6 @@ def write_labels(labels: np.ndarray, space: Space, file: Path) -> None:
     """Write labels `(z, y, x)` in the smallest of the types that nnU-Net writes."""
     small = np.uint8 if labels.max(initial=0) < np.iinfo(np.uint8).max else np.uint16
     sitk.WriteImage(space.image(labels.astype(small)), str(file), useCompression=True)
-
-
-def write_alignments(file: Path, cases: Iterable[tuple[str, Mapping[str, str], AlignedCase]]) -> None:
-    """Write a table with one row for each file.
-
-    Args:
-        file: the CSV file.
-        cases: name, original files by modality, and alignment of each case.
-    """
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        table = csv.writer(opened, lineterminator="\n")
-        table.writerow(["case", "modality", "file", *COLUMNS, "notes"])
-        for case, originals, aligned in cases:
-            for modality, alignment in aligned.alignments.items():
-                others = [file for name, file in originals.items() if name != modality]
-                is_reference = modality == aligned.reference
-                notes = "; ".join(
-                    note
-                    for note in aligned.notes
-                    if note.startswith(originals[modality]) or (is_reference and not note.startswith(tuple(others)))
-                )
-                table.writerow([case, modality, originals[modality], *alignment.columns.values(), notes])
 
 
 def _reference(volumes: Mapping[str, Volume], wanted: str | None) -> Volume:
