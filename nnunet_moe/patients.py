@@ -15,7 +15,7 @@ import numpy as np
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunet_moe.errors import FileError
+from nnunet_moe.errors import FileError, SettingsError
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.json_files import read_json
 
@@ -24,6 +24,8 @@ CASE, PATIENT = "case", "patient"
 NUM_FOLDS = 5
 SEED = 12345
 """nnU-Net's number of folds, and its seed for the order of the cases."""
+MOST_NAMED = 5
+"""At most so many cases are named in a message."""
 
 
 def patients_of(dataset: str) -> dict[str, str]:
@@ -51,8 +53,13 @@ def read_patients(file: Path, column: str = PATIENT) -> dict[str, str]:
     """
     try:
         lines = io.StringIO(file.read_text(encoding="utf-8-sig")).readlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{file} cannot be read: {error}. It must be a table in UTF-8.") from error
+    except UnicodeDecodeError as error:
+        raise FileError(
+            f"{file} is no text in UTF-8: {error}. It must be a table with the columns {CASE} and {column}. Save it as "
+            "CSV in UTF-8."
+        ) from error
+    except OSError as error:
+        raise FileError(f"{file} cannot be read: {error}. Check the path of the table.") from error
     header = lines[0].rstrip("\n") if lines else ""
     separator = max(",;\t", key=header.count)
     rows = csv.DictReader(lines, delimiter=separator)
@@ -72,6 +79,33 @@ def read_patients(file: Path, column: str = PATIENT) -> dict[str, str]:
         if found.setdefault(case, patient) != patient:
             raise FileError(f"{file}, line {number}: {case} belongs to {found[case]} and to {patient}. Keep one line.")
     return found
+
+
+def without_patient(cases: Collection[str], patients: Mapping[str, str], table: str) -> list[str]:
+    """Return a message on the cases for which a table of the patients has no row; an empty list if it has all."""
+    missing = sorted(set(cases) - patients.keys())
+    if not missing:
+        return []
+    return [f"{table} has no row for {_some(missing)}. Each of them counts as a separate patient."]
+
+
+def require_a_row(cases: Collection[str], patients: Mapping[str, str], table: str) -> None:
+    """Refuse a table of the patients that names none of the cases.
+
+    Args:
+        cases: the names of the cases.
+        patients: case -> patient, the content of the table.
+        table: how the error calls the table.
+
+    Raises:
+        SettingsError: no case has a row.
+    """
+    if not patients.keys() & set(cases):
+        raise SettingsError(
+            f"{table} has no row for any of the {len(cases)} cases. Its column {CASE!r} names "
+            f"{_some(sorted(patients)) or 'nothing'}; the cases are {_some(sorted(cases))}. Use the names of the cases "
+            "in the table."
+        )
 
 
 def write_patients(file: Path, patients: Mapping[str, str]) -> None:
@@ -151,3 +185,8 @@ def groups_of(cases: Sequence[str], patients: Mapping[str, str]) -> np.ndarray:
 def _key(case: str, patients: Mapping[str, str]) -> tuple[bool, str]:
     """Return what identifies the patient of a case. A case without a patient never has that of another case."""
     return (case not in patients, patients.get(case, case))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED))

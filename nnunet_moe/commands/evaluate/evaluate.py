@@ -20,7 +20,7 @@ from nnunet_moe.labels.label_sets import BY_CASE, BY_MODALITY, LabelSets
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_text, parse_code
 from nnunet_moe.models.folders import ModelFolder
-from nnunet_moe.patients import patients_of, read_patients
+from nnunet_moe.patients import TABLE, patients_of, read_patients, require_a_row, without_patient
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.files import dataset_name, remove_leftovers, require_own_files, working_folder
 from nnunet_moe.runtime.network_time import NetworkTime
@@ -63,9 +63,11 @@ def score_models(request: Request) -> Evaluation:
     dataset_json = _dataset_json([model for found in models.values() for model in found])
     modalities = channel_names(dataset_json)
     parts, notes = _parts(request, dataset, dataset_json["file_ending"])
+    cases = [case for part in parts for case in part.cases]
+    patients, without = _patients(request, dataset, [case.name for case in cases])
+    notes += without
     for note in notes:
         print(f"WARNING: {note}")
-    cases = [case for part in parts for case in part.cases]
     codes = choose_codes(modalities, request.codes, request.num_codes, cases)
     labels = tuple(labels_of(dataset_json))
     _require_names(labels, [code_text(code, modalities) for code in codes])
@@ -78,7 +80,7 @@ def score_models(request: Request) -> Evaluation:
         dedicated=scored.dedicated,
         labels=labels,
         cases=[case.name for case in cases],
-        patients=_patients(request, dataset),
+        patients=patients,
     )
     overlays = [_overlay(title, case, results, parts, scored.last_run) for title, case in extreme_cases(results)]
     return Evaluation(results, scored.gates, overlays, scored.models, network_time, notes)
@@ -256,16 +258,23 @@ def _require_place(out: Path) -> None:
         raise SettingsError(f"-o {out} is not empty and holds no evaluation. Choose another folder.")
 
 
-def _patients(request: Request, dataset: str) -> dict[str, str]:
-    """Return case -> patient, as far as it is known.
+def _patients(request: Request, dataset: str, cases: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return case -> patient, as far as it is known, and messages on cases without a patient.
 
     The table of the raw dataset is only for the images of this dataset. Others may have the same names by chance.
+
+    Raises:
+        FileError: the table cannot be read.
+        SettingsError: the table of `-patients` names none of the cases.
     """
     if request.patients is not None:
-        return read_patients(request.patients)
+        patients, table = read_patients(request.patients), f"-patients {request.patients}"
+        require_a_row(cases, patients, table)
+        return patients, without_patient(cases, patients, table)
     if request.images is not None and request.images.resolve().parent.name != dataset:
-        return {}
-    return patients_of(dataset)
+        return {}, []
+    patients = patients_of(dataset)
+    return patients, without_patient(cases, patients, f"{TABLE} of {dataset}") if patients else []
 
 
 def _parts(request: Request, dataset: str, file_ending: str) -> tuple[list[Part], list[str]]:

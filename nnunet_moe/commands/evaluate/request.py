@@ -54,7 +54,7 @@ class Request:
         metavar="TABLE",
         group="input and output",
         help="read which patient each case belongs to from this table with the columns case and patient "
-        "(default: patients.csv of the raw dataset, if it exists)",
+        "(default: for images of the dataset, its patients.csv if it exists; for other images of -i, none)",
     )
     codes: tuple[str, ...] | None = option(
         "-codes",

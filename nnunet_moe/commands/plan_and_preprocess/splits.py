@@ -6,7 +6,15 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_moe.commands.plan_and_preprocess.raw_dataset import some
-from nnunet_moe.patients import TABLE, crossval_split, in_both_parts, patients_of, read_splits, write_splits
+from nnunet_moe.patients import (
+    TABLE,
+    crossval_split,
+    in_both_parts,
+    patients_of,
+    read_splits,
+    without_patient,
+    write_splits,
+)
 from nnunet_moe.runtime.files import nnunet_folder
 
 
@@ -42,9 +50,7 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
     patients, file, splits = read_patients_and_splits(dataset)
     if not patients:
         return []
-    lines = []
-    if without := sorted(set(cases) - patients.keys()):
-        lines.append(f"WARNING: {TABLE} has no row for {some(without)}. Each of them counts as a separate patient.")
+    lines = [f"WARNING: {note}" for note in without_patient(cases, patients, TABLE)]
     if splits is not None:
         if both := in_both_parts(splits, patients):
             lines.append(

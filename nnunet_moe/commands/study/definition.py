@@ -62,6 +62,8 @@ class CaseSet:
 
     images: Path
     labels: Path
+    patients: Path | None = None
+    """The table of the cases' patients. None: that of the raw dataset for its own images, otherwise none."""
 
 
 DEFAULT_METRICS = MetricSettings()
@@ -246,12 +248,16 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
             raise SettingsError(
                 f"{key} has the name {name!r}, which becomes the same folder name as others. Choose another name."
             )
-        paths = _checked(entry, f"{key} {name!r}", {"images": _text, "labels": _text}, required=("images", "labels"))
-        folders = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in paths.items()}
-        if missing := [str(path) for path in folders.values() if not path.is_dir()]:
-            unset = " An environment variable in it is not set." if "$" in missing[0] else ""
-            raise SettingsError(f"{key} {name!r}: {', '.join(missing)} is not a folder.{unset} Correct the path.")
-        found[str(name)] = CaseSet(**{kind: path.resolve() for kind, path in folders.items()})
+        kinds = {"images": _text, "labels": _text, "patients": _text}
+        given = _checked(entry, f"{key} {name!r}", kinds, required=("images", "labels"))
+        paths = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in given.items()}
+        for kind, path in paths.items():
+            is_table = kind == "patients"
+            if not (path.is_file() if is_table else path.is_dir()):
+                unset = " An environment variable in it is not set." if "$" in str(path) else ""
+                what = "file" if is_table else "folder"
+                raise SettingsError(f"{key} {name!r}: {path} is not a {what}.{unset} Correct the path.")
+        found[str(name)] = CaseSet(**{kind: path.resolve() for kind, path in paths.items()})
     return found
 
 

@@ -83,6 +83,7 @@ def _evaluate(study: Study, model: SeededRun, cases: str, device: str) -> tuple[
     options += ["-f", *map(str, study.folds), "-o", str(evaluation_folder(model, cases)), "-device", device]
     if (folders := case_sets(study)[cases]) is not None:
         options += ["-i", str(folders.images), "-l", str(folders.labels)]
+        options += [] if folders.patients is None else ["-patients", str(folders.patients)]
     return ("nnunet_moe", "evaluate", *options, *_options(study.evaluation))
 
 

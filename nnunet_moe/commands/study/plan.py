@@ -27,7 +27,7 @@ from nnunet_moe.commands.study.models import SeededRun, plans_of, read_plans, tr
 from nnunet_moe.errors import ModelError, SettingsError
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
-from nnunet_moe.patients import NUM_FOLDS
+from nnunet_moe.patients import NUM_FOLDS, read_patients, require_a_row
 from nnunet_moe.runtime.files import dataset_name, nnunet_folder, visible
 from nnunet_moe.runtime.json_files import read_json
 
@@ -163,7 +163,10 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
     _require_folds(study)
     cases = list(training_cases(study.dataset).values())
     for given in study.cases.values():
-        cases += folder_cases(given.images, given.labels, dataset_json["file_ending"])[0]
+        of_folder = folder_cases(given.images, given.labels, dataset_json["file_ending"])[0]
+        if given.patients is not None:
+            require_a_row([case.name for case in of_folder], read_patients(given.patients), str(given.patients))
+        cases += of_folder
     codes = choose_codes(modalities, study.evaluation.codes, None, cases)
     trained = trained_methods(study, codes)
     preprocess = _needs_preprocessing(study, out)
@@ -206,8 +209,8 @@ def _needs_preprocessing(study: Study, out: Path) -> bool:
     if missing := [case for case in cases if not (file.parent / data / f"{case}.pkl").exists()]:
         raise SettingsError(
             f"{len(missing)} of {len(cases)} training cases are not preprocessed in {file.parent / data}, e.g. "
-            f"{missing[0]}. Preprocess them with the plans {study.plans}: run nnUNetv2_preprocess, or nnunet_moe "
-            "plan_and_preprocess if files are missing."
+            f"{missing[0]}. Run nnunet_moe plan_and_preprocess -d {study.dataset} -c {study.configuration}"
+            + ("." if study.plans == DEFAULT_PLANS else f", with the options that gave {study.plans}.")
         )
     return False
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from facts import facts
 from nnunet_moe.commands.evaluate.analysis import EACH_CASE, EACH_CASE_AND_CODE, comparisons, means
 from nnunet_moe.commands.evaluate.evaluate import _patients
 from nnunet_moe.commands.evaluate.metrics import METRICS
@@ -14,6 +15,7 @@ from nnunet_moe.commands.evaluate.results import Results
 from nnunet_moe.commands.evaluate.tables import code_table
 from nnunet_moe.commands.evaluate.verdict import verdict
 from nnunet_moe.commands.study.results import StudyResults
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import all_codes, code_text
 from nnunet_moe.models.choice import ModelsChoice
 
@@ -112,13 +114,25 @@ def test_the_patients_come_from_the_dataset_or_a_table(tmp_path, monkeypatch):
     (raw / "patients.csv").write_text("case,patient\na,P\n")
     (tmp_path / "table.csv").write_text("case,patient\na,Q\n")
 
-    def found(images=None, patients=None):
+    def found(images=None, patients=None, cases=("a",)):
         models = ModelsChoice(dataset="1", configuration="3d_fullres", trainers=(OURS,))
         request = Request(models=models, out=tmp_path / "out", images=images, labels=images, patients=patients)
-        return _patients(request, raw.name)
+        return _patients(request, raw.name, cases)
 
-    assert found() == found(raw / "imagesTs") == {"a": "P"}
-    assert found(tmp_path / "elsewhere") == {}, "other cases may have the same names"
-    assert found(tmp_path / "elsewhere", tmp_path / "table.csv") == {"a": "Q"}
+    assert found() == found(raw / "imagesTs") == ({"a": "P"}, [])
+    assert found(tmp_path / "elsewhere") == ({}, []), "other cases may have the same names"
+    assert found(tmp_path / "elsewhere", tmp_path / "table.csv") == ({"a": "Q"}, [])
+    for table, (_, notes) in {
+        "patients.csv of Dataset001_A": found(cases=("a", "b", "c")),
+        f"-patients {tmp_path / 'table.csv'}": found(raw / "imagesTs", tmp_path / "table.csv", ("b", "a", "c")),
+    }.items():
+        assert notes == [f"{table} has no row for b, c. Each of them counts as a separate patient."]
+    with pytest.raises(
+        SettingsError, match=facts("table.csv", "any of the 7 cases", "names a;", "1, 2, 3, 4, 5 and 2")
+    ):
+        found(patients=tmp_path / "table.csv", cases=tuple("7654321"))
+    assert found(cases=("b",))[1] == [
+        "patients.csv of Dataset001_A has no row for b. Each of them counts as a separate patient."
+    ]
     monkeypatch.delenv("nnUNet_raw")
-    assert json.dumps(found()) == "{}"
+    assert json.dumps(found()) == "[{}, []]"

@@ -61,6 +61,7 @@ def test_a_file_that_says_everything(tmp_path, monkeypatch):
     monkeypatch.setenv("SOMEWHERE", str(tmp_path / "images"))
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "visits.csv").write_text("case,patient\n")
     content = {
         "dataset": "Dataset901_Tiny",
         "configuration": "3d_tiny",
@@ -70,7 +71,7 @@ def test_a_file_that_says_everything(tmp_path, monkeypatch):
         "seeds": [0, 1],
         "settings": {"num_epochs": 60},
         "baseline": "NoReg",
-        "cases": {"real patients": {"images": "$SOMEWHERE", "labels": "labels"}},
+        "cases": {"real patients": {"images": "$SOMEWHERE", "labels": "labels", "patients": "visits.csv"}},
         "evaluation": {"codes": ["T1w", "T1w+FLAIR"], "disable_tta": True, "min_lesion": 3},
     }
     assert read_study(written(tmp_path, content, "ms.v1")) == Study(
@@ -82,7 +83,7 @@ def test_a_file_that_says_everything(tmp_path, monkeypatch):
         folds=(0, 3),
         settings={"num_epochs": 60},
         baseline="NoReg",
-        cases={"real patients": CaseSet(tmp_path / "images", tmp_path / "labels")},
+        cases={"real patients": CaseSet(tmp_path / "images", tmp_path / "labels", tmp_path / "visits.csv")},
         evaluation=EvaluationOptions(codes=("T1w", "T1w+FLAIR"), disable_tta=True, min_lesion=3),
     )
 
@@ -366,7 +367,7 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
         "3d_tiny",
         (Method("b", MOESD, {"alpha": 0}), Method(DEDICATED, DEDICATED)),
         folds=(0, 1),
-        cases={"real patients": CaseSet(tmp_path / "i", tmp_path / "l")},
+        cases={"real patients": CaseSet(tmp_path / "i", tmp_path / "l", tmp_path / "t")},
         evaluation=EvaluationOptions(codes=("T1w", "FLAIR"), disable_tta=True, tolerance=2.0),
     )
     trained = trained_methods(study, all_codes(3)[:2])
@@ -381,7 +382,7 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
         "-tolerance 2.0 --disable_tta",
         "evaluate/b_seed0__real_patients": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
         "-p nnUNetPlans_tiny -f 0 1 -o evaluations/real_patients/b_seed0 -device cuda "
-        f"-i {tmp_path}/i -l {tmp_path}/l -codes T1w FLAIR -tolerance 2.0 --disable_tta",
+        f"-i {tmp_path}/i -l {tmp_path}/l -patients {tmp_path}/t -codes T1w FLAIR -tolerance 2.0 --disable_tta",
         f"train/{DEDICATED}_seed0_100_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_seed0_100 1 -tr {DEDICATED} "
         "-p nnUNetPlans_tiny -device cuda --c",
         f"train/{DEDICATED}_seed0_010_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_seed0_010 1 -tr {DEDICATED} "
