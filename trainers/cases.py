@@ -16,6 +16,7 @@ from nnunet_moe.modalities.codes import Code, available_modalities, channel_name
 from nnunet_moe.trainers.case_content import CaseContent, availability_lines, code_of
 from nnunet_moe.trainers.label_sets import annotation_lines, label_set_loss, require_annotated, require_known_cases
 from nnunet_moe.trainers.patient_splits import keep_patients_together
+from nnunet_moe.trainers.preprocessed_files import require_all_channels, require_previous_stage
 
 
 class CasesTrainer(nnUNetTrainer):
@@ -48,14 +49,22 @@ class CasesTrainer(nnUNetTrainer):
         """Return nnU-Net's datasets; if training cases are incomplete, the log lists their modalities.
 
         Raises:
-            ModalityError: the segmentation of a case contains labels outside its label set.
+            ModelError: a case has no segmentation of the first stage of a cascade.
+            ModalityError: the segmentation of a case contains labels outside its label set, or a case was preprocessed
+                without its missing channels.
         """
         training, validation = super().get_tr_and_val_datasets()
+        cases = sorted({*training.identifiers, *validation.identifiers})
+        if self.is_cascaded:
+            folder: Any = self.folder_with_segs_from_previous_stage
+            require_previous_stage(cases, Path(folder), self.configuration_manager.previous_stage_name)
+        for case in cases:
+            self._image(case)  # refuses a case without all channels
         if self.label_sets is not None:
             labels, names = list(self._foreground()), channel_names(self.dataset_json)
             for line in annotation_lines(self.label_sets, labels, names):
                 self.print_to_log_file(line)
-        self._require_annotated({*training.identifiers, *validation.identifiers})
+        self._require_annotated(cases)
         self._log_availability(Counter(self._available(case) for case in training.identifiers))
         return training, validation
 
@@ -66,8 +75,19 @@ class CasesTrainer(nnUNetTrainer):
 
     def _available(self, case: str) -> Code:
         """Return the available modalities of a preprocessed case."""
-        dataset_class: Any = self.dataset_class
-        return code_of(dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0])
+        return code_of(self._image(case))
+
+    def _image(self, case: str) -> Any:
+        """Return the preprocessed image of a case, `(K, *space)`, which is not read before its voxels are used.
+
+        Raises:
+            ModalityError: the case does not have all channels.
+        """
+        dataset_class: Any = self.dataset_class or infer_dataset_class(str(self.preprocessed_dataset_folder))
+        image = dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)[0]
+        num_channels, dataset = len(channel_names(self.dataset_json)), self.plans_manager.dataset_name
+        require_all_channels(case, len(image), num_channels, dataset, self.configuration_name)
+        return image
 
     def _content(self, case: str) -> CaseContent:
         """Return the modalities of a preprocessed case, and the labels that occur in its segmentation."""
