@@ -57,7 +57,7 @@ class CasesTrainer(nnUNetTrainer):
         cases = sorted({*training.identifiers, *validation.identifiers})
         if self.is_cascaded:
             folder: Any = self.folder_with_segs_from_previous_stage
-            require_previous_stage(cases, Path(folder), self.configuration_manager.previous_stage_name)
+            require_previous_stage(cases, Path(folder), str(self.configuration_manager.previous_stage_name))
         for case in cases:
             self._image(case)  # refuses a case without all channels
         if self.label_sets is not None:

@@ -235,7 +235,10 @@ def label_note(image: ReadFile, label: ReadFile, *, largest_shift: float = HALF_
         return conflict_note(label)
     text = f"{label.file} and {image.file} differ in {label_grid.differences(grid) or 'direction'}"
     if np.isinf(in_voxels):
-        raise ModalityError(f"{text}. Both must lie on the same grid. Resample one of them.")
+        remedy = "Resample one of them."
+        if min(image.shape) > min(label.shape) == 1:
+            remedy = "One is a volume, the other a slice. Use a segmentation of the whole volume."
+        raise ModalityError(f"{text}. Both must lie on the same grid. {remedy}")
     text += f", so voxels are shifted by up to {in_voxels:.3g} voxels ({in_mm:.3g} mm)"
     remedy = (
         "If the segmentation was drawn on this image, copy the image's header to it (SimpleITK: "

@@ -170,6 +170,7 @@ def require_one_component(file: str, reader: Any, *, is_segmentation: bool = Fal
         header.ReadImageInformation()
         number = header.GetNumberOfComponents()
     elif file.lower().endswith(TIFF):
+        require_whole(file)  # tifffile prints about a file that is cut off
         number = values_in_tiff(file, is_segmentation=is_segmentation)
         remedy += " If these are slices, save them as slices (tifffile: photometric='minisblack', axes 'ZYX')."
     elif isinstance(reader, NaturalImage2DIO):

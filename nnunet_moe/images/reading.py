@@ -193,7 +193,9 @@ def read_channel(reader: Any, file: str, notes: list[str]) -> tuple[np.ndarray, 
     """
     data, properties, num_bad, said = _read_file(reader, file)
     if len(data) != 1:
-        raise ModalityError(f"{file} has {len(data)} channels. A file must have one. Split it into _XXXX files.")
+        raise ModalityError(
+            f"{file} has {len(data)} channels. A file must have one. Convert it to gray values, or split it into files."
+        )
     if num_bad:
         raise ModalityError(
             f"{file} has {num_bad} voxels that are NaN or infinite. Repair the image, or remove the file, because "

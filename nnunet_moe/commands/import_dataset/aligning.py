@@ -63,7 +63,11 @@ def read_aligned(
     except ModalityError as error:
         text = aligned.in_original_names(str(error))
         raise ModalityError(text if label is None else text.replace(str(used_label), label)) from error
-    return replace(read, aligned=aligned, label_file=used_label)
+    original = {new: old for new, old in zip(used.values(), images.values(), strict=True)}
+    if label is not None:
+        original[str(used_label)] = label
+    suspect = tuple((original[file], aligned.in_original_names(note)) for file, note in read.suspect)
+    return replace(read, aligned=aligned, label_file=used_label, suspect=suspect)
 
 
 def with_aligned_files(cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> dict[str, FoundCase]:

@@ -52,6 +52,8 @@ def find_cases(
         if not matches or not has_ending:
             problems.append(_not_matched(path, relative, patterns, file_ending))
             continue
+        if len(matches) > 1:
+            matches = _most_specific(matches, patterns)
         names = {"_".join(match[part] for part in first) for match in matches.values()}
         if len(matches) > 1:
             spoilt |= dict.fromkeys(names, "which has a file that matches several patterns")
@@ -78,6 +80,13 @@ def find_cases(
     for name in [name for name, case in cases.items() if not case.images]:
         problems += _left_out(cases.pop(name), f"{name}{NO_IMAGE}")
     return dict(sorted(cases.items())), problems
+
+
+def _most_specific(matches: Mapping[str, dict], patterns: Mapping[str, Pattern]) -> dict[str, dict]:
+    """Return the match of the pattern with the most fixed text; all matches if several patterns have as much."""
+    most = max(patterns[name].num_fixed for name in matches)
+    best = {name: match for name, match in matches.items() if patterns[name].num_fixed == most}
+    return best if len(best) == 1 else dict(matches)
 
 
 def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], file_ending: str) -> Problem:

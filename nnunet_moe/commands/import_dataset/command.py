@@ -7,6 +7,7 @@ from nnunet_moe.runtime import options
 from nnunet_moe.runtime.options import read_request
 
 _FILLED = {True: "Treated as missing", False: "Suspect, but placed (see --filled_as_absent)"}
+_NUMBER = {True: "1 file, listed", False: "{} files, all listed"}
 
 
 EXAMPLE = (
@@ -35,15 +36,17 @@ def run(namespace: argparse.Namespace) -> None:
     print(availability_tables(imported.training))
     for problems, what in (
         (imported.filled, _FILLED[request.filled_as_absent]),
+        (imported.suspect, "Suspect, but placed"),
         (imported.without_spacing, "Placed without a spacing"),
         (imported.not_placed, "Not placed"),
     ):
         if problems:
-            print(f"{what}: {len(problems)} files, all listed in {imported.report}")
+            print(f"{what}: {_NUMBER[len(problems) == 1].format(len(problems))} in {imported.report}")
             print("\n".join(f"  {problem.file}: {problem.reason}" for problem in problems[:10]))
     if imported.alignments:
         counts = ", ".join(f"{number} {how}" for how, number in imported.alignments.most_common())
         print(f"Files on one grid per case: {counts}. Motions and notes: {imported.folder / ALIGNMENT_TABLE}")
     if imported.num_patients is not None:
-        print(f"{imported.num_patients} patients, see {imported.folder / TABLE}. Folds will keep their cases together.")
+        who = "1 patient" if imported.num_patients == 1 else f"{imported.num_patients} patients"
+        print(f"{who}, see {imported.folder / TABLE}. Folds will keep their cases together.")
     print(f"Next: nnunet_moe plan_and_preprocess -d {request.dataset} --verify_dataset_integrity")

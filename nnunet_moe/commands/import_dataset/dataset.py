@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,6 +94,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     imported = Imported(
         folder, _availability(training, read, names), _availability(test, read, names) if test else None, filled
     )
+    imported.suspect = _suspect(placed, read)
     imported.without_spacing, imported.not_placed = _reported(problems, placed, spacings)
     imported.num_patients = len(set(patients.values())) if patients else None
     with atomic_folder(folder) as unfinished:
@@ -131,6 +132,16 @@ def _placeholders(request: Request, cases: Mapping[str, FoundCase], read: Mappin
     return found
 
 
+def _suspect(placed: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> list[Problem]:
+    """Report the placed files that look wrong for another reason."""
+    return [
+        Problem(Path(file), f"{name}: {note.replace(file, Path(file).name)}.")
+        for name, case in placed.items()
+        for file, note in read[name].suspect
+        if Path(file) in case.files
+    ]
+
+
 def _parts(
     request: Request, cases: Mapping[str, FoundCase]
 ) -> tuple[dict[str, FoundCase], dict[str, FoundCase], list[Problem]]:
@@ -156,7 +167,13 @@ def _reported(
         without_spacing = _without_spacing(placed, spacings)
         known = {file for name, file in spacings.files.items() if name in placed}
         known |= {problem.file for problem in spacings.unused}
-        problems = [*(problem for problem in problems if problem.file not in known), *spacings.unused]
+        skipped = [
+            Problem(file, f"It holds the spacing of {name}, which was not placed.", rank=1)
+            for name, file in spacings.files.items()
+            if name not in placed
+        ]
+        known |= {problem.file for problem in skipped}
+        problems = [*(problem for problem in problems if problem.file not in known), *skipped, *spacings.unused]
     return without_spacing, sorted(problems, key=lambda problem: problem.rank)
 
 
@@ -204,7 +221,8 @@ def _reader(cases: Mapping[str, FoundCase], ending: str) -> Any:
     images = [image for case in cases.values() for image in case.images.values()]
     for image in images:
         try:
-            with redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback for each reader that it tries
+            # nnU-Net prints a traceback for each reader that it tries, and that it knows no spacing
+            with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
                 return determine_reader_writer_from_file_ending(ending, str(image), verbose=False)
         except RuntimeError:
             continue

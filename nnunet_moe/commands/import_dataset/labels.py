@@ -65,9 +65,14 @@ def labels_of(request: Request, cases: Mapping[str, FoundCase], read: Mapping[st
             f"The segmentations hold {_some(values)}, but not {_some(missing)}. nnU-Net needs 1, 2, 3 and so on, "
             f"without gaps. The rarest values:{text}\nIf some are mistakes, name the right labels with -labels, and "
             "the few cases with other values are not placed. If labels just do not occur in these cases, name all of "
-            "them with -labels. Otherwise change the labels."
+            f"them with -labels. Otherwise change the labels{_masks(values)}."
         )
     return {f"label_{value}": value for value in values}
+
+
+def _masks(values: Sequence[int]) -> str:
+    """Return how to change the labels of masks with a single value, such as 255."""
+    return f" in the files: write 1 where they hold {values[0]}" if len(values) == 1 else ""
 
 
 def _some(values: Sequence[int]) -> str:

@@ -7,6 +7,8 @@ from nnunet_moe.errors import SettingsError
 LABEL = "segmentation"
 """The key of the segmentations' pattern among the names of the modalities."""
 
+_WILD = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+
 
 class Pattern:
     """A pattern of paths below a folder.
@@ -25,6 +27,8 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.fields: list[str] = []
+        self.num_fixed = 0
+        """The number of characters that a path must have, apart from names in braces, `*`, `?` and `**/`."""
         expression = "".join(map(self._part, re.findall(r"\{\w+\}|\*\*/|\*|\?|[^*?{]+|\{", text)))
         if not self.fields:
             raise SettingsError(
@@ -52,4 +56,7 @@ class Pattern:
                 return f"(?P={name[1]})"
             self.fields.append(name[1])
             return f"(?P<{name[1]}>[^/]+?)"
-        return {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(text) or re.escape(text)
+        if text in _WILD:
+            return _WILD[text]
+        self.num_fixed += len(text)
+        return re.escape(text)

@@ -27,6 +27,8 @@ class Imported:
     test: Availability | None
     filled: list[Problem] = field(default_factory=list)
     """Files that seem to be placeholders for a missing modality."""
+    suspect: list[Problem] = field(default_factory=list)
+    """Placed files that look wrong for another reason."""
     without_spacing: list[Problem] = field(default_factory=list)
     """TIFFs that were placed, for which nnU-Net will assume a spacing of 1."""
     not_placed: list[Problem] = field(default_factory=list)
@@ -72,7 +74,11 @@ def place_cases(
 def write_report(file: Path, imported: Imported, *, treated_as_absent: bool) -> None:
     """Write a table of all files that were not placed or look suspect."""
     filled = "treated as absent" if treated_as_absent else "placed, but suspect"
-    tables = ((filled, imported.filled), ("placed without spacing", imported.without_spacing))
+    tables = (
+        (filled, imported.filled),
+        ("placed, but suspect", imported.suspect),
+        ("placed without spacing", imported.without_spacing),
+    )
     with file.open("w", newline="", encoding="utf-8") as opened:
         table = csv.writer(opened, lineterminator="\n")
         table.writerow(["file", "what", "reason"])

@@ -261,3 +261,70 @@ def test_spacing_files_of_cases_that_are_not_placed_are_told(cells, raw):
     import_cells(cells)
     assert str(cells / "images" / "cell1.json") in report(raw)
     assert subprocess.run(["find", str(raw), "-name", "cell1*"], capture_output=True, text=True).stdout == ""
+
+
+def test_placed_files_that_look_wrong_are_told(source, raw, capsys):
+    def loaded(file: Path) -> nibabel.Nifti1Image:
+        image = nibabel.load(file)
+        assert isinstance(image, nibabel.Nifti1Image)
+        return image
+
+    def change(name: str, new) -> Path:
+        file = source / name[:2] / f"{name}.nii.gz"
+        nibabel.save(new(loaded(file)), file)
+        return file
+
+    def of_values(values):
+        return lambda image: nibabel.Nifti1Image(values(image), image.affine)
+
+    def moved(image):
+        affine = image.affine.copy()
+        affine[0, 3] += 0.06 * np.linalg.norm(affine[:3, 0])
+        return nibabel.Nifti1Image(np.asarray(image.dataobj), affine)
+
+    t1 = loaded(source / "P0" / "P0_t1.nii.gz").get_fdata()
+    copy = change("P0_flair", of_values(lambda image: np.square(t1 - t1.min()).astype(np.float32)))
+    flat = change("P1_t1", of_values(lambda image: (1000 + 0.1 * image.get_fdata() / t1.max()).astype(np.float32)))
+    shifted = change("P2_seg", moved)
+    equal = change("P3_flair", lambda _: loaded(source / "P3" / "P3_t1.nii.gz"))
+    for options, of_equal in (((), "placed, but suspect"), (("--filled_as_absent",), "treated as absent")):
+        shutil.rmtree(raw, ignore_errors=True)
+        import_(source, *options)
+        told = report(raw)
+        assert {file: what for file, (what, _) in told.items()} == {
+            **dict.fromkeys(map(str, (copy, flat, shifted)), "placed, but suspect"),
+            str(equal): of_equal,
+        }
+        for file, reason in (
+            (copy, "P0: P0_flair.nii.gz is a copy of T1 with other gray values: perhaps a placeholder for a missing "),
+            (flat, "P1: P1_t1.nii.gz has only values from 1000"),
+            (shifted, "P2: P2_seg.nii.gz and "),
+        ):
+            assert told[str(file)][1].startswith(reason)
+        assert {"P0_0001", "P1_0000", "P2"} <= set(placed(raw))
+        out = capsys.readouterr().out
+        assert "Suspect, but placed: 3 files" in out and ("Treated as missing: 1 file," in out) == bool(options)
+
+
+def test_images_and_masks_in_one_folder_go_to_the_pattern_with_more_fixed_text(source, raw):
+    for file in source.rglob("*_t1.nii.gz"):
+        file.rename(file.with_name(file.name.replace("_t1", "")))
+    options = ("-d", DATASET, "-m", "T1={case}.nii.gz", "-m", "FLAIR={case}_flair.nii.gz", "-np", 1, "--no_pbar")
+    main(["import", *map(str, ("-i", source, *options, "-l", "{case}_seg.nii.gz"))])
+    assert placed(raw) == sorted(f"P{number}{part}" for number in range(4) for part in ("", "_0000", "_0001"))
+    assert report(raw) == {}
+    shutil.rmtree(raw)
+    with pytest.raises(SystemExit, match=facts("The patterns of", "match. Make the patterns more specific")):
+        main(["import", *map(str, ("-i", source, *options, "-l", "{case}_flair.nii.gz"))])
+
+
+def test_the_spacing_file_of_a_case_that_cannot_be_used_is_told_so_and_nothing_is_printed(cells, raw, capfd):
+    for case in ("cell0", "cell1"):
+        (cells / "images" / f"{case}.json").write_text(json.dumps({"spacing": SPACING}))
+    file = cells / "images" / "cell1_0000.tif"
+    file.write_bytes(file.read_bytes()[: -file.stat().st_size // 3])
+    import_cells(cells)
+    told = report(raw)
+    assert told[str(cells / "images" / "cell1.json")][1] == "It holds the spacing of cell1, which was not placed."
+    said = capfd.readouterr()
+    assert "no spacing file found" not in said.out + said.err and "page offset" not in said.err
