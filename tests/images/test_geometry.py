@@ -129,6 +129,9 @@ def test_numbers_of_voxels_must_be_equal_even_for_a_segmentation(tmp_path):
     label = save(LABELS[:-1], tmp_path / "label.nii.gz", voxels(1.0))
     with pytest.raises(ModalityError, match=facts(label, image, "(8, 8, 7)", "(9, 8, 7)")):
         read_segmentation_of(str(label), SimpleITKIO(), str(image), read(tmp_path, SimpleITKIO), largest_shift=np.inf)
+    label = save(LABELS[:, :, :1], tmp_path / "label.nii.gz", voxels(1.0))
+    with pytest.raises(ModalityError, match=facts("One is a volume, the other a slice")):
+        read_segmentation_of(str(label), SimpleITKIO(), str(image), read(tmp_path, SimpleITKIO), largest_shift=np.inf)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -124,6 +124,7 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> tuple[list[Sco
         for other in sorted(labelled - files.keys())
         if name.lower() == other.lower()
     ]
+    notes += _labels_with_other_endings(labels, sorted(files.keys() - labelled), file_ending)
     if not files.keys() & labelled:
         listed = "".join(f"\n  {note}" for note in notes)
         raise ModalityError(f"No case has an image in {images} and a label in {labels}. {wanted}{listed}")
@@ -131,6 +132,16 @@ def folder_cases(images: Path, labels: Path, file_ending: str) -> tuple[list[Sco
     return [
         _case(name, paths, str(labels / f"{name}{file_ending}"), file_ending) for name, paths in cases.items()
     ], notes
+
+
+def _labels_with_other_endings(labels: Path, without: Sequence[str], file_ending: str) -> list[str]:
+    """Return a message on files that look like the labels of cases without a label, but have another ending."""
+    meant = [path.name for path in visible(labels) if path.name.partition(".")[0] in without]
+    if not meant:
+        return []
+    more = f" and {len(meant) - MOST_NAMED} more" * (len(meant) > MOST_NAMED)
+    listed = ", ".join(meant[:MOST_NAMED]) + more
+    return [f"{labels} has files that look like labels, but do not end in {file_ending}: {listed}. Convert them."]
 
 
 def _case(name: str, images: Sequence[str], label: str, file_ending: str) -> ScoredCase:

@@ -195,7 +195,9 @@ def case_notes(results: Results) -> list[str]:
     notes = [_patients_note(results)] if results.patients else []
     num_complete, num_cases = len(results.complete_cases), len(results.cases) - len(results.unscored)
     if num_complete < num_cases:
-        over_codes = f" The mean over codes covers these {num_complete} cases." if num_complete else ""
+        over_codes = (
+            f" The mean over codes covers the {num_complete} cases that have all of them." if num_complete else ""
+        )
         notes.append(
             f"{num_complete or 'None'} of {num_cases} cases have all these modalities. Each row covers the cases that "
             f"have its modalities. Do not compare rows that cover different cases.{over_codes}"

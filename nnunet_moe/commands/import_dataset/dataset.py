@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -198,18 +198,23 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Lis
                 f"-ending {request.file_ending} is not supported. nnU-Net reads {', '.join(known)}. Choose one of them."
             )
         return request.file_ending
-    found = set()
+    found, others = set(), set()
     for path in listing.files:
         relative, endings = path.relative_to(listing.folder).as_posix(), readable_endings(path.name)
-        if endings and any(pattern.match(relative) is not None for pattern in patterns.values()):
-            found.add(endings[-1])
+        if any(pattern.match(relative) is not None for pattern in patterns.values()):
+            found.update(endings[-1:])
+            others.update(() if endings else (path.suffix or "no ending",))
     if len(found) != 1:
         raise SettingsError(
             f"The files below {request.source} that match the patterns have these endings: "
-            f"{', '.join(sorted(found)) or 'none'}. A dataset must have one ending that nnU-Net reads "
+            f"{', '.join(sorted(found)) or 'none'} that nnU-Net reads{_also(others)}. A dataset must have one ending "
             f"({', '.join(known)}). Choose it with -ending, or correct the patterns."
         )
     return found.pop()
+
+
+def _also(others: Collection[str]) -> str:
+    return f", but {', '.join(sorted(others))}, which must be converted first" if others else ""
 
 
 def _reader(cases: Mapping[str, FoundCase], ending: str) -> Any:

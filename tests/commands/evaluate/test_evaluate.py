@@ -557,11 +557,16 @@ def test_images_and_labels_are_paired_by_name(tmp_path):
     (labels / "a.nii").unlink()
     with pytest.raises(ModalityError, match=facts("No case", images, labels, "Pat, a, b")):
         folder_cases(images, labels, ".nii")
+    (labels / "b.nii.gz").touch()
+    (labels / "x.nii").touch()
+    (images / "x_0000.nii").touch()
+    assert folder_cases(images, labels, ".nii")[1][-1] == (
+        f"{labels} has files that look like labels, but do not end in .nii: b.nii.gz. Convert them."
+    )
+    (labels / "b.nii.gz").unlink()
     many = [f"c{number:02d}" for number in range(12)]
     for name in many:
         (images / f"{name}_0000.nii").touch()
-    (images / "x_0000.nii").touch()
-    (labels / "x.nii").touch()
     assert "Pat, a, b, c00, c01, c02, c03, c04, c05, c06 and 5 more." in folder_cases(images, labels, ".nii")[1][2]
 
 

@@ -251,6 +251,7 @@ def test_cases_that_would_share_a_name_are_kept_apart(tmp_path):
         (("-m", "A={id}-t1c.nii.gz", *SEGMENTATION), ("segmentation", "by case", "by id")),
         (("-m", "segmentation={case}-t1c.nii.gz", *SEGMENTATION), ("-m segmentation", "reserved")),
         (("-m", "A={case}-t9.nii.gz", "-l", "{case}-s.nii.gz"), ("patterns", "endings: none")),
+        (("-m", "A={case}.txt", "-l", "{case}-s.txt"), ("endings: none that nnU-Net reads, but .txt, which",)),
         ((*BRATS, "-l", "{case}-mask.nii.gz"), ("No case", "segmentation")),
         ((*BRATS, "-l", "{case}-*-seg.nii.gz"), ("-seg.nii.gz", "segmentation", "too")),
         (
@@ -339,3 +340,9 @@ def test_values_with_a_gap_are_named_with_the_segmentations_that_hold_the_rarest
         import_(source, *A_AND_SEGMENTATION)
     import_(source, *A_AND_SEGMENTATION, "-labels", "a=1")
     assert len(list((raw / "Dataset920_Imported" / "labelsTr").iterdir())) == 2
+
+
+def test_masks_of_0_and_255_are_told_what_to_write(labels_of_cases, raw):
+    source = labels_of_cases((255,), (255,)).resolve()
+    with pytest.raises(SystemExit, match=facts("hold 255, but not 1", "write 1 where they hold 255")):
+        import_(source, *A_AND_SEGMENTATION)
