@@ -73,7 +73,7 @@ def register(reference: Volume, moving: Volume, least_covered: float) -> Registr
     elif apart > max(moving.space.extent / FINE, HALF_A_VOXEL * moving.space.voxel):
         problem = f"registered in the other direction, the images end up {apart:.2g} mm away from it"
     elif (peak := _peak(fixed, other, motion)) < LEAST_PEAK:
-        problem = f"the images have little in common ({peak:.2f}), perhaps they show different patients"
+        problem = f"the images share too few details ({peak:.2f}), and may show different patients"
     else:
         problem = None
     return Registration(motion, before, after, problem)
