@@ -1,6 +1,6 @@
 """Check what the normalization leaves of an image: one voxel that is far too large flattens all others.
 
-Z-scoring divides by the standard deviation, which one voxel of 1e9 determines alone. The network would see a constant.
+Z-scoring divides by the standard deviation, which a single voxel of 1e9 dominates. The network would see a constant.
 """
 
 from typing import NamedTuple

@@ -8,26 +8,12 @@ from typing import Any
 from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
-from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import write_alignments
 from nnunet_moe.images.alignment.case import align_case, align_label
 from nnunet_moe.images.alignment.settings import AlignmentSettings
-from nnunet_moe.images.alignment.volumes import WITH_POSITIONS
 
 TABLE = "alignment.csv"
-
-
-def require_positions_in(ending: str, settings: AlignmentSettings) -> None:
-    """Refuse to align files of a format that does not store where an image lies.
-
-    Raises:
-        SettingsError: the format is such a one.
-    """
-    if settings.is_on and ending not in WITH_POSITIONS:
-        raise SettingsError(
-            f"--align {settings.align}: files that end in {ending} do not store where an image lies. Convert them to "
-            f"one of {', '.join(WITH_POSITIONS)}, or remove --align."
-        )
 
 
 def read_aligned(

@@ -17,7 +17,6 @@ from nnunetv2.paths import nnUNet_raw
 from nnunet_moe.commands.import_dataset.aligning import TABLE as ALIGNMENT_TABLE
 from nnunet_moe.commands.import_dataset.aligning import (
     read_aligned,
-    require_positions_in,
     with_aligned_files,
     write_table,
 )
@@ -33,6 +32,7 @@ from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.images.alignment.volumes import require_positions_in
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients

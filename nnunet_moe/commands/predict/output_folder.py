@@ -44,14 +44,17 @@ class OutputFolder:
         self, request: Request, model: ModelFolder, context: InferenceContext, evaluation: EvaluationFolder | None
     ) -> None:
         self._request, self._context = request, context
-        self._alignment = request.alignment.for_dataset(context.dataset_json, context.modalities)
         self._settings = {**_settings(request, model), **self._alignment_settings()}
         part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
         self._settings_file, manifest_file, self.failures_file = (
             request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
         )
         self.manifest = Manifest(
-            manifest_file, context.modalities, tuple(labels_of(context.dataset_json)), evaluation, self._alignment.is_on
+            manifest_file,
+            context.modalities,
+            tuple(labels_of(context.dataset_json)),
+            evaluation,
+            request.alignment.is_on,
         )
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
@@ -64,7 +67,7 @@ class OutputFolder:
 
     def _alignment_settings(self) -> dict[str, Any]:
         """Return the settings of the alignment. Without it they are empty, as in earlier versions."""
-        settings, space = self._alignment, self._request.output_space
+        settings, space = self._request.alignment, self._request.output_space
         if not settings.is_on:
             return {}
         return {ALIGNMENT: {**settings.description(), "min_covered": settings.least_covered, "output_space": space}}

@@ -18,7 +18,7 @@ from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.commands.predict.steps import PreparedCase, ReadSettings, prepare, write
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
-from nnunet_moe.images.alignment.volumes import WITH_POSITIONS
+from nnunet_moe.images.alignment.volumes import require_positions_in
 from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.folders import ModelFolder
@@ -62,6 +62,7 @@ def predict_cohort(request: Request) -> Outcome:
             )
     predictor = _predictor(model, request)
     context = InferenceContext.of(predictor)
+    request = replace(request, alignment=request.alignment.for_dataset(context.dataset_json, context.modalities))
     _require_fitting_options(request, context)
     output = OutputFolder(request, model, context, evaluation)
     return _Run(request, predictor, context, output, network_time).finish()
@@ -87,8 +88,7 @@ class _Run:
             num_parts=request.num_parts,
             part_id=request.part_id,
         )
-        alignment = request.alignment.for_dataset(context.dataset_json, context.modalities)
-        self._read_settings = ReadSettings(request.requirement, alignment, request.output_space)
+        self._read_settings = ReadSettings(request.requirement, request.alignment, request.output_space)
         self._found: dict[str, tuple[Prediction, tuple[str, ...], Remembered]] = {}
         self._once = OncePerModality()
 
@@ -227,18 +227,13 @@ def _require_fitting_options(request: Request, context: InferenceContext) -> Non
         raise SettingsError(
             f"--min_modalities is {requirement.min_modalities}. Choose a number from 1 to {len(modalities)}."
         )
-    alignment = request.alignment.for_dataset(context.dataset_json, modalities)
     if request.output_space is not None and request.output_space not in modalities:
         raise ModalityError(
             f"--output_space {request.output_space}: the model does not know this. Choose from {', '.join(modalities)}."
         )
-    if request.output_space is not None and not alignment.is_on:
+    if request.output_space is not None and not request.alignment.is_on:
         raise SettingsError("--output_space has an effect only with --align. Add --align grid or --align rigid.")
-    if alignment.is_on and not context.dataset_json["file_ending"].endswith(WITH_POSITIONS):
-        raise SettingsError(
-            f"--align {alignment.align}: files that end in {context.dataset_json['file_ending']} do not store where an "
-            "image lies. Align them in another format, or remove --align."
-        )
+    require_positions_in(context.dataset_json["file_ending"], request.alignment)
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration
     if (needed is None) != (request.previous_stage is None):
         raise SettingsError(

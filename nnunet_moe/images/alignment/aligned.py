@@ -39,14 +39,8 @@ class FileAlignment:
     def columns(self) -> dict[str, str]:
         """The cells of a table: column -> text."""
         before, after = ("", "") if self.similarity is None else (f"{value:.4f}" for value in self.similarity)
-        return {
-            "alignment": self.how,
-            "motion_mm": f"{self.shift:.2f}",
-            "motion_degrees": f"{self.angle:.2f}",
-            "covered": f"{self.covered:.4f}",
-            "similarity_before": before,
-            "similarity_after": after,
-        }
+        cells = (self.how, f"{self.shift:.2f}", f"{self.angle:.2f}", f"{self.covered:.4f}", before, after)
+        return dict(zip(COLUMNS, cells, strict=True))
 
 
 @dataclass(frozen=True)

@@ -184,5 +184,4 @@ def _is_on(space: Space, other: Space) -> bool:
 
 
 def _grid(space: Space) -> Grid:
-    matrix = np.reshape(space.direction, (3, 3)) * np.array(space.spacing)
-    return Grid(space.size, matrix, np.array(space.origin), np.array(space.spacing))
+    return Grid(space.size, space.steps, np.array(space.origin), np.array(space.spacing))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_moe.images.alignment.resampling import as_transform, covered
+from nnunet_moe.images.alignment.resampling import as_transform, covered, smoothed
 from nnunet_moe.images.alignment.volumes import Space, Volume
 
 COARSE, MIDDLE, FINE = 30, 60, 120
@@ -126,10 +126,7 @@ def _shrunk(image: sitk.Image, voxel: float) -> sitk.Image:
     """Smooth and shrink an image to voxels of about this size in mm, but not below `FEWEST_SLICES` slices."""
     spacing, size = np.array(image.GetSpacing()), np.array(image.GetSize())
     factors = np.clip((voxel / spacing + 1e-3).astype(int), 1, size // FEWEST_SLICES)
-    variance = np.where(factors > 1, (spacing * factors) ** 2 - spacing**2, 0) / (8 * np.log(2))
-    if variance.any():
-        image = sitk.DiscreteGaussian(image, variance.tolist(), maximumKernelWidth=256, maximumError=1e-2)
-    return sitk.Shrink(image, factors.tolist())
+    return sitk.Shrink(smoothed(image, spacing * factors, largest_error=1e-2), factors.tolist())
 
 
 def _method(fixed: sitk.Image) -> sitk.ImageRegistrationMethod:

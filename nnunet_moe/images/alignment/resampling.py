@@ -32,12 +32,9 @@ def resampled(image: sitk.Image, onto: Space, motion: np.ndarray = IDENTITY, fil
     Returns:
         float32.
     """
-    smoothed = _smoothed(image, onto, motion)
-    empty = sitk.Image(list(onto.size), sitk.sitkUInt8)
-    empty.SetSpacing(onto.spacing)
-    empty.SetOrigin(onto.origin)
-    empty.SetDirection(onto.direction)
-    return sitk.Resample(smoothed, empty, as_transform(motion), sitk.sitkLinear, fill, sitk.sitkFloat32)
+    grid = onto.origin, onto.spacing, onto.direction
+    how = as_transform(motion), sitk.sitkLinear, *grid, fill, sitk.sitkFloat32
+    return sitk.Resample(_smoothed(image, onto, motion), onto.size, *how)
 
 
 def covered(space: Space, onto: Space, motion: np.ndarray = IDENTITY) -> np.ndarray:
@@ -51,9 +48,8 @@ def covered(space: Space, onto: Space, motion: np.ndarray = IDENTITY) -> np.ndar
     Returns:
         `(z, y, x)` of `onto`, bool. An image ends half a voxel outside of its outermost voxels' centers.
     """
-    steps = np.reshape(space.direction, (3, 3)) * np.array(space.spacing)
-    inverse = np.linalg.inv(steps)
-    to_index = inverse @ motion[:3, :3] @ (np.reshape(onto.direction, (3, 3)) * np.array(onto.spacing))
+    inverse = np.linalg.inv(space.steps)
+    to_index = inverse @ motion[:3, :3] @ onto.steps
     first = inverse @ (motion[:3, :3] @ np.array(onto.origin) + motion[:3, 3] - np.array(space.origin))
     x, y, z = (np.arange(number) for number in onto.size)
     inside = np.ones(onto.size[::-1], dtype=bool)
@@ -87,6 +83,25 @@ def resampled_labels(labels: np.ndarray, space: Space, onto: Space, motion: np.n
     return result
 
 
+def smoothed(image: sitk.Image, widths: np.ndarray, *, largest_error: float) -> sitk.Image:
+    """Smooth an image before its voxels become larger.
+
+    The variances are those of Gaussians whose widths at half maximum are the sizes of the voxels: what the wider one
+    adds to the narrower one.
+
+    Args:
+        image: the image.
+        widths: the new size of the voxels along each axis `(3,)`, in mm.
+        largest_error: the part of the Gaussian that may be cut off.
+    """
+    spacing = np.array(image.GetSpacing())
+    variance = np.maximum(widths**2 - spacing**2, 0) / _WIDTH_AND_SIGMA
+    variance[variance < (0.1 * spacing) ** 2] = 0  # less than rounding of the spacing
+    if not variance.any():
+        return image
+    return sitk.DiscreteGaussian(image, variance.tolist(), maximumKernelWidth=256, maximumError=largest_error)
+
+
 def as_transform(motion: np.ndarray) -> sitk.Transform:
     """Return a matrix `(4, 4)` as ITK's transform."""
     transform = sitk.AffineTransform(3)
@@ -96,17 +111,8 @@ def as_transform(motion: np.ndarray) -> sitk.Transform:
 
 
 def _smoothed(image: sitk.Image, onto: Space, motion: np.ndarray) -> sitk.Image:
-    """Smooth an image along axes whose voxels are smaller than those of the result.
-
-    The variances are those of Gaussians whose widths at half maximum are the sizes of the voxels: what the wider one
-    adds to the narrower one.
-    """
-    spacing = np.array(image.GetSpacing())
+    """Smooth an image along axes whose voxels are smaller than those of the result."""
     axes = motion[:3, :3].T @ np.reshape(image.GetDirection(), (3, 3))  # of the image, in the space of the result
     turned = np.reshape(onto.direction, (3, 3)).T @ axes
     width = np.sqrt((turned**2 * np.array(onto.spacing)[:, None] ** 2).sum(0))
-    variance = np.maximum(width**2 - spacing**2, 0) / _WIDTH_AND_SIGMA
-    variance[variance < (0.1 * spacing) ** 2] = 0  # less than rounding of the spacing
-    if not variance.any():
-        return image
-    return sitk.DiscreteGaussian(image, variance.tolist(), maximumKernelWidth=256, maximumError=1e-3)
+    return smoothed(image, width, largest_error=1e-3)

@@ -1,6 +1,5 @@
 """Images with their positions in space, for alignment."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +7,8 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_moe.errors import ModalityError
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.geometry import Grid, ReadFile
 from nnunet_moe.images.placeholders import single_value
 from nnunet_moe.images.reading import read_channel, read_segmentation
@@ -50,8 +50,12 @@ class Space:
         Returns:
             `(voxels, 3)`, in mm.
         """
-        steps = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
-        return indices @ steps.T + np.array(self.origin)
+        return indices @ self.steps.T + np.array(self.origin)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """`(3, 3)`; column i is the step along axis i, in mm."""
+        return np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
 
     @property
     def center(self) -> tuple[float, float, float]:
@@ -128,7 +132,6 @@ class Volume:
 class LabelVolume:
     """A segmentation with its position in space."""
 
-    read: ReadFile
     space: Space
     labels: np.ndarray
     """Labels `(z, y, x)`."""
@@ -142,20 +145,36 @@ class LabelVolume:
         """
         require_positions(file)
         labels, properties = read_segmentation(file, SimpleITKIO())
-        read = ReadFile(file, labels.shape, properties)
-        return cls(read, _space(read), labels)
+        return cls(_space(ReadFile(file, labels.shape, properties)), labels)
 
 
-def require_positions(file: str, endings: Sequence[str] = WITH_POSITIONS) -> None:
+def require_positions(file: str) -> None:
     """Refuse formats that do not store where an image lies.
 
     Raises:
         ModalityError: the file has another ending.
     """
-    if not file.lower().endswith(tuple(endings)):
+    if not file.lower().endswith(WITH_POSITIONS):
         raise ModalityError(
             f"{file} cannot be aligned, because its format does not store where the image lies. Use one of "
-            f"{', '.join(endings)}, or remove --align."
+            f"{', '.join(WITH_POSITIONS)}, or remove --align."
+        )
+
+
+def require_positions_in(ending: str, settings: AlignmentSettings) -> None:
+    """Refuse to align a dataset whose format does not store where an image lies.
+
+    Args:
+        ending: the file ending of the dataset.
+        settings: whether and how to align.
+
+    Raises:
+        SettingsError: the format is such a one.
+    """
+    if settings.is_on and ending not in WITH_POSITIONS:
+        raise SettingsError(
+            f"--align {settings.align}: files that end in {ending} do not store where an image lies. Convert them to "
+            f"one of {', '.join(WITH_POSITIONS)}, or remove --align."
         )
 
 
