@@ -107,8 +107,8 @@ class Grid:
     def axis_codes(self) -> tuple[str, ...]:
         """The directions of the axes of the file, such as `LPS`; empty if the format or its header has none.
 
-        The first one is nibabel's. For an oblique image it is followed by all others whose axes lie almost as close to
-        those of the image, because near 45 degrees a small turn changes which one is closest.
+        The first one is nibabel's. For an oblique image, all others follow whose axes lie almost as close to those of
+        the image. Near 45 degrees, a small turn changes which one is closest.
         """
         if self.origin is None or len(self.size) != 3:
             return ()

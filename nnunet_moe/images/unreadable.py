@@ -58,14 +58,14 @@ def _why(file: str, error: Exception) -> str:
 
 
 def _cut_off(file: str, error: Exception) -> str | None:
-    """Return what is missing of a MetaImage or NRRD, about which ITK says that there is no such file."""
+    """Return what is missing of a MetaImage or NRRD, which ITK calls a file that does not exist."""
     if not any(said in str(error) for said in CUT_OFF):
         return None
     voxels = separate_voxels(file)
     if voxels is None:
         return "it is cut off, or its header is damaged"
     if voxels == "LIST" or "%" in voxels:
-        return "its voxels lie in several files, of which one is missing or cut off, or its header is damaged"
+        return "its voxels lie in several files, and one is missing or cut off, or its header is damaged"
     if Path(file).with_name(voxels).exists():
         return f"its voxels lie in {voxels}, which is cut off, or its header is damaged"
     return f"its voxels lie in {voxels}, which does not exist"

@@ -193,7 +193,7 @@ def intensity_properties(samples: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def without_foreground(fingerprint: dict[str, Any], availability: Availability) -> list[str]:
-    """Return a warning if no case has a labeled voxel, or one for each modality all of whose cases have none."""
+    """Return a warning if no case has a labeled voxel, or one for each modality whose cases all have none."""
     properties = fingerprint["foreground_intensity_properties_per_channel"]
     by_channel = {int(channel): values for channel, values in properties.items()}
     had = [channel for channel in by_channel if any(code[channel] for code in availability.codes.values())]

@@ -34,7 +34,7 @@ class OutputFolder:
     """The folder to which a run, or one of its parts, writes.
 
     Args:
-        request: the options of the run.
+        request: the options of the run, with the alignment for this model.
         model: the model that predicts.
         context: the inference context of the model.
         evaluation: the evaluation that provides the expected scores, or None.
