@@ -56,7 +56,14 @@ hypothesis.settings.load_profile("suite")
 
 
 TOGETHER = {
-    "trained": ("test_predict", "test_nnunet_commands", "test_evaluate", "test_export", "test_package"),
+    "trained": (
+        "test_predict",
+        "test_nnunet_commands",
+        "test_evaluate",
+        "test_export",
+        "test_package",
+        "test_container_scripts",
+    ),
     "demo_run": ("test_demo", "test_tutorials"),
     "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }

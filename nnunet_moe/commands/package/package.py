@@ -16,7 +16,7 @@ from nnunet_moe.commands.package.program import log_lines, read_options
 from nnunet_moe.commands.package.request import Request
 from nnunet_moe.commands.package.sample import sample_arguments, sample_result, write_sample
 from nnunet_moe.commands.package.sent import sent_cases
-from nnunet_moe.commands.package.wheel import constraints, write_wheel
+from nnunet_moe.commands.package.wheel import CPU_INDEX, constraints, write_wheel
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names, code_text, parse_code
 from nnunet_moe.reports.templates import templates
@@ -70,7 +70,7 @@ def package_model(request: Request) -> Packaged:
             mirroring=request.prediction.mirroring,
         )
         mapping.write(folder / "mapping.json")
-        (folder / "constraints.txt").write_text("\n".join(constraints()) + "\n", encoding="utf-8")
+        (folder / "constraints.txt").write_text("\n".join(constraints(cpu=request.cpu)) + "\n", encoding="utf-8")
         wheel = write_wheel(folder)
         has = [name for name, is_there in zip(packaged.modalities, packaged.largest_code(), strict=True) if is_there]
         write_sample(folder / "sample" / "input", mapping, has, PlansManager(plans), dataset_json["file_ending"])
@@ -85,6 +85,7 @@ def package_model(request: Request) -> Packaged:
             "labels": labels_of(dataset_json),
             "said": said,
             "device": request.prediction.device,
+            "cpu": request.cpu,
             "knows_training": trained is not None,
         }
         _write_texts(folder, request.out, mapping, has, wheel.name, about)
@@ -119,6 +120,8 @@ def _write_texts(
         "app": "/app" if mapping.target == "fomo" else "/opt/app",
         "image": slug(out.resolve().name) or "nnunet-moe",
         "wheel": wheel,
+        "cpu_index": CPU_INDEX,
+        "index": f"--extra-index-url {CPU_INDEX} " if about["cpu"] else "",
         "arguments": " ".join(sample_arguments(mapping, has, "/input", "/output")),
         "here": " ".join(sample_arguments(mapping, has, "sample/input", "sample/output")),
         "result": sample_result(mapping),

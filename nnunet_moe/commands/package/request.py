@@ -60,6 +60,13 @@ class Request:
         "(default: the contract's)",
     )
     """The output socket's slug, or the ending of the segmentations' files. None: set by the contract."""
+    cpu: bool = option(
+        "--cpu",
+        action="store_true",
+        default=False,
+        group="container",
+        help="build the image with torch's CPU build, without CUDA; it is smaller and does not use a GPU",
+    )
     prediction: PredictionSettings = options_of(
         PredictionSettings,
         help={"-device": "predict the sample case on this device (default: cuda if a GPU is available, else cpu)"},

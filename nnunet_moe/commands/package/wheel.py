@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 NAME, PACKAGE = "nnunet-moe", "nnunet_moe"
 SUBPACKAGES = ("architectures", "trainers")
 """Folders that lie next to the package in a checkout, and inside the package in a wheel."""
+WITH_CPU_BUILDS = ("torch", "torchvision")
+"""Packages that have a CPU build in `CPU_INDEX`, of those that this package needs directly or indirectly."""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's index of CPU builds. For Linux on x86-64, PyPI only has builds with CUDA."""
 OF_TORCH = ("nvidia-", "cuda-", "triton")
 """Packages whose exact versions torch requires itself. They differ between the builds of torch."""
 WHEEL = "Wheel-Version: 1.0\nGenerator: nnunet-moe\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -51,10 +55,13 @@ def write_wheel(folder: Path) -> Path:
     return wheel
 
 
-def constraints() -> list[str]:
+def constraints(*, cpu: bool) -> list[str]:
     """Return `NAME==VERSION` of all installed packages that this package needs, directly or indirectly.
 
-    The build of a version (`+cpu` in `2.9.1+cpu`) is removed: the user of the container chooses it.
+    The build of an installed version (`+cu130` in `2.9.1+cu130`) is removed, because not all indexes name it.
+
+    Args:
+        cpu: whether to require the CPU builds of torch. Their versions end in `+cpu`, so pip accepts no other.
     """
     found: dict[str, str] = {}
     waiting: list[tuple[Distribution, frozenset[str]]] = [(_installed(), frozenset())]
@@ -70,7 +77,7 @@ def constraints() -> list[str]:
                 needed = distribution(name)
             except PackageNotFoundError:  # needed only on another platform
                 continue
-            found[name] = needed.version.partition("+")[0]
+            found[name] = needed.version.partition("+")[0] + ("+cpu" if cpu and name in WITH_CPU_BUILDS else "")
             waiting.append((needed, more))
     return sorted(f"{name}=={version}" for name, version in found.items())
 
