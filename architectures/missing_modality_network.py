@@ -162,7 +162,8 @@ class MissingModalityNetwork(nn.Module):
 
         Raises:
             ModelError: the networks do not fit, or there is nothing to upcycle.
-            SettingsError: `like` is given, but experts do not belong to image types.
+            SettingsError: `like` is given, but experts do not belong to image types; or `channels` of the source is
+                given, but modalities do not belong to input channels.
         """
         raise nothing_to_upcycle(self)
 

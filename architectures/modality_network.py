@@ -11,7 +11,7 @@ from nnunet_moe.architectures.fixed_code import load_fixed
 from nnunet_moe.architectures.missing_modality_network import Logits, MissingModalityNetwork
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.architectures.placement import place_code_convolutions, place_code_norms
-from nnunet_moe.architectures.upcycling import UpcyclingSource, require_fitting_modalities, upcycled_weights
+from nnunet_moe.architectures.upcycling import UpcyclingSource, upcycled_weights
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import Code, zero_absent
 from nnunet_moe.settings.base import Settings
@@ -89,19 +89,19 @@ class ModalityNetwork(MissingModalityNetwork):
     ) -> dict[str, Tensor]:
         """Return a state of this network with the weights of an ordinary one: each expert is a copy plus noise.
 
-        The arguments are those of the base class.
+        The stem takes the weights of each modality from the channel that `channel_places` names. The arguments are
+        those of the base class.
 
         Raises:
             ModelError: the networks do not fit, or there is nothing to upcycle.
-            SettingsError: `like` is given.
+            SettingsError: `like` is given, or `channels` of the source names what does not exist.
         """
         if like is not None:
             raise SettingsError(
                 f"-like {like} is only for M4oE, where each expert belongs to an image type. This trainer has other "
                 "experts. Remove -like."
             )
-        require_fitting_modalities(source, modalities)
-        return upcycled_weights(source, self, noise)
+        return upcycled_weights(source, self, modalities, noise)
 
     def forward(self, x: Tensor) -> Logits:
         """Compute the logits of a batch.

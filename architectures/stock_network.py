@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from nnunet_moe.architectures.input_channels import channel_places
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
-from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
+from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle, upcycled_weights
 from nnunet_moe.modalities.codes import Code
 
 
@@ -42,12 +43,18 @@ class StockNetwork:
     def upcycled(
         self, source: UpcyclingSource, modalities: Sequence[str], *, noise: float, like: str | None
     ) -> dict[str, Tensor]:
-        """Refuse to upcycle.
+        """Return a state of this network with the weights of a network for other channels.
+
+        The arguments are those of `MissingModalityNetwork.upcycled`. `noise` and `like` are not used, because there are
+        no experts.
 
         Raises:
-            ModelError: always, because there are no experts.
+            ModelError: the networks do not fit, or there is nothing to convert.
+            SettingsError: `channels` of the source names a modality or a channel that does not exist.
         """
-        raise nothing_to_upcycle(self.network)
+        if channel_places(source.modalities, modalities, source.channels) == list(range(len(source.modalities))):
+            raise nothing_to_upcycle(self.network)
+        return upcycled_weights(source, self.network, modalities, noise)
 
 
 def missing_modality_network(network: nn.Module) -> MissingModalityNetwork | StockNetwork:

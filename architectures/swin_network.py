@@ -13,6 +13,7 @@ from nnunet_moe.architectures.moe_mlp import MoEMLP, routes_of
 from nnunet_moe.architectures.new_image_types import image_types_of, with_new_image_types
 from nnunet_moe.architectures.swin_unet import DIVISOR, MLP_RATIO, SwinUNet
 from nnunet_moe.architectures.upcycling import UpcyclingSource, nothing_to_upcycle
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.modalities.codes import zero_absent
 from nnunet_moe.settings.m4oe import M4oESettings
 
@@ -77,9 +78,15 @@ class SwinUNetwork(MissingModalityNetwork):
 
         Raises:
             ModelError: the image types or networks do not fit, or no image type is new.
+            SettingsError: `channels` of the source is given.
         """
         if not self.mixtures:
             raise nothing_to_upcycle(self)
+        if source.channels is not None:
+            raise SettingsError(
+                "-map is for trainers whose networks have an input channel for each modality. M4oE sees one image at a "
+                "time, and takes its experts by the names of the image types. Remove -map."
+            )
         image_types = image_types_of(source)
         return with_new_image_types(source.weights, image_types, self, modalities, like=like, noise=noise)
 

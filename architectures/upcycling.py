@@ -5,13 +5,14 @@ With identical experts, the network computes the same as the ordinary one for an
 experts become different.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_moe.architectures.code_layer import CodeLayer
+from nnunet_moe.architectures.input_channels import channel_places, stem_weights, with_channels
 from nnunet_moe.architectures.moe_conv import MoEConv
 from nnunet_moe.errors import ModelError
 
@@ -30,6 +31,8 @@ class UpcyclingSource:
     """The name of the trainer's class."""
     modalities: Sequence[str]
     """The names of its dataset's channels, in channel order."""
+    channels: Mapping[str, str] | None = None
+    """Modality of the training to start -> name or number of the channel of the checkpoint whose weights it takes."""
 
 
 def nothing_to_upcycle(network: nn.Module) -> ModelError:
@@ -40,42 +43,18 @@ def nothing_to_upcycle(network: nn.Module) -> ModelError:
     )
 
 
-def require_fitting_modalities(source: UpcyclingSource, modalities: Sequence[str]) -> None:
-    """Refuse a checkpoint of another number of modalities, or of the same ones in another order.
-
-    The first convolution belongs to channels by their position.
-
-    Args:
-        source: the checkpoint.
-        modalities: the names of the modalities of the training to start.
-
-    Raises:
-        ModelError: the numbers or only the orders differ.
-    """
-    trained = f"The checkpoint was trained with {len(source.modalities)} modalities ({', '.join(source.modalities)})."
-    if len(source.modalities) != len(modalities):
-        raise ModelError(
-            f"{trained} The training to start has {len(modalities)} ({', '.join(modalities)}). Upcycling cannot add or "
-            f"remove modalities. Choose a checkpoint with {len(modalities)} modalities, or train without "
-            "-pretrained_weights."
-        )
-    if list(source.modalities) != list(modalities) and sorted(source.modalities) == sorted(modalities):
-        raise ModelError(
-            f"{trained} The training to start has them in another order ({', '.join(modalities)}), so the weights of "
-            "one modality would be used for another. Give the channels of the dataset the order of the checkpoint (in "
-            "channel_names and in the names of the files), and plan it again, or train without -pretrained_weights."
-        )
-
-
-def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) -> dict[str, Tensor]:
-    """Return the state of a network with experts, with the weights of an ordinary network.
+def upcycled_weights(
+    source: UpcyclingSource, network: nn.Module, modalities: Sequence[str], noise: float
+) -> dict[str, Tensor]:
+    """Return the state of a network, with or without experts, with the weights of an ordinary network.
 
     Weights that the ordinary network does not have, such as gates, keep their values. So do segmentation heads if the
     labels differ.
 
     Args:
         source: the weights of an ordinary network.
-        network: the network with experts; it is not changed.
+        network: the network to train; it is not changed.
+        modalities: the names of its modalities, in channel order.
         noise: SD of the noise that is added to each copy, as a fraction of the SD of the copied tensor. It is drawn
             from torch's global generator.
 
@@ -84,6 +63,7 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
 
     Raises:
         ModelError: the networks do not fit, or there is nothing to upcycle.
+        SettingsError: a modality or a channel in `channels` of the source does not exist.
     """
     if any(".gate." in key or ".scaling." in key for key in source.weights):
         raise ModelError(
@@ -91,7 +71,11 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
             "code. Only checkpoints of an ordinary nnU-Net can be upcycled. Use this one with -pretrained_weights and "
             "the same trainer."
         )
+    places = channel_places(source.modalities, modalities, source.channels)
+    same_channels = places == list(range(len(source.modalities)))
     own, given_weights = network.state_dict(), source.weights
+    if not same_channels:
+        given_weights = with_channels(given_weights, stem_weights(network), places, len(source.modalities))
     # in nnU-Net's networks, the encoder and each convolution have several names; the state contains all of them
     layers = [(f"{name}.", m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, CodeLayer)]
     experts = {f"{name}{part}" for name, m in layers if isinstance(m, MoEConv) for part in ("weight", "bias")}
@@ -117,7 +101,7 @@ def upcycled_weights(source: UpcyclingSource, network: nn.Module, noise: float) 
             spread = noise * given.std(correction=0)
             copies[target.data_ptr()] = given + spread * torch.randn_like(target)
         result[key] = copies[target.data_ptr()] if is_copied else given
-    if not new:
+    if not new and same_channels:
         raise ModelError(
             "There is nothing to upcycle, because the checkpoint fits this trainer as it is. Use it directly with "
             "-pretrained_weights."

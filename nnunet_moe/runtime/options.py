@@ -109,6 +109,18 @@ def options_of(nested: type, *, help: Mapping[str, str] | None = None) -> Any:
     return field(default_factory=nested, metadata=metadata) if has_default else field(metadata=metadata)
 
 
+def named_value(text: str) -> tuple[str, str]:
+    """Make a pair of name and value from `NAME=VALUE`, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form.
+    """
+    name, separator, value = text.partition("=")
+    if not (name.strip() and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 class NamedValues(argparse.Action):
     """Collect pairs of name and value in a dictionary; the option's `type` makes a pair from `NAME=VALUE`.
 

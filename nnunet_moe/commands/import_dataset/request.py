@@ -1,6 +1,5 @@
 """The options of `nnunet_moe import`."""
 
-import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +8,12 @@ from pathlib import Path
 from nnunet_moe.commands.import_dataset.patterns import LABEL
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.alignment.settings import AlignmentSettings
-from nnunet_moe.runtime.options import NamedValues, option, options_of
-
-
-def _named(text: str) -> tuple[str, str]:
-    """Parse `NAME=VALUE`."""
-    name, separator, value = text.partition("=")
-    if not (name.strip() and separator and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
+from nnunet_moe.runtime.options import NamedValues, named_value, option, options_of
 
 
 def _label(text: str) -> tuple[str, int]:
     """Parse `NAME=NUMBER`."""
-    name, value = _named(text)
+    name, value = named_value(text)
     if not value.isdecimal():
         raise SettingsError(f"-labels {text}: a label must be a whole number from 1. Change it.")
     return name, int(value)
@@ -43,7 +34,7 @@ class Request:
     modalities: Mapping[str, str] = option(
         "-m",
         action=NamedValues,
-        type=_named,
+        type=named_value,
         metavar="NAME=PATTERN",
         group="modalities and labels",
         help="add a modality and the pattern of its files, e.g. FLAIR='{case}-t2f.nii.gz'; repeat it for "

@@ -21,9 +21,9 @@ def run(namespace: argparse.Namespace) -> None:
 
     from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
 
-    target, warning = upcycle_checkpoint(request)
-    if warning is not None:
-        print(f"WARNING: {warning}")
+    target, note = upcycle_checkpoint(request)
+    if note is not None:
+        print(note)
     model = f"{target.dataset} {target.configuration} FOLD -tr {target.trainer} -p {target.plans}"
     file = shlex.quote(str(request.out))
     print(f"Wrote {request.out}. Train from it: nnUNetv2_train {model} -pretrained_weights {file}")

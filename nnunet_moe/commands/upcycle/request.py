@@ -1,10 +1,11 @@
 """The options of `nnunet_moe upcycle`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.runtime.options import option
+from nnunet_moe.runtime.options import NamedValues, named_value, option
 
 MAX_SEED = 2**63 - 1
 
@@ -48,6 +49,19 @@ class Request:
         group="initial weights",
         help="start the experts of new image types from those of this one, only for M4oE (default: the mean of all)",
     )
+    channels: Mapping[str, str] | None = option(
+        "-map",
+        action=NamedValues,
+        type=named_value,
+        nargs="+",
+        default=None,
+        metavar="MODALITY=CHANNEL",
+        group="initial weights",
+        help="start each modality from this channel of the checkpoint, by number or name, e.g. FLAIR=0 T1w=0; other "
+        "modalities take the channel with their name, or the mean of all channels (default: all channels in their "
+        "order, or by name if the names are the same)",
+    )
+    """None: channels fit by their order, or by name if the names are the same."""
     seed: int = option(
         "-seed",
         type=int,

@@ -1,11 +1,13 @@
 """Convert a checkpoint into initial weights, with the method `upcycled` of the network to train."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_moe.architectures.input_channels import channel_places, origins
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
 from nnunet_moe.architectures.upcycling import UpcyclingSource
@@ -62,12 +64,12 @@ def upcycle_checkpoint(request: Request) -> tuple[Target, str | None]:
     """Write a file for `nnUNetv2_train ... -pretrained_weights`.
 
     Returns:
-        The target, including values that default to the checkpoint's; and a message if its modalities have other names
-        than those of the checkpoint.
+        The target, including values that default to the checkpoint's; and a line for the user if its modalities are not
+        those of the checkpoint in the same order.
 
     Raises:
         ModelError: a file does not exist, or source and target do not fit.
-        SettingsError: `like` is given, but the model has no image types.
+        SettingsError: `like` or `channels` is given, but does not fit the model.
     """
     source, out, trainer = request.source, request.out, request.trainer
     if out.exists() or not out.parent.is_dir():
@@ -84,13 +86,15 @@ def upcycle_checkpoint(request: Request) -> tuple[Target, str | None]:
     torch.manual_seed(request.seed)
     network, names = target.network()
     trained_on = channel_names(checkpoint["init_args"]["dataset_json"])
-    upcycling = UpcyclingSource(checkpoint["network_weights"], checkpoint["trainer_name"], trained_on)
+    upcycling = UpcyclingSource(checkpoint["network_weights"], checkpoint["trainer_name"], trained_on, request.channels)
     try:
         weights = network.upcycled(upcycling, names, noise=request.noise, like=request.like)
     except ModelError as error:  # the network does not know the name of its trainer
         raise ModelError(f"-tr {trainer}: {error}") from error
     origin = {"checkpoint": str(source), "trainer": checkpoint["trainer_name"]}
     origin |= {"noise": request.noise, "seed": request.seed, "like": request.like, "dataset": target.dataset}
+    if request.channels is not None:
+        origin["map"] = dict(request.channels)
     try:
         with atomic_write(out) as unfinished:
             torch.save({"network_weights": weights, "trainer_name": trainer, "upcycled_from": origin}, unfinished)
@@ -98,9 +102,18 @@ def upcycle_checkpoint(request: Request) -> tuple[Target, str | None]:
         raise ModelError(
             f"{out} cannot be written: {error}. Check the free space and the permissions of the folder."
         ) from error
-    if trained_on == names:
-        return target, None
-    return target, (
-        f"The checkpoint was trained with {', '.join(trained_on)}. The training to start has {', '.join(names)}. "
-        "M4oE takes experts by these names; all other trainers take channels by their order. Make sure that both fit."
+    return target, _note(upcycling, names)
+
+
+def _note(source: UpcyclingSource, names: Sequence[str]) -> str | None:
+    """Return a line on modalities that are not those of the checkpoint in the same order; None if they are."""
+    if source.channels is None and list(source.modalities) == list(names):
+        return None
+    if source.channels is not None or sorted(source.modalities) == sorted(names):
+        places = channel_places(source.modalities, names, source.channels)
+        return f"Weights of the modalities: {origins(source.modalities, names, places)}."
+    return (
+        f"WARNING: The checkpoint was trained with {', '.join(source.modalities)}. The training to start has "
+        f"{', '.join(names)}. M4oE takes experts by these names; all other trainers take channels by their order. Make "
+        "sure that both fit, or name the channels with -map."
     )

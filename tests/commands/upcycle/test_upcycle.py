@@ -1,5 +1,6 @@
 """Starting a training with experts from an ordinary nnU-Net."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,13 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from facts import facts
+from made_networks import batch, planned
+from nnunet_moe.architectures.upcycling import UpcyclingSource, upcycled_weights
 from nnunet_moe.cli import main
 from nnunet_moe.commands.upcycle.request import Request
 from nnunet_moe.commands.upcycle.upcycle import upcycle_checkpoint
 from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.modalities.codes import all_codes
 from nnunet_moe.runtime.environment import trainers_known
 
 CPU = torch.device("cpu")
@@ -146,10 +150,6 @@ def fewer_modalities(checkpoint):
     checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "FLAIR"}}
 
 
-def other_order(checkpoint):
-    checkpoint["init_args"]["dataset_json"] |= {"channel_names": {"0": "T1w", "1": "FLAIR", "2": "T2w"}}
-
-
 def more_modalities(checkpoint):
     checkpoint["init_args"]["dataset_json"] |= {"channel_names": dict(enumerate(("T1w", "T1c", "T2w", "FLAIR")))}
 
@@ -192,13 +192,17 @@ def unchanged(checkpoint):
     [
         (other_network, MOESD, ("1 weights", "one of the networks only", "encoder.stages.9.weight")),
         (other_channels, MOESD, ("(4, 2, 3, 3, 3) in the checkpoint", "(4, 3, 3, 3, 3)")),
-        (fewer_modalities, MOESD, ("2 modalities (T1w, FLAIR)", "has 3 (T1w, T2w, FLAIR)", "cannot add or remove")),
-        (other_order, MOESD, ("3 modalities (T1w, FLAIR, T2w)", "another order (T1w, T2w, FLAIR)", "channel_names")),
+        (
+            fewer_modalities,
+            MOESD,
+            ("2 modalities (T1w, FLAIR)", "has 3 (T1w, T2w, FLAIR)", "-map T1w=T1w FLAIR=FLAIR.", "mean"),
+        ),
         (
             more_modalities,
             "nnUNetTrainerMoEStem",
-            ("4 modalities (T1w, T1c, T2w, FLAIR)", "checkpoint with 3"),
+            ("4 modalities (T1w, T1c, T2w, FLAIR)", "-map T1w=T1w T2w=T2w FLAIR=FLAIR."),
         ),
+        (more_modalities, "nnUNetTrainer", ("4 modalities (T1w, T1c, T2w, FLAIR)", "has 3")),
         (other_width, "nnUNetTrainerSD", ("(9, 6, 3, 3, 3) in the checkpoint", "(8, 6, 3, 3, 3)")),
         (no_configuration, MOESD, ("'3d_gone'", "2d, 3d_fullres")),
         (no_dataset, MOESD, ("Dataset999_Gone/nnUNetPlans.json", "does not exist")),
@@ -217,6 +221,120 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing(ordinary, tmp_path, ch
     with pytest.raises(ModelError, match=facts(*said)):
         upcycle(tmp_path / "changed.pth", tmp_path / "up.pth", trainer)
     assert not list(tmp_path.glob("up*"))
+
+
+STEM = "encoder.stages.0.0.convs.0.conv.weight"
+PLACES = [
+    # the checkpoint's channels, the options, and for each of T1w, T2w, FLAIR the channel that it takes; None: the mean
+    (("T1w", "FLAIR", "T2w"), (), (0, 2, 1)),
+    (("FLAIR",), ("-map", "FLAIR=0", "T1w=0"), (0, None, 0)),
+    (("MRI",), ("-map", "FLAIR=MRI", "-map", "T1w=0", "T2w=0"), (0, 0, 0)),
+    (("T1c", "T1w", "T2w", "FLAIR"), ("-map", "FLAIR=FLAIR"), (1, 2, 3)),
+    (("T1w", "T1c", "FLAIR"), ("-map", "T1w=T1w"), (0, None, 2)),
+    (("1", "0"), ("-map", "T1w=1", "T2w=0"), (0, 1, None)),  # a name counts before a number
+]
+
+
+def trained_on(names, ordinary, file):
+    """Write the checkpoint as one of a dataset with these channels, and return its network."""
+    stock, checkpoint = copy.deepcopy(ordinary[0].network), torch.load(ordinary[1], weights_only=False)
+    stem = stock.encoder.stages[0][0].convs[0].conv
+    generator = torch.Generator().manual_seed(len(names))
+    stem.weight = torch.nn.Parameter(torch.randn(4, len(names), 3, 3, 3, generator=generator))
+    stem.in_channels = len(names)
+    checkpoint["network_weights"] = stock.state_dict()
+    checkpoint["init_args"]["dataset_json"] |= {"channel_names": dict(enumerate(names))}
+    torch.save(checkpoint, file)
+    return stock
+
+
+@pytest.mark.parametrize(
+    ("trainer", "names", "options", "places"),
+    [(MOESD, *each) for each in PLACES] + [("nnUNetTrainerModalityDropout", *PLACES[1])],
+)
+def test_each_modality_starts_from_its_channel_and_new_ones_from_the_mean(
+    ordinary, tmp_path, capsys, trainer, names, options, places
+):
+    source, out = trained_on(names, ordinary, tmp_path / "source.pth"), tmp_path / "up.pth"
+    main(["upcycle", "-i", str(tmp_path / "source.pth"), "-tr", trainer, "-o", str(out), "-noise", "0", *options])
+    told, expected = capsys.readouterr().out, source.state_dict()[STEM]
+    content = torch.load(out, weights_only=True)
+    weights = content["network_weights"]
+    of_stem = weights[STEM][0] if trainer == MOESD else weights[STEM]
+    for channel, place in enumerate(places):
+        assert torch.equal(of_stem[:, channel], expected.mean(1) if place is None else expected[:, place])
+        origin = f"channel {place} ({names[place]})" if place is not None else f"the mean of {', '.join(names)}"
+        assert f"{('T1w', 'T2w', 'FLAIR')[channel]} from {origin}" in told
+    assert "WARNING" not in told and ("map" in content["upcycled_from"]) == bool(options)
+    assert all(torch.equal(weights[key], weights[key.removeprefix("decoder.")]) for key in weights if "encoder." in key)
+    made = initialised(trainer).network
+    made.load_state_dict(weights)
+    require_equal_where_nothing_is_new(made.double(), source.double(), places, len(names))
+
+
+def require_equal_where_nothing_is_new(made, source, places, num_trained):
+    """For each choice of modalities of which none is new and no two share a channel, with zeros for the others."""
+    images = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    checked = 0
+    for code in all_codes(3):
+        taken = [place for place, is_available in zip(places, code, strict=True) if is_available]
+        if None in taken or len(set(taken)) < len(taken):
+            continue
+        x = torch.where(torch.tensor(code).view(1, 3, 1, 1, 1), images, torch.nan)
+        theirs = torch.zeros(1, num_trained, 16, 16, 16, dtype=torch.float64)
+        theirs[:, taken] = images[:, list(code)]
+        for mine, expected in zip(outputs(made, x), outputs(source, theirs), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10)
+        checked += 1
+    assert checked >= 2
+
+
+def test_nnunets_own_trainer_takes_a_checkpoint_with_other_channels_too(ordinary, tmp_path):
+    source = trained_on(("A", "T2w"), ordinary, tmp_path / "source.pth")
+    upcycle(tmp_path / "source.pth", tmp_path / "up.pth", "nnUNetTrainer", channels={"FLAIR": "A"})
+    weights, old = torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"], source.state_dict()[STEM]
+    assert torch.equal(weights[STEM], torch.stack([old.mean(1), old[:, 1], old[:, 0]], dim=1))
+
+
+def test_a_residual_network_takes_channels_in_its_stem_and_keeps_the_channels_after_the_images():
+    """As those of a cascade's first stage."""
+    trained = planned("residual", channels=3, seed=1)  # two modalities and a previous segmentation
+    made = planned("residual", channels=4, seed=2)
+    source = UpcyclingSource(trained.state_dict(), "nnUNetTrainer", ("A", "B"), {"C": "A"})
+    made.load_state_dict(upcycled_weights(source, made, ("B", "C", "D"), noise=0.0))
+    stem, old = (network.encoder.stem.convs[0].conv.weight for network in (made, trained))
+    assert torch.equal(stem, torch.stack([old[:, 1], old[:, 0], old[:, :2].mean(1), old[:, 2]], dim=1))
+    x = batch(channels=4)
+    x[:, 2] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(made(x), trained(x[:, [1, 0, 3]]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-map", "T1c=0"), ("-map T1c=0", "no modality 'T1c'", "T1w, T2w, FLAIR")),
+        (("-map", "T1w=3"), ("-map T1w=3", "no channel '3'", "0 (T1w), 1 (T2w), 2 (FLAIR)")),
+        (("-map", "T1w=PD"), ("-map T1w=PD", "no channel 'PD'")),
+        (("-map", "T1w=-1"), ("-map T1w=-1", "no channel '-1'")),
+        (("-map", "T1w=0", "T1w=1"), ("-map", "T1w twice")),
+        (("-map", "T1w=0"), ("nothing to upcycle",)),
+    ],
+)
+def test_a_map_that_names_what_does_not_exist_or_changes_nothing_is_refused(ordinary, tmp_path, options, said):
+    command = ["upcycle", "-i", str(ordinary[1]), "-tr", "nnUNetTrainerSD", "-o", str(tmp_path / "up.pth")]
+    with pytest.raises(SystemExit, match=facts(*said)):
+        main([*command, *options])
+    assert not list(tmp_path.glob("up*"))
+
+
+def test_nnunet_starts_a_training_from_a_checkpoint_with_other_channels(ordinary, tmp_path):
+    trained_on(("FLAIR",), ordinary, tmp_path / "source.pth")
+    upcycle(tmp_path / "source.pth", tmp_path / "up.pth", MOESD, channels={"FLAIR": "0"})
+    made = initialised(MOESD)
+    load_pretrained_weights(made.network, str(tmp_path / "up.pth"))
+    upcycled = torch.load(tmp_path / "up.pth", weights_only=True)["network_weights"]
+    assert torch.equal(made.network.state_dict()[STEM], upcycled[STEM])
 
 
 def test_modalities_with_other_names_are_noted_with_both_lists(ordinary, tmp_path, capsys):
