@@ -20,7 +20,7 @@ from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.json_files import read_json
 
 TABLE = "patients.csv"
-CASE, PATIENT = "case", "patient"
+CASE, PATIENT, SESSION = "case", "patient", "session"
 NUM_FOLDS = 5
 SEED = 12345
 """nnU-Net's number of folds, and its seed for the order of the cases."""
@@ -108,12 +108,20 @@ def require_a_row(cases: Collection[str], patients: Mapping[str, str], table: st
         )
 
 
-def write_patients(file: Path, patients: Mapping[str, str]) -> None:
-    """Write the table of the patients."""
+def write_patients(file: Path, patients: Mapping[str, str], sessions: Mapping[str, str] | None = None) -> None:
+    """Write the table of the patients.
+
+    Args:
+        file: the table.
+        patients: case -> patient.
+        sessions: case -> session. If there are any, the table has a third column, which nothing here reads.
+    """
+    columns = [CASE, PATIENT, SESSION] if sessions else [CASE, PATIENT]
     with file.open("w", newline="", encoding="utf-8") as opened:
         table = csv.writer(opened, lineterminator="\n")
-        table.writerow([CASE, PATIENT])
-        table.writerows(sorted(patients.items()))
+        table.writerow(columns)
+        for case, patient in sorted(patients.items()):
+            table.writerow([case, patient, (sessions or {}).get(case, "")][: len(columns)])
 
 
 def crossval_split(cases: Collection[str], patients: Mapping[str, str]) -> list[dict[str, list[str]]]:

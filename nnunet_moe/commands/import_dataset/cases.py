@@ -74,7 +74,7 @@ def find_cases(
             case.label = path
         else:
             case.images[modality] = path
-    problems += _folders_like_images(listing, cases)
+    problems += folders_like_images(listing, cases)
     for name in sorted(spoilt):
         problems += _left_out(cases.pop(name, FoundCase()), f"It belongs to {name}, {spoilt[name]}.")
     for name in [name for name, case in cases.items() if not case.images]:
@@ -107,7 +107,7 @@ def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], fil
     return Problem(path, NO_PATTERN, rank=2)
 
 
-def _folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
+def folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
     """Report folders with names of images, unless a file inside was placed."""
     used = {parent for case in cases.values() for file in case.files for parent in file.parents}
     return [

@@ -34,6 +34,10 @@ def run(namespace: argparse.Namespace) -> None:
     num_test = 0 if imported.test is None else len(imported.test.codes)
     print(f"Wrote {imported.folder}: {len(imported.training.codes)} training and {num_test} test cases")
     print(availability_tables(imported.training))
+    for modality, kinds in imported.kinds.items():
+        if len(kinds) > 1:
+            counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+            print(f"{modality} has files of several kinds: {counts}")
     for problems, what in (
         (imported.filled, _FILLED[request.filled_as_absent]),
         (imported.suspect, "Suspect, but placed"),

@@ -20,12 +20,14 @@ from nnunet_moe.commands.import_dataset.aligning import (
     with_aligned_files,
     write_table,
 )
+from nnunet_moe.commands.import_dataset.bids import find_bids_cases, kinds_of
+from nnunet_moe.commands.import_dataset.bids_filters import with_bids_filters
 from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
 from nnunet_moe.commands.import_dataset.labels import cases_with_other_labels, labels_of
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
-from nnunet_moe.commands.import_dataset.patients import patients_of_cases
+from nnunet_moe.commands.import_dataset.patients import patients_of_cases, sessions_of_cases
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
 from nnunet_moe.commands.import_dataset.request import Request
@@ -33,6 +35,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import require_positions_in
+from nnunet_moe.images.bids_names import Filter
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
@@ -63,15 +66,13 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
         folder: the folder of the dataset.
         new: an empty folder for aligned files.
     """
+    request, cases, problems, ending = _found(request)
     names = tuple(request.modalities)
     alignment = request.alignment.for_dataset({}, names)
-    patterns, listing = _patterns(request), list_files(request.source.resolve())
-    ending = _file_ending(request, patterns, listing)
-    cases, problems = find_cases(listing, patterns, ending)
     if not cases:
         raise ModalityError(
             f"No file below {request.source} with the ending {ending} could be placed as an image. Correct the "
-            f"patterns or -ending.{_examples(problems)}"
+            f"{request.searched_by} or -ending.{_examples(problems)}"
         )
     require_positions_in(ending, alignment)
     reader = _reader(cases, ending)
@@ -86,8 +87,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     problems += unlabelled
     if not training:
         raise ModalityError(
-            f"No case below {request.source} has a segmentation that could be placed. Correct the pattern of -l."
-            f"{_examples(problems)}"
+            f"No case below {request.source} has a segmentation that could be placed. Correct -l.{_examples(problems)}"
         )
     placed = {**training, **test}
     patients, labels = patients_of_cases(request, placed), labels_of(request, training, read)
@@ -97,6 +97,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     imported.suspect = _suspect(placed, read)
     imported.without_spacing, imported.not_placed = _reported(problems, placed, spacings)
     imported.num_patients = len(set(patients.values())) if patients else None
+    imported.kinds = kinds_of(placed.values(), request.source.resolve()) if request.is_bids else {}
     with atomic_folder(folder) as unfinished:
         to_place = {"training": with_aligned_files(training, read), "test": with_aligned_files(test, read)}
         place_cases(request, unfinished, ending, spacings, **to_place, new=new)
@@ -112,9 +113,21 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
             imported.alignments = Counter(how for name in placed for how in _ways(read[name]))
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
         if patients:
-            write_patients(unfinished / TABLE, patients)
+            write_patients(unfinished / TABLE, patients, sessions_of_cases(placed) if request.is_bids else {})
         write_report(unfinished / REPORT, imported, treated_as_absent=request.filled_as_absent)
     return imported
+
+
+def _found(request: Request) -> tuple[Request, dict[str, FoundCase], list[Problem], str]:
+    """Return the request with its modalities, the cases, what was not placed, and the file ending."""
+    listing = list_files(request.source.resolve())
+    if request.is_bids:
+        request, filters = with_bids_filters(request, listing)
+        ending = _file_ending(request, filters, listing)
+        return request, *find_bids_cases(listing, filters, ending), ending
+    patterns = _patterns(request)
+    ending = _file_ending(request, patterns, listing)
+    return request, *find_cases(listing, patterns, ending), ending
 
 
 def _ways(case: ReadCase) -> list[str]:
@@ -189,8 +202,8 @@ def _patterns(request: Request) -> dict[str, Pattern]:
     return patterns
 
 
-def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Listing) -> str:
-    """Return the requested file ending, or the ending that all files that match a pattern share."""
+def _file_ending(request: Request, patterns: Mapping[str, Pattern | Filter], listing: Listing) -> str:
+    """Return the requested file ending, or the ending that all files that match a pattern or filter share."""
     known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
     if request.file_ending is not None:
         if request.file_ending not in known:
@@ -206,9 +219,9 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Lis
             others.update(() if endings else (path.suffix or "no ending",))
     if len(found) != 1:
         raise SettingsError(
-            f"The files below {request.source} that match the patterns have these endings: "
+            f"The files below {request.source} that match the {request.searched_by} have these endings: "
             f"{', '.join(sorted(found)) or 'none'} that nnU-Net reads{_also(others)}. A dataset must have one ending "
-            f"({', '.join(known)}). Choose it with -ending, or correct the patterns."
+            f"({', '.join(known)}). Choose it with -ending, or correct the {request.searched_by}."
         )
     return found.pop()
 

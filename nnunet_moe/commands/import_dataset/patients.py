@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.images.bids_names import SESSION, SUBJECT
 from nnunet_moe.patients import PATIENT, read_patients
 
-_NAMES = (PATIENT, "subject", "sub")
+_NAMES = (PATIENT, "subject", SUBJECT)
 """Names in braces that mean the patient if the user names nothing else."""
 
 
@@ -29,8 +30,13 @@ def patients_of_cases(request: Request, cases: Mapping[str, FoundCase]) -> dict[
     fields = next(iter(cases.values())).fields
     if request.patient is not None and request.patient not in fields:
         raise SettingsError(
-            f"-patient {request.patient}: the patterns have only {', '.join(fields)} in braces. Use one of these "
-            "names, or a table with -patients."
+            f"-patient {request.patient}: the {request.searched_by} identify a case by {', '.join(fields)}. Use one of "
+            "these names, or a table with -patients."
         )
     name = request.patient or next((name for name in _NAMES if name in fields), None)
     return {} if name is None else {case: found.fields[name] for case, found in cases.items()}
+
+
+def sessions_of_cases(cases: Mapping[str, FoundCase]) -> dict[str, str]:
+    """Return case -> session of the cases of a BIDS dataset that have one."""
+    return {name: case.fields[SESSION] for name, case in cases.items() if case.fields[SESSION]}

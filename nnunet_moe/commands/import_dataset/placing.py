@@ -37,6 +37,8 @@ class Imported:
     """How many files were aligned in which way; empty if they were placed as they are."""
     num_patients: int | None = None
     """None if it is not known which patient each case belongs to."""
+    kinds: Mapping[str, Counter[str]] = field(default_factory=dict)
+    """Modality -> how many files of each kind, by their BIDS names; empty if they were found by patterns."""
 
     @property
     def report(self) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_moe.commands.import_dataset.patterns import LABEL
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.alignment.settings import AlignmentSettings
-from nnunet_moe.runtime.options import NamedValues, named_value, option, options_of
+from nnunet_moe.runtime.options import NamedValues, named_value, one_of, option, options_of
 
 
 def _label(text: str) -> tuple[str, int]:
@@ -19,6 +19,17 @@ def _label(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
+@dataclass(frozen=True)
+class BidsFolder:
+    """A folder whose files are chosen by their BIDS names."""
+
+    path: Path
+
+
+def _bids(text: str) -> BidsFolder:
+    return BidsFolder(Path(text))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The options of `nnunet_moe import`.
@@ -27,7 +38,15 @@ class Request:
         SettingsError: an option has a value that is not allowed.
     """
 
-    source: Path = option("-i", type=Path, group="input and output", help="search this folder and all folders below it")
+    folder: Path | BidsFolder = one_of(
+        option("-i", type=Path, group="input and output", help="search this folder and all folders below it"),
+        option(
+            "--bids",
+            type=_bids,
+            group="input and output",
+            help="search this BIDS dataset; -m and -l are then filters instead of patterns",
+        ),
+    )
     dataset: str = option(
         "-d", group="input and output", help="create this dataset in nnUNet_raw, named like Dataset502_Lesions"
     )
@@ -36,16 +55,19 @@ class Request:
         action=NamedValues,
         type=named_value,
         metavar="NAME=PATTERN",
+        default_factory=dict,
         group="modalities and labels",
-        help="add a modality and the pattern of its files, e.g. FLAIR='{case}-t2f.nii.gz'; repeat it for "
-        "every modality, in channel order",
+        help="add a modality and the pattern of its files, e.g. FLAIR='{case}-t2f.nii.gz', or with --bids the filter, "
+        "e.g. T1ce=ce-gadolinium_T1w; repeat it for every modality, in channel order (default: with --bids, each "
+        "suffix of the images in anat, pet and ct)",
     )
-    """Name -> pattern, in the order of the channels."""
+    """Name -> pattern or filter, in the order of the channels. Empty: the suffixes in a BIDS dataset."""
     label: str = option(
         "-l",
         metavar="PATTERN",
         group="modalities and labels",
-        help="find the segmentations by this pattern, e.g. '{case}-seg.nii.gz'",
+        help="find the segmentations by this pattern, e.g. '{case}-seg.nii.gz', or with --bids by this filter, e.g. "
+        "label-lesion_mask",
     )
     labels: Mapping[str, int] | None = option(
         "-labels",
@@ -94,7 +116,7 @@ class Request:
         metavar="NAME",
         group="modalities and labels",
         help="name what identifies the patient of a case: a name in braces of the patterns, or a column of -patients "
-        "(default: patient, or subject or sub in braces)",
+        "(default: patient, or subject or sub in braces; with --bids the subject)",
     )
     patients: Path | None = option(
         "-patients",
@@ -118,7 +140,9 @@ class Request:
             raise SettingsError(
                 f"-d {self.dataset} is not a name that nnU-Net accepts. Datasets are named like Dataset502_Lesions."
             )
-        if not 1 <= len(self.modalities) <= MAX_MODALITIES:
+        if not (self.is_bids or self.modalities):
+            raise SettingsError("-m is missing. Name the modalities and the patterns of their files.")
+        if len(self.modalities) > MAX_MODALITIES:
             raise SettingsError(
                 f"-m gives {len(self.modalities)} modalities. Supported are 1 to {MAX_MODALITIES}. Change -m."
             )
@@ -139,4 +163,19 @@ class Request:
 
             target = broken_link(self.source)
             why = "is no folder" if target is None else f"is a link to {target}, which does not exist"
-            raise SettingsError(f"-i {self.source} {why}. Check the path.")
+            raise SettingsError(f"{'--bids' if self.is_bids else '-i'} {self.source} {why}. Check the path.")
+
+    @property
+    def source(self) -> Path:
+        """The folder to search."""
+        return self.folder.path if isinstance(self.folder, BidsFolder) else self.folder
+
+    @property
+    def is_bids(self) -> bool:
+        """Whether modalities and segmentations are chosen by BIDS filters."""
+        return isinstance(self.folder, BidsFolder)
+
+    @property
+    def searched_by(self) -> str:
+        """How messages call the values of -m and -l."""
+        return "filters" if self.is_bids else "patterns"

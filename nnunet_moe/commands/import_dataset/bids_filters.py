@@ -1,0 +1,99 @@
+"""The filters of a BIDS dataset: those that the user gives, or one for each suffix."""
+
+from collections import Counter
+from dataclasses import replace
+
+from nnunet_moe.commands.import_dataset.listing import Listing
+from nnunet_moe.commands.import_dataset.patterns import LABEL
+from nnunet_moe.commands.import_dataset.request import Request
+from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.bids_names import FREE, BidsName, Filter, read_name
+from nnunet_moe.images.file_names import READABLE_ENDINGS
+
+_DATA_TYPES = frozenset({"anat", "pet", "ct"})
+"""Folders of images that are modalities unless the user names others. `ct` is not part of BIDS, but common."""
+_NO_MODALITIES = frozenset({"mask", "dseg", "probseg", "roi", "defacemask"})
+_MOST_NAMED = 12
+"""At most so many kinds of files are named in a message."""
+
+
+def with_bids_filters(request: Request, listing: Listing) -> tuple[Request, dict[str, Filter]]:
+    """Return the request with its modalities, and modality -> filter, with `LABEL` for that of the segmentations.
+
+    Raises:
+        SettingsError: the folder has no files of subjects, a filter cannot be understood or matches no file, or the
+            modalities are not clear.
+    """
+    names = _images(listing)
+    if not names:
+        raise SettingsError(
+            f"--bids {request.source} has no image with a name like sub-01_T1w.nii.gz. In a BIDS dataset, each subject "
+            "has a folder sub-LABEL. Check the path, or use -i with patterns."
+        )
+    label = Filter(request.label, "-l ", derivatives=True)
+    if not request.modalities:
+        request = replace(request, modalities=_modalities(request, names, label))
+    of_images = {
+        modality: Filter(text, f"-m {modality}=", derivatives=False) for modality, text in request.modalities.items()
+    }
+    filters = {**of_images, LABEL: label}
+    for each in filters.values():
+        if all(each.choice(name) is None for name in names):
+            raise SettingsError(f"{each.option}{each.text} matches no image. There are{_kinds(names)}\nCorrect it.")
+    return request, filters
+
+
+def _images(listing: Listing) -> list[BidsName]:
+    """Return the names of all images and segmentations of subjects."""
+    found = []
+    for path in listing.files:
+        try:
+            name = read_name(path.relative_to(listing.folder).as_posix())
+        except ModalityError:
+            continue
+        if name.ending.lower() in READABLE_ENDINGS:
+            found.append(name)
+    return found
+
+
+def _modalities(request: Request, names: list[BidsName], label: Filter) -> dict[str, str]:
+    """Return suffix -> filter for all raw images; each suffix must have only one kind of images.
+
+    Raises:
+        SettingsError: there are several kinds, or no images.
+    """
+    by_suffix: dict[str, Counter[str]] = {}
+    for name in names:
+        is_modality = name.place.rpartition("/")[2] in _DATA_TYPES and name.suffix not in _NO_MODALITIES
+        if is_modality and name.is_raw and name.not_searched is None and label.choice(name) is None:
+            kept = [f"{key}-{value}" for key, value in name.entities.items() if key not in FREE]
+            by_suffix.setdefault(name.suffix, Counter())["_".join([*kept, name.suffix])] += 1
+    if not by_suffix:
+        raise SettingsError(
+            f"--bids {request.source} has no images in folders anat, pet or ct outside derivatives. There are"
+            f"{_kinds(names)}\nName the modalities with -m."
+        )
+    if unclear := [kind for kinds in by_suffix.values() if len(kinds) > 1 for kind in kinds]:
+        options = " ".join(f"-m {_name(kind)}={kind}" for kinds in by_suffix.values() for kind in sorted(kinds))
+        raise SettingsError(
+            f"--bids {request.source} has several kinds of images with one suffix: {', '.join(sorted(unclear))}. Name "
+            f"the modalities that you want, such as {options}"
+        )
+    return {suffix: next(iter(by_suffix[suffix])) for suffix in sorted(by_suffix)}
+
+
+def _name(kind: str) -> str:
+    """Return a name for a modality of some kind: the suffix, then the values of the entities."""
+    *entities, suffix = kind.split("_")
+    return "_".join([suffix, *(entity.partition("-")[2] for entity in entities)])
+
+
+def _kinds(names: list[BidsName]) -> str:
+    """Return how many files there are of each kind, one per line."""
+    kinds = Counter(name.filter for name in names)
+    lines = [f"\n  {kind}: {_files(number)}" for kind, number in kinds.most_common(_MOST_NAMED)]
+    return ":" + "".join(lines) + (f"\n  and {len(kinds) - _MOST_NAMED} more" if len(kinds) > _MOST_NAMED else "")
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
