@@ -20,8 +20,8 @@ def made(tmp_path, monkeypatch):
     """A trainer by its name, initialised, with a small network."""
     monkeypatch.setenv("nnunet_moe_bf16", "0")
 
-    def make(name, side=64, **settings):
-        patch_size = [side] * 2 if name in ONE_TYPE else [16, 16, 16]
+    def make(name, side=32, **settings):
+        patch_size = [side] * 2 if name in ONE_TYPE else [8, 8, 8]
         return made_trainer(name, tmp_path, monkeypatch, patch_size=patch_size, num_iterations=MOST_STEPS, **settings)
 
     return make
@@ -82,7 +82,7 @@ def test_it_segments_what_it_has_seen_complete_and_reduced_to_each_code(made, na
 
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_a_pretraining_reconstructs_what_it_has_seen(made, name):
-    trainer = made(name, side=32, width=48)  # which learns in a quarter of the steps of a narrower network
+    trainer = made(name, width=48)  # which learns in a quarter of the steps of a narrower network
     batch = batch_for(trainer, one_image_type=name in ONE_TYPE)
 
     def loss():
