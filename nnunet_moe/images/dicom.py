@@ -1,0 +1,182 @@
+"""Read a folder with one DICOM series as a volume, with GDCM through SimpleITK.
+
+A volume holds voxels and their positions, and nothing else of the files: no name, date or identifier of the patient.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.runtime.files import visible
+
+PREFIX = b"DICM"
+"""What every DICOM file has at byte 128 (DICOM PS3.10, 7.1)."""
+UNEVEN = 0.02
+"""The largest difference between distances of slices, as a share of their median. Headers are rounded."""
+TILTED = 0.5
+"""The largest angle in degrees between the direction of the stack and the normal of its slices."""
+SERIES, DESCRIPTION, MODALITY, FRAME = "0020|000e", "0008|103e", "0008|0060", "0020|0052"
+SAMPLES, FRAMES, UNITS, THICKNESS = "0028|0002", "0028|0008", "0054|1001", "0018|0050"
+POSITION, ORIENTATION = "0020|0032", "0020|0037"
+
+Tags = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A volume that was read from a DICOM series."""
+
+    image: sitk.Image
+    """float32, without metadata."""
+    frame_of_reference: str | None
+    """The identifier of the coordinates. Images with the same one were not moved against each other."""
+    notes: tuple[str, ...]
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Return whether a folder has a DICOM file directly in it."""
+    return any(_is_dicom(path) for path in visible(folder) if path.is_file())
+
+
+def read_series(folder: Path) -> Series:
+    """Read the series of a folder.
+
+    Raises:
+        ModalityError: the folder does not hold exactly one series of gray slices, each in a file of its own, that are
+            parallel, complete, equally far apart and not shifted against each other.
+    """
+    paths = [path for path in visible(folder) if path.is_file()]
+    headers = {path: _tags(path) for path in paths if _is_dicom(path)}
+    _require_one_series(folder, headers)
+    spacing, origin, direction, ordered = _stack(folder, headers)
+    reader = sitk.ImageSeriesReader()
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    reader.SetFileNames([str(path) for path in ordered])
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ModalityError(f"The DICOM series in {folder} cannot be read: {error}. Export it again.") from error
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
+    tags = headers[ordered[0]]
+    notes = [f"{path} is not DICOM and was not used" for path in paths if path not in headers]
+    if tags.get(UNITS) == "BQML":
+        notes.append(f"The PET in {folder} is in Bq/ml and not in SUV. Its values depend on dose, weight and time")
+    return Series(image, tags.get(FRAME) or None, tuple(notes))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as opened:
+        opened.seek(128)
+        return opened.read(len(PREFIX)) == PREFIX
+
+
+def _tags(path: Path) -> Tags:
+    """Return the tags of a file.
+
+    Raises:
+        ModalityError: it has no image that can be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ModalityError(
+            f"{path} is DICOM without an image that can be read. It is cut off, or it is an RTSTRUCT or a report. Copy "
+            "it again, or move it to another folder."
+        ) from error
+    tags = {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    return {**tags, "size": f"{size[0]} x {size[1]}", "spacing": f"{spacing[0]:g} x {spacing[1]:g}"}
+
+
+def _require_one_series(folder: Path, headers: Mapping[Path, Tags]) -> None:
+    if not headers:
+        raise ModalityError(f"{folder} has no DICOM images. Give the folder that contains the files of one series.")
+    series = Counter((tags.get(SERIES, ""), tags.get(DESCRIPTION, "")) for tags in headers.values())
+    if len({uid for uid, _ in series}) > 1:
+        found = ", ".join(f"{number} files of {text or uid}" for (uid, text), number in sorted(series.items()))
+        raise ModalityError(f"{folder} has several DICOM series: {found}. Put each into a folder of its own.")
+    for path, tags in headers.items():
+        if int(tags.get(SAMPLES, 1)) != 1:
+            raise ModalityError(f"{path} is a color image. A modality needs gray values. Remove it from {folder}.")
+        if int(tags.get(FRAMES) or 1) != 1:
+            raise ModalityError(
+                f"{path} has {tags[FRAMES]} slices in one file (enhanced DICOM), whose positions this reader does not "
+                "take. Convert the series to NIfTI, for example with dcm2niix."
+            )
+
+
+def _stack(
+    folder: Path, headers: Mapping[Path, Tags]
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], list[Path]]:
+    """Order the slices.
+
+    Returns:
+        Spacing `(x, y, z)`, position of the first voxel, the 9 cosines of ITK's direction, and the files in order.
+    """
+    for what in (ORIENTATION, "size", "spacing"):
+        found = Counter(tags.get(what, "") for tags in headers.values())
+        if len(found) > 1 or "" in found:
+            name = "orientation" if what == ORIENTATION else what
+            raise ModalityError(
+                f"The slices in {folder} differ in {name}: {', '.join(found)}. A series must have one. Perhaps it "
+                "contains a localizer. Put each part into a folder of its own."
+            )
+    paths = [*headers]
+    if without := [path for path in paths if POSITION not in headers[path]]:
+        raise ModalityError(f"{without[0]} does not say where it lies (Image Position). Export the series again.")
+    tags = headers[paths[0]]
+    rows = np.reshape(_numbers(tags[ORIENTATION]), (2, 3))
+    normal = np.cross(*rows)
+    positions = np.array([_numbers(headers[path][POSITION]) for path in paths])
+    order = np.argsort(positions @ normal)
+    positions = positions[order]
+    distance = _distance(folder, [paths[index] for index in order], positions, normal, tags)
+    x, y = (float(value) for value in tags["spacing"].split(" x "))
+    direction = np.stack([*rows, normal], axis=1).ravel()
+    return (x, y, distance), (*positions[0].tolist(),), (*direction.tolist(),), [paths[index] for index in order]
+
+
+def _distance(folder: Path, ordered: Sequence[Path], positions: np.ndarray, normal: np.ndarray, tags: Tags) -> float:
+    """Return the distance between slices in mm, and refuse stacks that are no regular grid."""
+    if len(ordered) == 1:
+        if not (thickness := float(tags.get(THICKNESS) or 0)):
+            raise ModalityError(f"{folder} has one slice of unknown thickness. Export the whole series.")
+        return thickness
+    steps = np.diff(positions, axis=0)
+    gaps = steps @ normal
+    typical = float(np.median(gaps))
+    for index, gap in enumerate(gaps):
+        if gap <= UNEVEN * typical:
+            raise ModalityError(
+                f"{ordered[index]} and {ordered[index + 1]} lie at the same place. Each slice may be there only once. "
+                "Remove the double ones."
+            )
+        if abs(gap - typical) > UNEVEN * typical:
+            raise ModalityError(
+                f"{ordered[index]} and {ordered[index + 1]} are {gap:.4g} mm apart, most slices {typical:.4g} mm. "
+                "Perhaps slices are missing. Export the whole series."
+            )
+    whole = positions[-1] - positions[0]
+    angle = float(np.degrees(np.arccos(np.clip(whole @ normal / np.linalg.norm(whole), -1, 1))))
+    if angle > TILTED:
+        raise ModalityError(
+            f"The slices in {folder} are shifted against each other by a gantry tilt of {angle:.3g} degrees, which no "
+            "grid can store. Correct the tilt first, for example with dcm2niix."
+        )
+    return float(gaps.mean())
+
+
+def _numbers(text: str) -> np.ndarray:
+    return np.array([float(number) for number in text.split("\\")])

@@ -1,0 +1,140 @@
+"""A folder with one DICOM series is a volume, and everything that is not one is refused by name."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from made_dicom import PATIENT, voxels, write_series
+
+from facts import facts
+from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.dicom import holds_dicom, read_series
+
+OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("orientation", [(1.0, 0, 0, 0, 1.0, 0), (-1.0, 0, 0, 0, 0, 1.0), OBLIQUE])
+def test_a_series_is_the_volume_that_was_written(tmp_path, orientation):
+    """The slices are ordered by their positions, whatever the names of their files."""
+    folder = write_series(tmp_path / "ct", orientation=orientation)
+    found = read_series(folder)
+    assert np.array_equal(sitk.GetArrayFromImage(found.image), voxels())
+    assert found.image.GetPixelID() == sitk.sitkFloat32 and found.notes == ()
+    np.testing.assert_allclose(found.image.GetSpacing(), (1.5, 1.2, 3.0), atol=1e-6)
+    np.testing.assert_allclose(found.image.GetOrigin(), (-4.0, 7.0, 20.0), atol=1e-6)
+    rows, columns = np.reshape(orientation, (2, 3))
+    expected = np.stack([rows, columns, np.cross(rows, columns)], axis=1)
+    np.testing.assert_allclose(np.reshape(found.image.GetDirection(), (3, 3)), expected, atol=1e-6)
+    assert found.frame_of_reference == "1.2.826.9"
+    assert holds_dicom(folder) and not holds_dicom(tmp_path)
+
+
+def test_gray_values_are_scaled_as_the_header_says(tmp_path):
+    """A writer stores (value - intercept) / slope."""
+    values = 2 * voxels() - 1000
+    folder = write_series(tmp_path, values.astype(np.int16), _0028_1053="2", _0028_1052="-1000")
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(folder).image), values)
+
+
+def test_nothing_of_the_patient_is_in_what_is_written(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    assert any(name.encode() in files(folder)[0].read_bytes() for name in PATIENT)
+    image = read_series(folder).image
+    assert image.GetMetaDataKeys() == ()
+    for ending in (".nii", ".nrrd", ".mha"):
+        sitk.WriteImage(image, str(tmp_path / f"image{ending}"))
+        content = (tmp_path / f"image{ending}").read_bytes()
+        assert not any(part.encode() in content for name in PATIENT for part in (name, *re.split(r"\W", name)))
+
+
+def test_files_that_are_not_dicom_are_named(tmp_path):
+    (write_series(tmp_path) / "readme.txt").write_text("exported")
+    (note,) = read_series(tmp_path).notes
+    assert str(tmp_path / "readme.txt") in note
+
+
+def test_a_pet_in_counts_is_said_to_be_no_suv(tmp_path):
+    pet = {"_0008_0060": "PT", "_0008_0016": "1.2.840.10008.5.1.4.1.1.128"}
+    (note,) = read_series(write_series(tmp_path / "counts", **pet, _0054_1001="BQML")).notes
+    assert "Bq/ml" in note and "SUV" in note
+    assert read_series(write_series(tmp_path / "suv", **pet, _0054_1001="GML")).notes == ()
+
+
+def two_series(folder):
+    write_series(folder, series="1.2.826.2", prefix="other", _0008_103e="T2 tra")
+    return "several", "5 files of T2 tra"
+
+
+def missing_slice(folder):
+    (folder / "im014.dcm").unlink()
+    return "im007.dcm", "im021.dcm", "6 mm", "3 mm"
+
+
+def double_slice(folder):
+    shutil.copy(folder / "im014.dcm", folder / "again.dcm")
+    return "im014.dcm", "again.dcm", "same place"
+
+
+def cut_off(folder):
+    whole = (folder / "im028.dcm").read_bytes()
+    (folder / "im028.dcm").write_bytes(whole[:200])
+    return "im028.dcm", "cut off"
+
+
+def another_size(folder):
+    write_series(folder, voxels(1, (1, 6, 6)), origin=(-4, 7, 60), prefix="localizer")
+    return "size", "12 x 10", "6 x 6"
+
+
+def another_orientation(folder):
+    write_series(folder, voxels(1)[:1], orientation=(0, 1, 0, 0, 0, 1), prefix="localizer")
+    return "orientation", "localizer"
+
+
+def no_files(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return "no DICOM images", "series"
+
+
+@pytest.mark.parametrize(
+    "spoil", [two_series, missing_slice, double_slice, cut_off, another_size, another_orientation, no_files]
+)
+def test_a_folder_that_is_not_one_whole_series_is_refused(tmp_path, spoil):
+    folder = write_series(tmp_path / "ct")
+    named = spoil(folder)
+    with pytest.raises(ModalityError, match=facts(*named)):
+        read_series(folder)
+
+
+def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path):
+    shear = 3.0 * np.tan(np.radians(12))
+    with pytest.raises(ModalityError, match=facts("gantry tilt", "12 degrees")):
+        read_series(write_series(tmp_path, shear=shear))
+
+
+def test_colors_are_refused(tmp_path):
+    image = sitk.GetImageFromArray(np.zeros((6, 6, 3), dtype=np.uint8), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "color.dcm"))
+    with pytest.raises(ModalityError, match=facts("color.dcm", "color")):
+        read_series(tmp_path)
+
+
+def test_a_file_with_several_slices_is_refused(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(voxels().astype(np.uint16)), str(tmp_path / "enhanced.dcm"))
+    with pytest.raises(ModalityError, match=facts("enhanced.dcm", "5 slices", "dcm2niix")):
+        read_series(tmp_path)
+
+
+def test_one_slice_needs_a_thickness(tmp_path):
+    with pytest.raises(ModalityError, match="thickness"):
+        read_series(write_series(tmp_path / "a", voxels()[:1]))
+    thick = read_series(write_series(tmp_path / "b", voxels()[:1], _0018_0050="5"))
+    assert thick.image.GetSize() == (12, 10, 1) and thick.image.GetSpacing()[2] == 5
