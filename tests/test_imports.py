@@ -67,7 +67,7 @@ def test_importing_the_command_line_imports_neither_torch_nor_nnunet():
 
 def test_every_folder_with_modules_is_listed_as_a_package():
     """The list in pyproject.toml is written by hand: the three folders of a checkout are one package."""
-    text = (ROOT / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = ast.literal_eval(text[text.index("packages = [") + len("packages = ") :].partition("]")[0] + "]")
     found = {
         ".".join(("nnunet_moe", *(() if top == "nnunet_moe" else (top,)), *folder.relative_to(ROOT / top).parts))

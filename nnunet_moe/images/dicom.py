@@ -12,10 +12,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_moe.errors import ModalityError
+from nnunet_moe.images.new_files import OriginalNames
 from nnunet_moe.runtime.files import visible
 
 PREFIX = b"DICM"
 """What every DICOM file has at byte 128 (DICOM PS3.10, 7.1)."""
+INDEX = "DICOMDIR"
+"""The name of the file that lists all others of an exported study (DICOM PS3.10, 8.6). It has no image."""
 UNEVEN = 0.02
 """The largest difference between distances of slices, as a share of their median. Headers are rounded."""
 TILTED = 0.5
@@ -38,9 +41,54 @@ class Series:
     notes: tuple[str, ...]
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Return whether a folder has a DICOM file directly in it."""
-    return any(_is_dicom(path) for path in visible(folder) if path.is_file())
+@dataclass(frozen=True)
+class ImagesOfSeries:
+    """The files of a case, with an image in the place of each folder with a DICOM series."""
+
+    files: dict[str, str]
+    """Modality -> file."""
+    frames: dict[str, str]
+    """Modality -> the frame of reference of its series, if the files name one."""
+    notes: dict[str, tuple[str, ...]]
+    """Modality -> messages on its folder."""
+    names: OriginalNames
+
+
+def holds_dicom(path: Path) -> bool:
+    """Return whether a file is a DICOM image, or whether a folder has one directly in it.
+
+    What cannot be opened does not count.
+    """
+    if path.is_dir():
+        return any(holds_dicom(inside) for inside in visible(path) if inside.is_file())
+    try:
+        return _is_dicom(path)
+    except OSError:
+        return False
+
+
+def images_of_series(files: Mapping[str, str], targets: Mapping[str, Path]) -> ImagesOfSeries:
+    """Write an image for each folder with a DICOM series.
+
+    Args:
+        files: modality -> file or folder, in channel order.
+        targets: modality -> the image to write if it is a folder.
+
+    Raises:
+        ModalityError: see `read_series`.
+    """
+    used, frames, notes, originals = dict(files), {}, {}, {}
+    for modality, file in files.items():
+        if Path(file).is_dir():
+            series, target = read_series(Path(file)), targets[modality]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(series.image, str(target), useCompression=True)
+            used[modality] = str(target)
+            originals[str(target)] = file
+            notes[modality] = series.notes
+            if series.frame_of_reference is not None:
+                frames[modality] = series.frame_of_reference
+    return ImagesOfSeries(used, frames, notes, OriginalNames(originals))
 
 
 def read_series(folder: Path) -> Series:
@@ -50,8 +98,8 @@ def read_series(folder: Path) -> Series:
         ModalityError: the folder does not hold exactly one series of gray slices, each in a file of its own, that are
             parallel, complete, equally far apart and not shifted against each other.
     """
-    paths = [path for path in visible(folder) if path.is_file()]
-    headers = {path: _tags(path) for path in paths if _is_dicom(path)}
+    paths, others = _images(folder)
+    headers = {path: _tags(path) for path in paths}
     _require_one_series(folder, headers)
     spacing, origin, direction, ordered = _stack(folder, headers)
     reader = sitk.ImageSeriesReader()
@@ -67,13 +115,37 @@ def read_series(folder: Path) -> Series:
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     tags = headers[ordered[0]]
-    notes = [f"{path} is not DICOM and was not used" for path in paths if path not in headers]
+    notes = [f"{path} is not DICOM and was not used" for path in others]
     if tags.get(UNITS) == "BQML":
-        notes.append(f"The PET in {folder} is in Bq/ml and not in SUV. Its values depend on dose, weight and time")
+        notes.append(f"{folder} is PET in Bq/ml and not in SUV. Its values depend on dose, weight and time")
     return Series(image, tags.get(FRAME) or None, tuple(notes))
 
 
+def _images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the DICOM images directly in a folder, and the other files.
+
+    Raises:
+        ModalityError: a file cannot be opened, or one of no other kind than the images is no image, so that it may be
+            a damaged slice.
+    """
+    files = [path for path in visible(folder) if path.is_file() and path.name.upper() != INDEX]
+    try:
+        images = [path for path in files if _is_dicom(path)]
+    except OSError as error:
+        raise ModalityError(f"{error.filename} cannot be opened: {error.strerror}. It may be a slice.") from error
+    others = [path for path in files if path not in set(images)]
+    endings = {path.suffix.lower() for path in images if not path.suffix[1:].isdigit()}
+    if damaged := [path for path in others if path.suffix.lower() in endings]:
+        raise ModalityError(
+            f"{damaged[0]} is not DICOM, but is named like the slices in {folder}. Copy it again if it is a slice. "
+            "Otherwise move it to another folder."
+        )
+    return images, others
+
+
 def _is_dicom(path: Path) -> bool:
+    if path.name.upper() == INDEX:
+        return False
     with path.open("rb") as opened:
         opened.seek(128)
         return opened.read(len(PREFIX)) == PREFIX
@@ -102,7 +174,9 @@ def _tags(path: Path) -> Tags:
 
 def _require_one_series(folder: Path, headers: Mapping[Path, Tags]) -> None:
     if not headers:
-        raise ModalityError(f"{folder} has no DICOM images. Give the folder that contains the files of one series.")
+        raise ModalityError(
+            f"{folder} has no DICOM images. Put the files of one series directly into it, or remove the folder."
+        )
     series = Counter((tags.get(SERIES, ""), tags.get(DESCRIPTION, "")) for tags in headers.values())
     if len({uid for uid, _ in series}) > 1:
         found = ", ".join(f"{number} files of {text or uid}" for (uid, text), number in sorted(series.items()))
@@ -138,7 +212,7 @@ def _stack(
         raise ModalityError(f"{without[0]} does not say where it lies (Image Position). Export the series again.")
     tags = headers[paths[0]]
     rows = np.reshape(_numbers(tags[ORIENTATION]), (2, 3))
-    normal = np.cross(*rows)
+    normal = np.cross(rows[0], rows[1])
     positions = np.array([_numbers(headers[path][POSITION]) for path in paths])
     order = np.argsort(positions @ normal)
     positions = positions[order]

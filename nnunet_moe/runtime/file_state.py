@@ -1,5 +1,6 @@
-"""Remember the contents of files, and find out later whether they are still the same."""
+"""Remember the contents of files and folders, and find out later whether they are still the same."""
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_moe.errors import FileError
-from nnunet_moe.runtime.files import digest
+from nnunet_moe.runtime.files import digest, visible
 
 _RECENT_NS = 2_000_000_000
 """A file may change twice within one tick of a file system's clock, which is at most 2 s long."""
@@ -15,12 +16,12 @@ _RECENT_NS = 2_000_000_000
 
 @dataclass(frozen=True)
 class FileState:
-    """What identifies the contents of a file.
+    """What identifies the contents of a file, or of the visible files directly in a folder.
 
     The digest decides. To remember a file, it is always computed, which reads the whole file. To compare a file, it is
     computed only if the size is the same and a time differs. A copy that keeps its times (`rsync -a`, `unzip`) may have
     any time of modification, also an older one or the same one. But no tool can set the time of change: the system
-    sets it whenever it writes, replaces, renames or links a file.
+    sets it whenever it writes, replaces, renames or links a file. A folder has the latest times of its files.
     """
 
     size: int
@@ -39,12 +40,12 @@ class FileState:
         Links are followed, so the state is that of the target.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file, or one in the folder, cannot be read.
         """
-        now, found = time.time_ns(), file.stat()
-        is_old = max(found.st_mtime_ns, found.st_ctime_ns) < now - _RECENT_NS
-        times = (found.st_mtime_ns, found.st_ctime_ns) if is_old else (0, 0)
-        return cls(found.st_size, *times, digest(file))
+        now, (size, *times) = time.time_ns(), _found(file)
+        is_old = max(times) < now - _RECENT_NS
+        mtime, ctime = times if is_old else (0, 0)
+        return cls(size, mtime, ctime, _digest(file))
 
     def is_of(self, file: Path) -> bool:
         """Return whether a file still has these contents; False if it does not exist.
@@ -53,13 +54,10 @@ class FileState:
             OSError: the file exists, but cannot be read.
         """
         try:
-            found = file.stat()
+            size, *times = _found(file)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if found.st_size != self.size:
-            return False
-        times = (found.st_mtime_ns, found.st_ctime_ns)
-        return times == (self.mtime_ns, self.ctime_ns) or digest(file) == self.sha256
+        return size == self.size and (times == [self.mtime_ns, self.ctime_ns] or _digest(file) == self.sha256)
 
     def as_json(self) -> dict[str, Any]:
         """Return the state as an object for a JSON file."""
@@ -83,3 +81,22 @@ class FileState:
                 "that wrote it."
             )
         return cls(**{key: content[key] for key in kinds})
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.is_file()]
+
+
+def _found(path: Path) -> tuple[int, int, int]:
+    """Return size, time of modification and time of change of a file; of a folder, the sum and the latest times."""
+    stats = [file.stat() for file in (_files(path) if path.is_dir() else [path])]
+    mtime, ctime = (max((getattr(stat, name) for stat in stats), default=0) for name in ("st_mtime_ns", "st_ctime_ns"))
+    return sum(stat.st_size for stat in stats), mtime, ctime
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file; of a folder, that of the list of its files with their digests."""
+    if not path.is_dir():
+        return digest(path)
+    lines = [f"{digest(file)} {file.name}\n" for file in _files(path)]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -36,9 +36,7 @@ def test_no_command_takes_them_for_cases(folder):
     assert [path.name for path in visible(labels)] == ["a.nii.gz", "b.nii.gz"]
     cases, strays = list_cases(images, ".nii.gz")
     assert cases.keys() == {"a", "b"} and strays == []
-    found, failures = find_cases(
-        images, {"channel_names": {"0": "T1w", "1": "T2w"}, "file_ending": ".nii.gz"}, None, num_parts=1, part_id=0
-    )
+    found, failures = find_cases(images, {"channel_names": {"0": "T1w", "1": "T2w"}, "file_ending": ".nii.gz"}, None)
     assert [case.name for case in found] == ["a", "b"] and failures == []
     scored, notes = folder_cases(images, labels, ".nii.gz")
     assert [case.name for case in scored] == ["a", "b"] and notes == []

@@ -101,3 +101,51 @@ def test_a_state_survives_json(file):
 def test_other_json_is_refused_with_the_name_of_its_file(content):
     with pytest.raises(FileError, match=r"files\.json holds .* where the state of a file is expected"):
         FileState.from_json(content, Path("files.json"))
+
+
+@pytest.fixture
+def folder(file: Path) -> Path:
+    """The folder of a DICOM series with two slices and a hidden file."""
+    made = file.parent / "CT"
+    made.mkdir()
+    for name, content in (("2.dcm", b"two"), ("1.dcm", b"one"), (".DS_Store", b"hidden")):
+        (made / name).write_bytes(content)
+    return made
+
+
+def test_a_folder_has_the_sizes_and_the_latest_times_of_its_visible_files(folder, monkeypatch):
+    times = [(folder / name).stat() for name in ("1.dcm", "2.dcm")]
+    state = FileState.of(folder)
+    assert state.size == 6
+    assert state.mtime_ns == max(time.st_mtime_ns for time in times)
+    (folder / ".DS_Store").write_bytes(b"more")
+    shutil.copytree(folder, folder.with_name("copy"))
+    assert state.is_of(folder) and state.is_of(folder.with_name("copy"))
+    monkeypatch.setattr(file_state, "digest", pytest.fail)
+    assert state.is_of(folder)
+
+
+@pytest.mark.parametrize("name", ["1.dcm", "2.dcm"])
+@pytest.mark.parametrize("change", ["content", "name", "removed", "added"])
+def test_any_change_of_a_visible_file_makes_another_folder(folder, name, change):
+    state, changed = FileState.of(folder), folder / name
+    if change == "content":
+        changed.write_bytes(b"new")
+    elif change == "name":
+        changed.rename(folder / "3.dcm")
+    elif change == "removed":
+        changed.unlink()
+    else:
+        (folder / f"0{name}").touch()
+    for file in folder.iterdir():
+        os.utime(file, ns=LONG_AGO)
+    assert not state.is_of(folder)
+
+
+def test_a_folder_with_two_files_that_changed_places_is_another_one(folder):
+    state = FileState.of(folder)
+    (folder / "1.dcm").write_bytes(b"two")
+    (folder / "2.dcm").write_bytes(b"one")
+    assert not state.is_of(folder)
+    shutil.rmtree(folder)
+    assert not state.is_of(folder)

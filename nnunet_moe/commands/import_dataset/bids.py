@@ -14,6 +14,7 @@ from nnunet_moe.images.bids_names import SESSION, SUBJECT, BidsName, Filter, rea
 from nnunet_moe.runtime.files import broken_link
 
 _DESCRIPTION = "dataset_description.json"
+_DICOM = "It has DICOM images, which are no part of BIDS. Use -i with patterns for them."
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def find_bids_cases(
     """
     found = _Found({}, [*listing.problems], {}, [])
     for path in listing.files:
-        _sort_in(path, path.relative_to(listing.folder).as_posix(), filters, file_ending, found)
+        _sort_in(path, listing.relative(path), filters, file_ending, found)
+    found.problems += [Problem(folder, _DICOM, rank=2) for folder in listing.series]
     cases = {case: _case(case, of_case, filters, found) for case, of_case in found.candidates.items()}
     found.problems += folders_like_images(listing, cases)
     for case in cases:

@@ -19,7 +19,7 @@ class FoundCase:
     fields: dict[str, str] = field(default_factory=dict)
     """Name in braces -> the text that it matched."""
     images: dict[str, Path] = field(default_factory=dict)
-    """Modality -> file."""
+    """Modality -> file, or folder with a DICOM series."""
     label: Path | None = None
 
     @property
@@ -36,7 +36,7 @@ def find_cases(
     Args:
         listing: what lies below the folder.
         patterns: modality -> pattern, and `LABEL` -> pattern of the segmentations.
-        file_ending: files with other endings are not placed.
+        file_ending: files with other endings are not placed. Folders with DICOM series have none.
 
     Returns:
         Case -> files, and everything that could not be placed. If any file of a case is ambiguous, the whole case is
@@ -45,12 +45,17 @@ def find_cases(
     first = next(iter(patterns.values())).fields
     cases: dict[str, FoundCase] = {}
     problems, spoilt = [*listing.problems], {}
-    for path in listing.files:
-        relative = path.relative_to(listing.folder).as_posix()
-        has_ending = relative.lower().endswith(file_ending.lower())
+    for path in sorted((*listing.files, *listing.series)):
+        relative = listing.relative(path)
+        has_ending = path in listing.series or relative.lower().endswith(file_ending.lower())
         matches = {name: match for name, pattern in patterns.items() if (match := pattern.match(relative)) is not None}
         if not matches or not has_ending:
-            problems.append(_not_matched(path, relative, patterns, file_ending))
+            is_series = path in listing.series
+            problems.append(
+                _no_series(path, listing, patterns)
+                if is_series
+                else _not_matched(path, relative, patterns, file_ending)
+            )
             continue
         if len(matches) > 1:
             matches = _most_specific(matches, patterns)
@@ -102,14 +107,29 @@ def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], fil
                 reason = f"It has the name of {name} of {case}, but its ending is not {file_ending}. "
                 return Problem(path, f"{reason}If it is an image, convert it.", rank=0 if endings else 1)
         if pattern.matches_in_other_case(relative):
-            reason = f"It differs from the pattern of {name} in upper and lower case. Change the pattern or the name."
-            return Problem(path, reason)
+            return _other_case(path, name)
     return Problem(path, NO_PATTERN, rank=2)
+
+
+def _no_series(folder: Path, listing: Listing, patterns: Mapping[str, Pattern]) -> Problem:
+    """Say why a folder with a DICOM series was not placed."""
+    relative, inside = map(listing.relative, (folder, listing.series[folder]))
+    for name, pattern in patterns.items():
+        if pattern.match(inside) is not None:
+            return Problem(folder, f"The pattern of {name} matches DICOM images in it. It must match the folder.")
+        if pattern.matches_in_other_case(relative):
+            return _other_case(folder, name)
+    return Problem(folder, f"It has DICOM images. {NO_PATTERN}", rank=2)
+
+
+def _other_case(path: Path, name: str) -> Problem:
+    reason = f"It differs from the pattern of {name} in upper and lower case. Change the pattern or the name."
+    return Problem(path, reason)
 
 
 def folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
     """Report folders with names of images, unless a file inside was placed."""
-    used = {parent for case in cases.values() for file in case.files for parent in file.parents}
+    used = {path for case in cases.values() for file in case.files for path in (file, *file.parents)}
     return [
         Problem(path, "It is a folder with the name of an image. Move the image out of it, or add it to the pattern.")
         for path in listing.image_folders

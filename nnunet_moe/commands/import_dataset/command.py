@@ -25,8 +25,8 @@ def run(namespace: argparse.Namespace) -> None:
     """Import, and list files that look wrong."""
     request = read_request(Request, namespace)
 
-    from nnunet_moe.commands.import_dataset.aligning import TABLE as ALIGNMENT_TABLE
     from nnunet_moe.commands.import_dataset.dataset import import_dataset
+    from nnunet_moe.commands.import_dataset.new_files import TABLE as ALIGNMENT_TABLE
     from nnunet_moe.patients import TABLE
     from nnunet_moe.reports.availability import availability_tables
 

@@ -14,19 +14,15 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 
-from nnunet_moe.commands.import_dataset.aligning import TABLE as ALIGNMENT_TABLE
-from nnunet_moe.commands.import_dataset.aligning import (
-    read_aligned,
-    with_aligned_files,
-    write_table,
-)
 from nnunet_moe.commands.import_dataset.bids import find_bids_cases, kinds_of
 from nnunet_moe.commands.import_dataset.bids_filters import with_bids_filters
 from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
-from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
+from nnunet_moe.commands.import_dataset.filled import ReadCase
 from nnunet_moe.commands.import_dataset.labels import cases_with_other_labels, labels_of
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
+from nnunet_moe.commands.import_dataset.new_files import TABLE as ALIGNMENT_TABLE
+from nnunet_moe.commands.import_dataset.new_files import read_with_new_files, with_new_files, write_table
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases, sessions_of_cases
 from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
@@ -34,13 +30,15 @@ from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
-from nnunet_moe.images.alignment.volumes import require_positions_in
-from nnunet_moe.images.bids_names import Filter
+from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.processes import map_cases
+
+OF_SERIES = ".nii.gz"
+"""The file ending of a dataset of DICOM series only."""
 
 
 def import_dataset(request: Request) -> Imported:
@@ -54,7 +52,7 @@ def import_dataset(request: Request) -> Imported:
     """
     raw = nnunet_folder(nnUNet_raw)
     raw.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".aligned_", dir=raw) as new:
+    with TemporaryDirectory(prefix=".new_", dir=raw) as new:
         return _imported(request, raw / request.dataset, Path(new))
 
 
@@ -64,7 +62,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     Args:
         request: the options.
         folder: the folder of the dataset.
-        new: an empty folder for aligned files.
+        new: an empty folder for new files.
     """
     request, cases, problems, ending = _found(request)
     names = tuple(request.modalities)
@@ -75,6 +73,8 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
             f"{request.searched_by} or -ending.{_examples(problems)}"
         )
     require_positions_in(ending, alignment)
+    if any(file.is_dir() for case in cases.values() for file in case.files):
+        require_positions_for_dicom(ending)
     reader = _reader(cases, ending)
     spacings = find_spacings(cases) if reader is Tiff3DIO else None
     read, unreadable = _read(request, cases, reader, spacings, alignment, new, ending)
@@ -99,7 +99,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     imported.num_patients = len(set(patients.values())) if patients else None
     imported.kinds = kinds_of(placed.values(), request.source.resolve()) if request.is_bids else {}
     with atomic_folder(folder) as unfinished:
-        to_place = {"training": with_aligned_files(training, read), "test": with_aligned_files(test, read)}
+        to_place = {"training": with_new_files(training, read), "test": with_new_files(test, read)}
         place_cases(request, unfinished, ending, spacings, **to_place, new=new)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(names)},
@@ -202,8 +202,11 @@ def _patterns(request: Request) -> dict[str, Pattern]:
     return patterns
 
 
-def _file_ending(request: Request, patterns: Mapping[str, Pattern | Filter], listing: Listing) -> str:
-    """Return the requested file ending, or the ending that all files that match a pattern or filter share."""
+def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Listing) -> str:
+    """Return the requested file ending, or the ending that all files that match a pattern share.
+
+    DICOM series become files with this ending. If nothing else matches, it is the usual one.
+    """
     known = sorted(READABLE_ENDINGS, key=lambda ending: (len(ending), ending))
     if request.file_ending is not None:
         if request.file_ending not in known:
@@ -212,11 +215,16 @@ def _file_ending(request: Request, patterns: Mapping[str, Pattern | Filter], lis
             )
         return request.file_ending
     found, others = set(), set()
-    for path in listing.files:
-        relative, endings = path.relative_to(listing.folder).as_posix(), readable_endings(path.name)
-        if any(pattern.match(relative) is not None for pattern in patterns.values()):
-            found.update(endings[-1:])
-            others.update(() if endings else (path.suffix or "no ending",))
+
+    def matches(path: Path) -> bool:
+        return any(pattern.match(listing.relative(path)) is not None for pattern in patterns.values())
+
+    for path in filter(matches, listing.files):
+        endings = readable_endings(path.name)
+        found.update(endings[-1:])
+        others.update(() if endings else (path.suffix or "no ending",))
+    if not found and any(map(matches, listing.series)):
+        found.add(OF_SERIES)
     if len(found) != 1:
         raise SettingsError(
             f"The files below {request.source} that match the {request.searched_by} have these endings: "
@@ -233,10 +241,14 @@ def _also(others: Collection[str]) -> str:
 def _reader(cases: Mapping[str, FoundCase], ending: str) -> Any:
     """Return nnU-Net's reader for the images: the one that reads the first image that any reader can read.
 
+    If there are only DICOM series, it is nnU-Net's first reader for the files that they become.
+
     Raises:
         ModalityError: no image can be read.
     """
-    images = [image for case in cases.values() for image in case.images.values()]
+    images = [image for case in cases.values() for image in case.images.values() if not image.is_dir()]
+    if not images:
+        return determine_reader_writer_from_file_ending(ending, verbose=False)
     for image in images:
         try:
             # nnU-Net prints a traceback for each reader that it tries, and that it knows no spacing
@@ -261,19 +273,21 @@ def _read(
     originals = [names.index(name) for name in dict.fromkeys((*request.originals, *names))]
     tasks = [
         (
-            {names.index(modality): str(file) for modality, file in case.images.items()},
+            {modality: str(case.images[modality]) for modality in names if modality in case.images},
             None if case.label is None else str(case.label),
             reader
             if spacings is None or name not in spacings.of_cases
             else partial(TiffOfSpacing, spacings.of_cases[name]),
             names,
             originals,
-            *((alignment, new / name, ending) if alignment.is_on else ()),
+            alignment,
+            new / name,
+            ending,
         )
         for name, case in cases.items()
     ]
     results = map_cases(
-        read_aligned if alignment.is_on else read_whole,
+        read_with_new_files,
         tasks,
         request.num_processes,
         description="Aligning cases" if alignment.is_on else "Reading cases",

@@ -1,14 +1,13 @@
 """Find files that seem to be placeholders for a missing modality."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.case_images import CaseImages
@@ -31,8 +30,8 @@ class ReadCase:
     """Further files that look wrong, each with the message."""
     aligned: AlignedCase | None = None
     """How the files were brought onto one grid; None if they are placed as they are."""
-    label_file: str | None = None
-    """The segmentation to place, if there is one and files were aligned."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Modality, or `LABEL` -> the file to place: the original, or a new one."""
 
 
 def read_whole(
@@ -50,8 +49,6 @@ def read_whole(
     Raises:
         ModalityError: a file cannot be used, every image holds a single value, or labels are not whole numbers.
     """
-    for file in (*images.values(), *filter(None, [label])):
-        require_own_voxels(file)
     reader = reader_class()
     read = read_channels(reader, images, modalities, originals)
     labels, notes = (frozenset(), ()) if label is None else _labels(label, reader, min(images.values()), read)

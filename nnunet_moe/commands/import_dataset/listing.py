@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nnunet_moe.images.dicom import holds_dicom
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.runtime.files import is_hidden
 
@@ -25,10 +26,16 @@ class Listing:
     folder: Path
     files: list[Path] = field(default_factory=list)
     """The files to place, in alphabetical order."""
+    series: dict[Path, Path] = field(default_factory=dict)
+    """Folders with DICOM images, which are placed as a whole -> one of the images. These are no `files`."""
     image_folders: list[Path] = field(default_factory=list)
     """Folders with names like those of images; some archives contain them."""
     problems: list[Problem] = field(default_factory=list)
     """Everything else."""
+
+    def relative(self, path: Path) -> str:
+        """Return a path below the folder as patterns match it, with `/` between folders; empty for the folder."""
+        return "" if path == self.folder else path.relative_to(self.folder).as_posix()
 
 
 def list_files(folder: Path) -> Listing:
@@ -43,7 +50,12 @@ def list_files(folder: Path) -> Listing:
         refused_names = {problem.file.name for problem in refused}
         folders[:] = sorted(name for name in folders if name not in refused_names)  # only these are searched
         found.image_folders.extend(Path(parent, name) for name in folders if readable_endings(name))
-        found.files.extend(Path(parent, name) for name in names if name not in refused_names)
+        files = [Path(parent, name) for name in sorted(names) if name not in refused_names]
+        others = [file for file in files if not readable_endings(file.name)]
+        if (image := next(filter(holds_dicom, others), None)) is not None:
+            found.series[Path(parent)] = image
+            files = [file for file in files if readable_endings(file.name)]
+        found.files.extend(files)
         found.problems.extend(replace(problem, file=_printable(problem.file)) for problem in refused)
     found.files.sort()
     found.problems.sort(key=lambda problem: problem.file)

@@ -167,11 +167,9 @@ class CaseModel:
         with TemporaryDirectory() as folder:
             targets = {name: Path(folder) / f"{number}.nii.gz" for number, name in enumerate(in_order)}
             aligned = align_case(in_order, targets, alignment)
-            try:
+            with aligned.names.in_errors():
                 images, _ = self._read({name: Path(file) for name, file in aligned.files.items()})
-            except ModalityError as error:
-                raise ModalityError(aligned.in_original_names(str(error))) from error
-        return aligned.with_original_names(images), files[aligned.reference]
+        return aligned.names.in_images(images, aligned.notes), files[aligned.reference]
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
         """Segment a case, on the same CPU with the same result in every voxel as `nnunet_moe predict`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, files_of, list_cases
+from nnunet_moe.images.file_names import READABLE_ENDINGS, case_and_channel, files_by_channel, files_of, list_cases
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.runtime.files import visible
 
@@ -19,26 +19,43 @@ class CaseFiles:
 
     name: str
     images: tuple[str, ...]
+    """Files, or folders with a DICOM series."""
     previous_stage: str | None
     """The segmentation of a cascade's previous stage, or None."""
+    channels: tuple[int, ...] | None = None
+    """The channels of the images; None if they are in the names of the files."""
+    notes: tuple[str, ...] = ()
+    """Messages on what lies beside the images and is not used."""
 
     @property
     def read(self) -> list[str]:
-        """Return all files from which the case is predicted."""
+        """Return all files and folders from which the case is predicted."""
         return files_of(self.images, self.previous_stage)
+
+    def by_modality(self, dataset_json: dict[str, Any]) -> dict[str, str]:
+        """Return modality -> file or folder, in channel order.
+
+        Raises:
+            ModalityError: as in `files_by_channel`.
+        """
+        files = (
+            files_by_channel(self.images, dataset_json)
+            if self.channels is None
+            else dict(zip(self.channels, self.images, strict=True))
+        )
+        names = channel_names(dataset_json)
+        return {names[channel]: files[channel] for channel in sorted(files)}
 
 
 def find_cases(
-    images: Path, dataset_json: Mapping[str, Any], previous_stage: Path | None, *, num_parts: int, part_id: int
+    images: Path, dataset_json: Mapping[str, Any], previous_stage: Path | None
 ) -> tuple[list[CaseFiles], list[Failure]]:
-    """Return the cases of one part and, for the first part, a failure for each file whose case is not clear.
+    """Return the cases, and a failure for each file whose case is not clear.
 
     Args:
         images: folder of the images.
         dataset_json: the content of dataset.json.
         previous_stage: for a cascade, the folder with the segmentations of the previous stage.
-        num_parts: number of parts into which the cases are divided.
-        part_id: number of the part, from 0.
 
     Raises:
         ModalityError: the folder does not exist, or contains no image.
@@ -59,9 +76,22 @@ def find_cases(
     clear = {name: paths for name, paths in files.items() if name not in unclear}
     cases = [
         CaseFiles(name, tuple(paths), None if previous_stage is None else str(previous_stage / f"{name}{ending}"))
-        for name, paths in list(clear.items())[part_id::num_parts]
+        for name, paths in clear.items()
     ]
-    return cases, failures if part_id == 0 else []
+    return cases, failures
+
+
+def part_of(
+    cases: Sequence[CaseFiles], failures: Sequence[Failure], *, num_parts: int, part_id: int
+) -> tuple[list[CaseFiles], list[Failure]]:
+    """Return one part of the cases and, for the first part, all failures.
+
+    Args:
+        cases, failures: all of them.
+        num_parts: number of parts into which the cases are divided.
+        part_id: number of the part, from 0.
+    """
+    return [*cases[part_id::num_parts]], [*failures] if part_id == 0 else []
 
 
 def _wanted(dataset_json: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.commands.predict.manifest import Manifest
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.file_names import files_by_channel
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import parse_code
 from nnunet_moe.models.folders import ModelFolder
@@ -168,9 +167,8 @@ class OutputFolder:
         if self._request.requirement.refuse_copies and (bool(prediction.notes) if has_copies is None else has_copies):
             return False
         try:
-            files = files_by_channel(case.images, self._context.dataset_json)
+            named = case.by_modality(self._context.dataset_json)
             self._request.requirement.check(parse_code(prediction.modalities, modalities), modalities)
-            named = {modalities[channel]: file for channel, file in files.items()}
             if case.name in self.inputs:
                 if not self.inputs.are_same(case.name, case.read):
                     return False

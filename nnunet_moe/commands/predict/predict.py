@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunet_moe.commands.predict.cases import CaseFiles, find_cases
+from nnunet_moe.commands.predict.cases import CaseFiles, find_cases, part_of
+from nnunet_moe.commands.predict.dicom_cases import find_dicom_cases
 from nnunet_moe.commands.predict.inputs import Remembered
 from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_failures
 from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.commands.predict.steps import PreparedCase, ReadSettings, prepare, write
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
-from nnunet_moe.images.alignment.volumes import require_positions_in
+from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
 from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.folders import ModelFolder
@@ -81,12 +82,8 @@ class _Run:
     ) -> None:
         self._request, self._predictor, self._context, self._output = request, predictor, context, output
         self._network_time = network_time
-        self._cases, self._failures = find_cases(
-            request.images,
-            context.dataset_json,
-            request.previous_stage,
-            num_parts=request.num_parts,
-            part_id=request.part_id,
+        self._cases, self._failures = part_of(
+            *_cases(request, context), num_parts=request.num_parts, part_id=request.part_id
         )
         self._read_settings = ReadSettings(request.requirement, request.alignment, request.output_space)
         self._found: dict[str, tuple[Prediction, tuple[str, ...], Remembered]] = {}
@@ -190,6 +187,14 @@ class _Run:
             traceback.print_exception(error)
 
 
+def _cases(request: Request, context: InferenceContext) -> tuple[list[CaseFiles], list[Failure]]:
+    """Return all cases, and a failure for all whose case is not clear."""
+    if request.dicom:
+        ending = context.dataset_json["file_ending"]
+        return find_dicom_cases(request.images, context.modalities, request.previous_stage, ending)
+    return find_cases(request.images, context.dataset_json, request.previous_stage)
+
+
 def _in_one_line(notes: Iterable[str]) -> str:
     return "; ".join("\n".join(notes).splitlines())
 
@@ -234,6 +239,8 @@ def _require_fitting_options(request: Request, context: InferenceContext) -> Non
     if request.output_space is not None and not request.alignment.is_on:
         raise SettingsError("--output_space has an effect only with --align. Add --align grid or --align rigid.")
     require_positions_in(context.dataset_json["file_ending"], request.alignment)
+    if request.dicom:
+        require_positions_for_dicom(context.dataset_json["file_ending"])
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration
     if (needed is None) != (request.previous_stage is None):
         raise SettingsError(

@@ -26,6 +26,13 @@ class Request:
         group="input and output",
         help="predict the cases in this folder; any file of a case may be missing",
     )
+    dicom: bool = option(
+        "--dicom",
+        action="store_true",
+        group="input and output",
+        help="-i has a folder for each case, and in it a folder with one DICOM series for each available modality, "
+        "named like the modality",
+    )
     out: Path = option(
         "-o", type=Path, group="input and output", help="write the segmentations and manifest.csv to this folder"
     )

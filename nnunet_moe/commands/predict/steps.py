@@ -16,7 +16,7 @@ from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.alignment.case import align_case, to_space_of
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
-from nnunet_moe.images.file_names import files_by_channel
+from nnunet_moe.images.dicom import images_of_series
 from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_text
@@ -35,7 +35,7 @@ class PreparedCase:
     properties: dict[str, Any]
     code: Code
     files: dict[str, str]
-    """Modality -> its file, including files that were not used."""
+    """Modality -> its file or folder, including those that were not used."""
     notes: tuple[str, ...]
     """Messages of the preprocessing on files that it did not use, or that may be wrong."""
     has_copies: bool
@@ -67,17 +67,17 @@ def prepare(case: CaseFiles, context: InferenceContext, settings: ReadSettings) 
     start = time.perf_counter()
     if case.previous_stage is not None and not Path(case.previous_stage).exists():
         raise ModalityError(f"{case.previous_stage} does not exist. Predict the cascade's previous stage first.")
-    channels = files_by_channel(case.images, context.dataset_json)
-    named = tuple(channel in channels for channel in range(len(context.modalities)))
-    with memory_for(case.name, code_text(named, context.modalities), "cpu"):
-        return _prepared(case, context, settings, start)
+    files = case.by_modality(context.dataset_json)
+    code = tuple(modality in files for modality in context.modalities)
+    with memory_for(case.name, code_text(code, context.modalities), "cpu"):
+        return _prepared(case, files, context, settings, start)
 
 
-def _prepared(case: CaseFiles, context: InferenceContext, settings: ReadSettings, start: float) -> PreparedCase:
-    # a file that cannot be read is left to the reader, which says why
-    states = {file: FileState.of(Path(file)) for file in case.read if Path(file).is_file() and os.access(file, os.R_OK)}
-    channels, names = files_by_channel(case.images, context.dataset_json), context.modalities
-    files = {names[channel]: file for channel, file in channels.items()}
+def _prepared(
+    case: CaseFiles, files: dict[str, str], context: InferenceContext, settings: ReadSettings, start: float
+) -> PreparedCase:
+    # what cannot be read is left to the reader, which says why
+    states = {file: FileState.of(Path(file)) for file in case.read if os.path.exists(file) and os.access(file, os.R_OK)}
     images, aligned = _read(case, files, context, settings)
     if settings.requirement.refuse_copies:
         images.require_no_copies()
@@ -89,9 +89,9 @@ def _prepared(case: CaseFiles, context: InferenceContext, settings: ReadSettings
         require_known(previous, case.previous_stage, context.dataset_json)
         notes = (*notes, *of_grid)
     data, properties, of_values = context.preprocess(image, images.properties, previous, images.files)
-    code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(names)])
-    settings.requirement.check(code, names)
-    notes = (*images.ignored, *notes, *of_values)
+    code = tuple(not bool(np.isnan(channel).all()) for channel in data[: len(context.modalities)])
+    settings.requirement.check(code, context.modalities)
+    notes = (*case.notes, *images.ignored, *notes, *of_values)
     seconds = time.perf_counter() - start
     return PreparedCase(data, properties, code, files, notes, bool(images.copies), states, seconds, aligned)
 
@@ -103,25 +103,30 @@ def _read(
 
     Args:
         case: the case.
-        files: modality -> file.
+        files: modality -> file or folder.
         context: the inference context of the model.
         settings: how to read.
     """
-    if not settings.alignment.is_on:
-        return context.read(case.images), None
-    if settings.output_space not in (None, *files):
+    if settings.alignment.is_on and settings.output_space not in (None, *files):
         raise ModalityError(
             f"{case.name} has no {settings.output_space}, and --output_space asks for its grid. Predict this case "
             "without --output_space."
         )
-    with TemporaryDirectory() as folder:
-        targets = {modality: Path(folder) / Path(file).name for modality, file in files.items()}
-        aligned = align_case(files, targets, settings.alignment)
-        try:
-            images = context.read([*aligned.files.values()], Path(case.images[0]).parent)
-        except ModalityError as error:
-            raise ModalityError(aligned.in_original_names(str(error))) from error
-    return aligned.with_original_names(images), aligned
+    ending, folder = context.dataset_json["file_ending"], Path(case.images[0]).parent
+    names = {name: f"{case.name}_{context.modalities.index(name):04d}{ending}" for name in files}
+    with TemporaryDirectory() as of_series, TemporaryDirectory() as of_alignment:
+        series = images_of_series(files, {name: Path(of_series) / file for name, file in names.items()})
+        notes = tuple(note for notes in series.notes.values() for note in notes)
+        with series.names.in_errors():
+            if not settings.alignment.is_on:
+                images = context.read([*series.files.values()], folder)
+                return series.names.in_images(images, notes), None
+            targets = {name: Path(of_alignment) / file for name, file in names.items()}
+            aligned = align_case(series.files, targets, settings.alignment, series.frames)
+        new = series.names.before(aligned.names.originals)
+        with new.in_errors():
+            images = context.read([*aligned.files.values()], folder)
+    return new.in_images(images, (*notes, *aligned.notes)), aligned
 
 
 def write(

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from nnunet_moe.images.alignment.resampling import IDENTITY
 from nnunet_moe.images.alignment.volumes import Space
-from nnunet_moe.images.case_images import CaseImages
+from nnunet_moe.images.new_files import OriginalNames
 
 How: TypeAlias = Literal["reference", "unchanged", "resampled", "registered"]
 COLUMNS = ("alignment", "motion_mm", "motion_degrees", "covered", "similarity_before", "similarity_after")
@@ -54,24 +54,8 @@ class AlignedCase:
     alignments: Mapping[str, FileAlignment]
     """Modality -> how its file was aligned."""
     notes: tuple[str, ...]
-    originals: Mapping[str, str]
-    """New file -> original file."""
-
-    def in_original_names(self, text: str) -> str:
-        """Return a message that names the original files instead of the new ones."""
-        for new, original in self.originals.items():
-            text = text.replace(new, original)
-        return text
-
-    def with_original_names(self, images: CaseImages) -> CaseImages:
-        """Return what was read from the new files with the names of the original ones and all messages."""
-        notes = dict.fromkeys((*self.notes, *map(self.in_original_names, images.notes)))
-        return replace(
-            images,
-            notes=(*notes,),
-            copies=(*map(self.in_original_names, images.copies),),
-            files={channel: self.in_original_names(file) for channel, file in images.files.items()},
-        )
+    names: OriginalNames
+    """From which original each new file was made."""
 
     @property
     def columns(self) -> dict[str, dict[str, str]]:
@@ -89,18 +73,18 @@ def write_alignments(file: Path, cases: Iterable[tuple[str, Mapping[str, str], A
 
     Args:
         file: the CSV file.
-        cases: name, original files by modality, and alignment of each case.
+        cases: name, original files by modality, and alignment of each case. Modalities without a file have no row.
     """
     with file.open("w", newline="", encoding="utf-8") as opened:
         table = csv.writer(opened, lineterminator="\n")
         table.writerow(["case", "modality", "file", *COLUMNS, "notes"])
         for case, originals, aligned in cases:
-            for modality, alignment in aligned.alignments.items():
-                others = [file for name, file in originals.items() if name != modality]
+            for modality, original in originals.items():
+                others = [file for file in originals.values() if file != original]
                 is_reference = modality == aligned.reference
                 notes = "; ".join(
                     note
                     for note in aligned.notes
-                    if note.startswith(originals[modality]) or (is_reference and not note.startswith(tuple(others)))
+                    if note.startswith(original) or (is_reference and not note.startswith(tuple(others)))
                 )
-                table.writerow([case, modality, originals[modality], *alignment.columns.values(), notes])
+                table.writerow([case, modality, original, *aligned.columns[modality].values(), notes])

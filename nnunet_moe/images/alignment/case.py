@@ -13,6 +13,7 @@ from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampl
 from nnunet_moe.images.alignment.settings import RIGID, AlignmentSettings
 from nnunet_moe.images.alignment.volumes import LabelVolume, Space, Volume
 from nnunet_moe.images.geometry import ROUNDED, Grid
+from nnunet_moe.images.new_files import OriginalNames
 
 ABOUT_EQUAL = 1.01
 """Ratio of the edges of two voxels up to which they count as equally fine."""
@@ -57,7 +58,7 @@ def align_case(
             used[modality] = str(targets[modality])
             originals[used[modality]] = volume.file
             sitk.WriteImage(_on_reference(reference, volume, alignment), used[modality], useCompression=True)
-    return AlignedCase(reference.modality, used, alignments, tuple(notes), originals)
+    return AlignedCase(reference.modality, used, alignments, tuple(notes), OriginalNames(originals))
 
 
 def align_label(file: str, aligned: AlignedCase, target: Path) -> str:

@@ -178,6 +178,19 @@ def require_positions_in(ending: str, settings: AlignmentSettings) -> None:
         )
 
 
+def require_positions_for_dicom(ending: str) -> None:
+    """Refuse to write DICOM series in a format that does not store where an image lies.
+
+    Raises:
+        SettingsError: the format is such a one.
+    """
+    if ending not in WITH_POSITIONS:
+        raise SettingsError(
+            f"DICOM series cannot become files that end in {ending}, because these do not store where an image lies. "
+            f"Use one of {', '.join(WITH_POSITIONS)} for the dataset."
+        )
+
+
 def _space(read: ReadFile) -> Space:
     stuff = read.properties["sitk_stuff"]
     if len(stuff["spacing"]) != 3:

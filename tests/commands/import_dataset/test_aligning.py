@@ -53,6 +53,21 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
+def test_placeholders_may_be_left_out_of_aligned_cases(source, import_):
+    write_image(source / "b_pet.nii.gz", COARSE, value=0.0)
+    folder = import_("--align", "grid", "--filled_as_absent")
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [
+        "a_0000.nii.gz",
+        "a_0001.nii.gz",
+        "b_0000.nii.gz",
+    ]
+    assert {(row["case"], row["modality"]) for row in table(folder / "alignment.csv")} == {
+        ("a", "CT"),
+        ("a", "PET"),
+        ("b", "CT"),
+    }
+
+
 @pytest.mark.parametrize("link", [(), ("--link",)])
 def test_each_case_is_written_on_one_grid_and_originals_stay(source, import_, link, capsys):
     before = {file: file.read_bytes() for file in source.iterdir()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facts import facts
-from nnunet_moe.commands.predict.cases import find_cases
+from nnunet_moe.commands.predict.cases import find_cases, part_of
 from nnunet_moe.commands.predict.inputs import Inputs, Remembered
 from nnunet_moe.errors import ModelError
 from nnunet_moe.runtime.file_state import FileState
@@ -131,7 +131,7 @@ def test_the_spacing_next_to_tiff_images_is_a_file_of_the_case(tmp_path):
     (tmp_path / "lowres").mkdir()
     for name in ("a_0000.tif", "a_0001.tif", "b_0000.tif", "a.json", "b_0000.json", "lowres/a.json"):
         (tmp_path / name).touch()
-    a, b = find_cases(tmp_path, {**DATASET_JSON, "file_ending": ".tif"}, tmp_path / "lowres", num_parts=1, part_id=0)[0]
+    a, b = find_cases(tmp_path, {**DATASET_JSON, "file_ending": ".tif"}, tmp_path / "lowres")[0]
     images = [str(tmp_path / f"a_000{channel}.tif") for channel in (0, 1)]
     spacings = [str(tmp_path / "a.json"), str(tmp_path / "lowres" / "a.json")]
     assert a.read == [*images, str(tmp_path / "lowres" / "a.tif"), *spacings]
@@ -194,7 +194,7 @@ def test_names_that_look_like_those_of_a_case_or_a_channel_are_failures_with_the
     for name in names:
         (tmp_path / name).touch()
     for part in range(2):
-        found, failures = find_cases(tmp_path, DATASET_JSON, None, num_parts=2, part_id=part)
+        found, failures = part_of(*find_cases(tmp_path, DATASET_JSON, None), num_parts=2, part_id=part)
         assert [case.name for case in found] == cases[part::2]
         assert {failure.case for failure in failures} == (failed.keys() if part == 0 else set())
         for failure in failures:

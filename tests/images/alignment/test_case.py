@@ -101,7 +101,7 @@ def test_formats_without_positions_are_refused(aligned, tmp_path, ending):
 
 def test_messages_name_the_original_files(aligned):
     case, files = aligned(CT=FINE, PET=COARSE)
-    assert case.in_original_names(f"{case.files['PET']} is odd") == f"{files['PET']} is odd"
+    assert case.names.in_text(f"{case.files['PET']} is odd") == f"{files['PET']} is odd"
 
 
 def test_a_segmentation_on_the_grid_of_an_image_moves_to_the_reference_and_back(aligned, tmp_path):
