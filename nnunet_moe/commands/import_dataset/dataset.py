@@ -31,6 +31,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
+from nnunet_moe.images.bids_names import Filter
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
@@ -202,8 +203,8 @@ def _patterns(request: Request) -> dict[str, Pattern]:
     return patterns
 
 
-def _file_ending(request: Request, patterns: Mapping[str, Pattern], listing: Listing) -> str:
-    """Return the requested file ending, or the ending that all files that match a pattern share.
+def _file_ending(request: Request, patterns: Mapping[str, Pattern | Filter], listing: Listing) -> str:
+    """Return the requested file ending, or the ending that all files that match a pattern or filter share.
 
     DICOM series become files with this ending. If nothing else matches, it is the usual one.
     """
