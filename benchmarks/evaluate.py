@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from demo_model import MODEL, train_demo_model
 from measuring import in_turn, ratio
 
-from nnunet_moe.commands.demo.demo import CONFIGURATION, DATASET, DATASET_ID, PHANTOM_SHAPE, TRAINER
-from nnunet_moe.commands.demo.small_configuration import add_small_configuration
-from nnunet_moe.images.phantom import FILE_ENDING, draw_phantom, write_phantom_cohort
+from nnunet_moe.commands.demo.demo import PHANTOM_SHAPE
+from nnunet_moe.images.phantom import FILE_ENDING, draw_phantom
 from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.environment import machine
 from nnunet_moe.runtime.threads import usable_cores
@@ -35,8 +35,7 @@ def main() -> None:
     """Train once, then evaluate in turns."""
     options = _options()
     workspace = Workspace(options.out, reuse=True)
-    if not list(workspace.results.rglob("checkpoint_final.pth")):
-        _train(workspace)
+    train_demo_model(workspace, num_training=16, length=LENGTH)
     cohort = workspace.folder / f"cohort_{options.finer}"
     if not cohort.exists():
         _write_cohort(cohort, options.cases, options.finer)
@@ -56,15 +55,6 @@ def main() -> None:
     print(f"Same results byte for byte: {'yes' if outputs[0] == outputs[1] else 'NO'}, {len(outputs[0])} files")
 
 
-def _train(workspace: Workspace) -> None:
-    write_phantom_cohort(workspace.raw / DATASET, num_training=16, num_test=1, shape=PHANTOM_SHAPE)
-    planning = ("-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "2", "-npfp", "2")
-    workspace.run("nnUNetv2_plan_and_preprocess", *planning)
-    plans = workspace.preprocessed / DATASET / "nnUNetPlans.json"
-    add_small_configuration(plans, CONFIGURATION, patch_size=[32] * 3, features_per_stage=[16, 32, 64], settings=LENGTH)
-    workspace.run("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, "0", "-tr", TRAINER, "-device", "cpu")
-
-
 def _write_cohort(folder: Path, num_cases: int, finer: int) -> None:
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
@@ -82,9 +72,8 @@ def _write_cohort(folder: Path, num_cases: int, finer: int) -> None:
 def _evaluate(workspace: Workspace, cohort: Path, name: str, workers: tuple[str, ...]) -> None:
     out = workspace.folder / name
     shutil.rmtree(out, ignore_errors=True)
-    model = ("-d", str(DATASET_ID), "-c", CONFIGURATION, "-tr", TRAINER, "-f", "0", "-device", "cpu")
     where = ("-i", str(cohort / "images"), "-l", str(cohort / "labels"), "-o", str(out))
-    workspace.run("nnunet_moe", "evaluate", *model, *where, "--disable_tta", "--save_predictions", *workers)
+    workspace.run("nnunet_moe", "evaluate", *MODEL, *where, "--disable_tta", "--save_predictions", *workers)
     log = max(workspace.logs.iterdir(), key=lambda file: int(file.name.split("_")[0]))
     (out / "said.txt").write_text(log.read_text(encoding="utf-8"), encoding="utf-8")
 
