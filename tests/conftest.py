@@ -6,9 +6,11 @@ import multiprocessing.spawn
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import hypothesis
@@ -56,14 +58,6 @@ hypothesis.settings.load_profile("suite")
 
 
 TOGETHER = {
-    "trained": (
-        "test_predict",
-        "test_nnunet_commands",
-        "test_evaluate",
-        "test_export",
-        "test_package",
-        "test_container_scripts",
-    ),
     "demo_run": ("test_demo", "test_tutorials"),
     "two_image_types": ("test_label_sets", "test_m4oe", "test_m4oe_mae"),
 }
@@ -72,12 +66,12 @@ TOGETHER = {
 
 def group_of(nodeid: str) -> str:
     """The group of a test's file; a file that shares nothing is a group of its own."""
-    file = Path(nodeid.split("::")[0]).stem
-    return next((name for name, files in TOGETHER.items() if file in files), file)
+    path = nodeid.split("::")[0]
+    return next((name for name, files in TOGETHER.items() if Path(path).stem in files), path)
 
 
-class OneTrainedModel(LoadFileScheduling):
-    """One process runs all files that use a model or dataset, so that it is made once; the others go file by file."""
+class Groups(LoadFileScheduling):
+    """One process runs all files of a group, so that what they share is made once; the others go file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
@@ -88,17 +82,18 @@ def pytest_collection_modifyitems(items):
 
     What uses the dataset, which nnU-Net plans for half a minute, is slow; nobody has to remember to mark it. The
     fixtures `trained`, `make_trainer` and all others that need the dataset are in `fixturenames` together with it.
+    Longest are the groups that share a fixture, then those with the most slow tests.
     """
-    order = list(TOGETHER)
-    items.sort(key=lambda item: order.index(group) if (group := group_of(item.nodeid)) in order else len(order))
     for item in items:
         if {"dataset", "demo_run"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+    num_slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: ((group := group_of(item.nodeid)) not in TOGETHER, -num_slow[group]))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    return OneTrainedModel(config, log)
+    return Groups(config, log)
 
 
 @dataclass(frozen=True)
@@ -181,6 +176,25 @@ def extract_nnunets_fingerprint(dataset_id: int) -> None:
     extractor.run()
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that all processes of a test run share: the first that needs it fills it, while the others wait.
+
+    They copy what they need, so that no test changes the files of another process.
+
+    Args:
+        make: fills the folder, which does not exist before.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not folder.exists():
+            unfinished = own / f"{name}_unfinished"
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def dataset(preloaded_python, tmp_path_factory) -> Iterator[Dataset]:
     """Five training and two test cases, three modalities, preprocessed; the environment variables point to it."""
@@ -188,25 +202,39 @@ def dataset(preloaded_python, tmp_path_factory) -> Iterator[Dataset]:
 
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
     dataset = Dataset(workspace)
-    write_phantom_cohort(dataset.raw, num_training=5, num_test=2, shape=(32, 36, 32))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_raw", str(workspace.raw))
-        patch.setenv("nnUNet_preprocessed", str(workspace.preprocessed))
-        patch.setenv("nnUNet_results", str(workspace.results))
+
+    def make(shared: Path) -> None:
+        write_phantom_cohort(dataset.raw, num_training=5, num_test=2, shape=(32, 36, 32))
         extract_nnunets_fingerprint(DATASET_ID)
         command("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "3d_fullres", "-np", 1)
         shutil.copy(dataset.plans_file, dataset.planned_file)
         dataset.add_configuration(CONFIGURATION)
+        shutil.copytree(workspace.folder, shared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(workspace.raw))
+        patch.setenv("nnUNet_preprocessed", str(workspace.preprocessed))
+        patch.setenv("nnUNet_results", str(workspace.results))
+        shutil.copytree(made_once(tmp_path_factory, "dataset", make), workspace.folder, dirs_exist_ok=True)
         yield dataset
 
 
 @pytest.fixture(scope="session")
-def trained(dataset) -> Dataset:
-    """The dataset with two folds of MoE-SD trained on it."""
+def trained(dataset, tmp_path_factory) -> Dataset:
+    """The dataset with two folds of MoE-SD trained on it, and the splits that nnU-Net made for them."""
     from nnunet_in_process import command
 
-    for fold in (0, 1):
-        command("nnUNetv2_train", DATASET_ID, CONFIGURATION, fold, "-tr", TRAINER, "-device", "cpu", "--npz")
+    splits = dataset.plans_file.with_name("splits_final.json")
+
+    def make(shared: Path) -> None:
+        for fold in (0, 1):
+            command("nnUNetv2_train", DATASET_ID, CONFIGURATION, fold, "-tr", TRAINER, "-device", "cpu", "--npz")
+        shutil.copytree(dataset.model_folder(), shared / "model")
+        shutil.copy(splits, shared)
+
+    shared = made_once(tmp_path_factory, "trained", make)
+    shutil.copytree(shared / "model", dataset.model_folder(), dirs_exist_ok=True)
+    shutil.copy(shared / splits.name, splits)
     return dataset
 
 
@@ -289,7 +317,7 @@ def demo_run(preloaded_python, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch, folder.with_suffix(".txt").open("w") as out, redirect_stdout(out):
         patch.setattr(demo, "write_phantom_cohort", write_cohort_and_fingerprint)
-        patch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
+        patch.setattr(demo, "PHANTOM_SHAPE", (30, 32, 28))  # within one patch
         patch.setattr(demo, "TRAINING_LENGTH", length)
         patch.setattr(demo, "add_small_configuration", add_smaller_configuration)
         patch.setattr(sys, "executable", str(preloaded_python))
