@@ -18,6 +18,8 @@ _WITHOUT_VOXELS = re.compile(r"\.(json|tsv|tsv\.gz|bval|bvec|(\w+\.)?gii|\w+\.ni
 """Endings of files with the name of an image that describe it, or hold a surface (GIFTI, CIFTI)."""
 FREE = frozenset({"acq", "dir", "rec", "run", "task"})
 """Entities that a filter need not name: they say how and when an image was acquired, not what it shows."""
+_RAW_FOLDERS = frozenset({"rawbids", "rawdata"})
+"""Folders that may hold the raw images next to `derivatives`."""
 _NOT_SEARCHED = ("sourcedata", "code", "docs", "logs", "phenotype", "stimuli")
 _INDICES = frozenset({"chunk", "echo", "flip", "inv", "run", "split"})
 """Entities whose values are numbers, so that `run-01` equals `run-1`."""
@@ -60,6 +62,14 @@ class BidsName:
     def not_searched(self) -> str | None:
         """The folder for other things than images and derivatives in which the file lies."""
         return next((part for part in self.dataset.split("/") if part in _NOT_SEARCHED), None)
+
+    @property
+    def root(self) -> str:
+        """The folder of the study, which holds the raw images and `derivatives`; empty for the top folder."""
+        folders = self.dataset.split("/")
+        if not self.is_raw:
+            folders = folders[: folders.index(DERIVATIVES)]
+        return "/".join(folders[:-1] if folders and folders[-1] in _RAW_FOLDERS else folders)
 
     @property
     def kind(self) -> str:

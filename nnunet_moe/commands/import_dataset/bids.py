@@ -140,6 +140,7 @@ def _case(
     """Return the files of a case. If a modality is ambiguous, its files are reported and the case is spoilt."""
     first = next(iter(candidates.values()))[0].name
     case = FoundCase({SUBJECT: first.subject, SESSION: first.session or ""})
+    roots: set[str] = set()
     for modality, files in candidates.items():
         chosen = _chosen(files, filters[modality])
         if chosen is None:
@@ -150,10 +151,15 @@ def _case(
             continue
         reason = f"{chosen.path} is {modality} of {name}, because it fits the filter better."
         found.problems += [Problem(file.path, reason, rank=1) for file in files if file is not chosen]
+        if not filters[modality].choices[chosen.choice].folder:
+            roots.add(chosen.name.root)
         if modality == LABEL:
             case.label = chosen.path
         else:
             case.images[modality] = chosen.path
+    if len(roots) > 1:
+        have = " and ".join(root or "the top folder" for root in sorted(roots))
+        found.spoilt.setdefault(name, f"which has files in {have}. Import each dataset by itself, or name the folders")
     return case
 
 

@@ -1,6 +1,7 @@
 """The filters of a BIDS dataset: those that the user gives, or one for each suffix."""
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from nnunet_moe.commands.import_dataset.listing import Listing
@@ -39,7 +40,8 @@ def with_bids_filters(request: Request, listing: Listing) -> tuple[Request, dict
     filters = {**of_images, LABEL: label}
     for each in filters.values():
         if all(each.choice(name) is None for name in names):
-            raise SettingsError(f"{each.option}{each.text} matches no image. There are{_kinds(names)}\nCorrect it.")
+            there_are = _kinds(names, {choice.suffix.lower() for choice in each.choices})
+            raise SettingsError(f"{each.option}{each.text} matches no image. There are{there_are}\nCorrect it.")
     return request, filters
 
 
@@ -56,7 +58,7 @@ def _images(listing: Listing) -> list[BidsName]:
     return found
 
 
-def _modalities(request: Request, names: list[BidsName], label: Filter) -> dict[str, str]:
+def _modalities(request: Request, names: Sequence[BidsName], label: Filter) -> dict[str, str]:
     """Return suffix -> filter for all raw images; each suffix must have only one kind of images.
 
     Raises:
@@ -88,10 +90,11 @@ def _name(kind: str) -> str:
     return "_".join([suffix, *(entity.partition("-")[2] for entity in entities)])
 
 
-def _kinds(names: list[BidsName]) -> str:
-    """Return how many files there are of each kind, one per line."""
-    kinds = Counter(name.filter for name in names)
-    lines = [f"\n  {kind}: {_files(number)}" for kind, number in kinds.most_common(_MOST_NAMED)]
+def _kinds(names: Iterable[BidsName], wanted: Collection[str] = ()) -> str:
+    """Return how many files there are of each kind, one per line: first the wanted suffixes, then raw images."""
+    kinds = Counter((name.suffix.lower() not in wanted, not name.is_raw, name.filter) for name in names)
+    order = sorted(kinds, key=lambda kind: (*kind[:2], -kinds[kind], kind[2]))
+    lines = [f"\n  {kind[2]}: {_files(kinds[kind])}" for kind in order[:_MOST_NAMED]]
     return ":" + "".join(lines) + (f"\n  and {len(kinds) - _MOST_NAMED} more" if len(kinds) > _MOST_NAMED else "")
 
 

@@ -34,7 +34,15 @@ def patients_of_cases(request: Request, cases: Mapping[str, FoundCase]) -> dict[
             "these names, or a table with -patients."
         )
     name = request.patient or next((name for name in _NAMES if name in fields), None)
-    return {} if name is None else {case: found.fields[name] for case, found in cases.items()}
+    if name is None:
+        return {}
+    patients = {case: found.fields[name] for case, found in cases.items()}
+    if lacking := [case for case, patient in patients.items() if not patient]:
+        raise SettingsError(
+            f"-patient {name}: {lacking[0]} has no {name}. Each case needs a patient. Use another name, or a "
+            "table with -patients."
+        )
+    return patients
 
 
 def sessions_of_cases(cases: Mapping[str, FoundCase]) -> dict[str, str]:

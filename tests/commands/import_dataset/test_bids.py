@@ -230,6 +230,7 @@ def test_a_folder_that_is_no_dataset_and_a_missing_description(bids, raw, tmp_pa
         (("-m", "T1w=T1w", "-l", "dseg"), ("-l dseg", "derivatives/manual/label-lesion_mask: 3 files")),
         (("-m", "T1w={case}_T1w.nii.gz", *LABEL), ("-m T1w=", "--bids")),
         ((*MODALITIES, *LABEL, "-patient", "visit"), ("-patient visit", "filters", "sub, ses")),
+        ((*MODALITIES, *LABEL, "-patient", "ses"), ("-patient ses", "sub-02")),
     ],
 )
 def test_filters_that_match_nothing_are_refused_with_what_there_is(bids, raw, options, said):
@@ -244,6 +245,22 @@ def test_two_filters_that_are_equally_specific_place_no_case_that_has_both(bids,
     import_(bids, "-m", "A=acq-3D_FLAIR", "-m", "B=run-1_FLAIR", "-m", "T1w=T1w", *LABEL)
     assert {name.rpartition("_")[0] for name in placed(raw)} == {"sub-01_ses-1", "sub-01_ses-2"}
     assert "A and B" in report(raw)["sub-02_acq-3D_run-1_FLAIR.nii.gz"]
+
+
+def test_subjects_of_two_datasets_are_not_mixed(bids, raw):
+    (bids / "derivatives").rename(bids.parent / "derivatives")
+    for place in ("rawdata", "other"):  # the first belongs to the derivatives next to it
+        (bids.parent / place).mkdir()
+    bids.rename(bids.parent / "rawdata" / "study")
+    for folder in list((bids.parent / "rawdata" / "study").iterdir()):
+        folder.rename(bids.parent / "rawdata" / folder.name)
+    (bids.parent / "rawdata" / "study").rmdir()
+    path(bids.parent / "rawdata", "sub-02", "FLAIR").unlink()
+    image(path(bids.parent / "other", "sub-02", "FLAIR"))
+    import_(bids.parent, *MODALITIES, *LABEL)
+    assert {name.rpartition("_")[0] for name in placed(raw)} == {"sub-01_ses-1", "sub-01_ses-2"}
+    told = report(raw)["sub-02_run-1_T1w.nii.gz"]
+    assert told.startswith("It belongs to sub-02, which has files in the top folder and other. ")
 
 
 def test_a_folder_is_searched_either_by_patterns_or_as_bids(bids, raw, capsys):
