@@ -37,13 +37,16 @@ from nnunet_moe.labels.volumes import volumes_of
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
 from nnunet_moe.reports.evaluation_folder import Scores
 
-MODEL = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_progress_bar")
+TRAINED = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu")
+MIRRORED = (*TRAINED, "--disable_progress_bar")
+MODEL = (*MIRRORED, "--disable_tta")
+"""Without mirroring, which is seven eighths of a prediction."""
 INLINE = ("-npp", 0, "-nps", 0)
 NAMES = ("T1w", "T2w", "FLAIR")
 
 
-def predict(images: Path, out: Path, *more, workers=INLINE):
-    main(["predict", *map(str, ("-i", images, "-o", out, *MODEL, *workers, *more))])
+def predict(images: Path, out: Path, *more, workers=INLINE, model=MODEL):
+    main(["predict", *map(str, ("-i", images, "-o", out, *model, *workers, *more))])
 
 
 def rows(file: Path) -> dict[str, dict[str, str]]:
@@ -75,6 +78,14 @@ def test_the_predictions_are_those_of_nnunets_command(by_nnunet, subsets, tmp_pa
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((by_nnunet / name).read_text())
 
 
+def test_with_mirroring_too_the_predictions_are_those_of_nnunets_command(trained, two_cases, tmp_path):
+    predict(two_cases, tmp_path / "out", model=MIRRORED)
+    command("nnUNetv2_predict", "-i", two_cases, "-o", tmp_path / "by_nnunet", *MIRRORED, *INLINE)
+    predict(two_cases, tmp_path / "unmirrored")
+    expected = segmentations(tmp_path / "by_nnunet")
+    assert segmentations(tmp_path / "out") == expected != segmentations(tmp_path / "unmirrored")
+
+
 def test_the_manifest_tells_where_each_modality_came_from_and_what_was_found(by_nnunet, subsets, tmp_path, capsys):
     images = subsets.predictions.parent / "incoming"
     predict(images, tmp_path, "--save_probabilities")
@@ -96,13 +107,18 @@ def test_the_manifest_tells_where_each_modality_came_from_and_what_was_found(by_
 
 
 def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subsets, tmp_path, capsys):
-    options = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_tta")
-    main(["evaluate", *map(str, (*options, "-o", tmp_path / "scores", "-codes", "T1w", "T1w+FLAIR"))])
-    predict(subsets.predictions.parent / "incoming", tmp_path / "out", "-scores", tmp_path / "scores")
+    (tmp_path / "in").mkdir()
+    for code in ("100", "011", "101"):
+        for file in (subsets.predictions.parent / "incoming").glob(f"*_{code}_*"):
+            shutil.copy(file, tmp_path / "in")
+    main(["evaluate", *map(str, (*TRAINED, "--disable_tta", "-o", tmp_path / "scores", "-codes", "T1w", "T1w+FLAIR"))])
+    predict(tmp_path / "in", tmp_path / "out", "-scores", tmp_path / "scores", model=MIRRORED)
     assert "WARNING: -scores come from predictions with mirroring False." in capsys.readouterr().out
     with (tmp_path / "scores" / "means.csv").open() as opened:
         means = {(row["code"], row["metric"]): row for row in csv.DictReader(opened)}
-    for row in rows(tmp_path / "out" / "manifest.csv").values():
+    predicted = rows(tmp_path / "out" / "manifest.csv").values()
+    assert sorted(row["modalities"] for row in predicted) == ["T1w", "T1w+FLAIR", "T2w+FLAIR"]
+    for row in predicted:
         mean = means.get((row["modalities"], "dsc"))
         if row["modalities"] in ("T1w", "T1w+FLAIR"):
             assert float(row["expected_dsc_lesion"]) == float(mean["mean"])
@@ -298,10 +314,10 @@ import json, os, sys, time
 import nnunet_moe.commands.predict.predict
 from nnunet_moe.cli import main
 replace = os.replace
-def slow(*files):  # most of such a small run is the network's; now it is between the files that it writes
-    time.sleep(0.03)
+def slow(*files):  # so that most of such a small run is between the files that it writes
+    time.sleep(0.05)
     replace(*files)
-    time.sleep(0.03)
+    time.sleep(0.05)
 if __name__ == "__main__":
     for line in sys.stdin:
         process = os.fork()  # which saves the imports
