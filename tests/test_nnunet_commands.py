@@ -17,12 +17,13 @@ from nnunet_moe.training_log import read_training_logs
 
 CPU = torch.device("cpu")
 SERIAL = ("-npp", "1", "-nps", "1")
+UNMIRRORED = "--disable_tta"
+"""Saves seven eighths of a prediction; `test_an_ensemble_of_folds_is_the_mean_of_both` predicts with mirroring."""
 
 
-def predict(subsets, folder, *more, folds=("0",), workers=SERIAL):
+def predict(images, folder, *more, folds=("0",), workers=SERIAL):
     arguments = ("-d", "901", "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-device", "cpu", "-f", *folds)
-    where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(folder))
-    command("nnUNetv2_predict", *arguments, *where, *workers, *more)
+    command("nnUNetv2_predict", *arguments, "-i", str(images), "-o", str(folder), *workers, *more)
     return segmentations(folder)
 
 
@@ -36,8 +37,8 @@ def assert_same(first, second):
         assert np.array_equal(segmentation, second[name]), name
 
 
-def predictor(dataset, folds):
-    predictor = MissingModalityPredictor(device=CPU, allow_tqdm=False)
+def predictor(dataset, folds, *, mirroring=False):
+    predictor = MissingModalityPredictor(device=CPU, allow_tqdm=False, use_mirroring=mirroring)
     predictor.initialize_from_trained_model_folder(str(dataset.model_folder()), folds)
     return predictor
 
@@ -51,9 +52,15 @@ def image_of(subsets, code):
 
 
 @pytest.fixture(scope="module")
-def predicted(trained, subsets):
+def incoming(subsets):
+    """The files of the case under all codes."""
+    return subsets.predictions.parent / "incoming"
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, incoming, subsets):
     """The case under all codes, by fold 0 and nnUNetv2_predict."""
-    return predict(subsets, subsets.predictions)
+    return predict(incoming, subsets.predictions, UNMIRRORED)
 
 
 def test_every_code_is_predicted_in_the_geometry_of_its_images(predicted, subsets):
@@ -63,14 +70,14 @@ def test_every_code_is_predicted_in_the_geometry_of_its_images(predicted, subset
     assert subsets.dice().shape == (7, 1)
 
 
-def test_without_worker_processes_the_prediction_is_the_same(trained, subsets, predicted, tmp_path):
-    assert_same(predict(subsets, tmp_path / "out", workers=("-npp", "0", "-nps", "0")), predicted)
+def test_without_worker_processes_the_prediction_is_the_same(trained, incoming, predicted, tmp_path):
+    assert_same(predict(incoming, tmp_path / "out", UNMIRRORED, workers=("-npp", "0", "-nps", "0")), predicted)
 
 
-def test_prediction_from_the_model_folder_is_the_same(trained, subsets, predicted, tmp_path):
-    where = ("-i", str(subsets.predictions.parent / "incoming"), "-o", str(tmp_path))
+def test_prediction_from_the_model_folder_is_the_same(trained, incoming, predicted, tmp_path):
+    where = ("-i", str(incoming), "-o", str(tmp_path))
     model = ("-m", str(trained.model_folder()), "-f", "0", "-device", "cpu")
-    command("nnUNetv2_predict_from_modelfolder", *where, *model, *SERIAL)
+    command("nnUNetv2_predict_from_modelfolder", *where, *model, *SERIAL, UNMIRRORED)
     assert_same(segmentations(tmp_path), predicted)
 
 
@@ -92,8 +99,8 @@ def test_the_predictor_gives_the_same_from_a_list_of_arrays_in_spawned_workers(t
         assert np.array_equal(segmentation, predicted[f"{subsets.cases[0]}_{code_digits(code)}.nii.gz"])
 
 
-def test_an_ensemble_of_folds_is_the_mean_of_both(trained, subsets, predicted, tmp_path):
-    ensemble = predictor(trained, (0, 1))
+def test_an_ensemble_of_folds_is_the_mean_of_both(trained, incoming, subsets, tmp_path):
+    ensemble = predictor(trained, (0, 1), mirroring=True)
     preprocessor = ensemble.configuration_manager.preprocessor_class(verbose=False)
     managers = (ensemble.plans_manager, ensemble.configuration_manager, ensemble.dataset_json)
     image, properties = image_of(subsets, (True, False, True))
@@ -109,8 +116,13 @@ def test_an_ensemble_of_folds_is_the_mean_of_both(trained, subsets, predicted, t
     assert (single[0] - single[1]).abs().max() > 1e-2
     assert torch.equal(together, (single[0] + single[1]) / 2)
 
-    by_command = predict(subsets, tmp_path, folds=("0", "1"))
-    for code in all_codes(3):
+    codes = [(True, False, True), (False, True, False)]
+    (tmp_path / "in").mkdir()
+    for code in codes:
+        for file in incoming.glob(f"*_{code_digits(code)}_*"):
+            shutil.copy(file, tmp_path / "in")
+    by_command = predict(tmp_path / "in", tmp_path / "out", folds=("0", "1"))
+    for code in codes:
         ensemble.list_of_parameters = both
         segmentation = ensemble.predict_single_npy_array(*image_of(subsets, code))
         assert np.array_equal(segmentation, by_command[f"{subsets.cases[0]}_{code_digits(code)}.nii.gz"])
