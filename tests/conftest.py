@@ -317,7 +317,7 @@ def demo_run(preloaded_python, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch, folder.with_suffix(".txt").open("w") as out, redirect_stdout(out):
         patch.setattr(demo, "write_phantom_cohort", write_cohort_and_fingerprint)
-        patch.setattr(demo, "PHANTOM_SHAPE", (30, 32, 28))  # within one patch
+        patch.setattr(demo, "PHANTOM_SHAPE", (32, 36, 32))
         patch.setattr(demo, "TRAINING_LENGTH", length)
         patch.setattr(demo, "add_small_configuration", add_smaller_configuration)
         patch.setattr(sys, "executable", str(preloaded_python))
