@@ -86,7 +86,7 @@ def without_patient(cases: Collection[str], patients: Mapping[str, str], table: 
     missing = sorted(set(cases) - patients.keys())
     if not missing:
         return []
-    return [f"{table} has no row for {_some(missing)}. Each of them counts as a separate patient."]
+    return [f"{table} has no row for {some(missing)}. Each of them counts as a separate patient."]
 
 
 def require_a_row(cases: Collection[str], patients: Mapping[str, str], table: str) -> None:
@@ -103,7 +103,7 @@ def require_a_row(cases: Collection[str], patients: Mapping[str, str], table: st
     if not patients.keys() & set(cases):
         raise SettingsError(
             f"{table} has no row for any of the {len(cases)} cases. Its column {CASE!r} names "
-            f"{_some(sorted(patients)) or 'nothing'}; the cases are {_some(sorted(cases))}. Use the names of the cases "
+            f"{some(sorted(patients)) or 'nothing'}; the cases are {some(sorted(cases))}. Use the names of the cases "
             "in the table."
         )
 
@@ -155,11 +155,13 @@ def read_splits(file: Path) -> list[dict[str, list[str]]]:
     """Return the folds in a `splits_final.json`, which users may write themselves.
 
     Raises:
-        FileError: the file cannot be read, or a fold has no lists of cases under `train` and `val`.
+        FileError: the file cannot be read, or a fold has no lists of cases under `train` and `val`, and under `test` if
+            it has this part, which nnU-Net does not read.
     """
     splits = read_json(file, list)
     for number, fold in enumerate(splits):
         parts = [fold.get(part) for part in ("train", "val")] if isinstance(fold, dict) else [None]
+        parts += [fold["test"]] if isinstance(fold, dict) and "test" in fold else []
         if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):
             raise FileError(
                 f"{file} has no lists of cases under 'train' and 'val' for fold {number}. nnU-Net needs them. Correct "
@@ -175,11 +177,13 @@ def write_splits(file: Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> N
 
 
 def in_both_parts(splits: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str, str]) -> list[str]:
-    """Return the patients who have cases for training and for validation in the same fold."""
+    """Return the patients who have cases for training and for validation, or for a test, in the same fold."""
     found: set[str] = set()
     for fold in splits:
-        train, val = ({patients[case] for case in fold[part] if case in patients} for part in ("train", "val"))
-        found |= train & val
+        train, val, test = (
+            {patients[case] for case in fold.get(part, ()) if case in patients} for part in ("train", "val", "test")
+        )
+        found |= train & (val | test)
     return sorted(found)
 
 
@@ -195,6 +199,6 @@ def _key(case: str, patients: Mapping[str, str]) -> tuple[bool, str]:
     return (case not in patients, patients.get(case, case))
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
     return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED))

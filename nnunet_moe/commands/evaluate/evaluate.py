@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_moe.commands.evaluate.model_state import trained_with
-from nnunet_moe.commands.evaluate.models import ScoredCase, find_models, folder_cases, validation_cases
+from nnunet_moe.commands.evaluate.models import ScoredCase, cases_of_fold, find_models, folder_cases
 from nnunet_moe.commands.evaluate.overlay import Overlay, overlay_index
 from nnunet_moe.commands.evaluate.records import Records
 from nnunet_moe.commands.evaluate.request import Request
@@ -282,11 +282,12 @@ def _parts(request: Request, dataset: str, file_ending: str) -> tuple[list[Part]
     if request.images is not None and request.labels is not None:
         cases, notes = folder_cases(request.images, request.labels, file_ending)
         return [Part(request.models.folds, tuple(cases))], notes
-    parts = [Part((fold,), tuple(validation_cases(dataset, fold))) for fold in request.models.folds]
+    parts = [Part((fold,), tuple(cases_of_fold(dataset, fold, request.part))) for fold in request.models.folds]
     names = [case.name for part in parts for case in part.cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
+        do = "test" if request.part == "test" else "validate"
         raise ModelError(
-            f"Several of these folds validate the same cases: {', '.join(twice)}. Each case may count only once. "
+            f"Several of these folds {do} the same cases: {', '.join(twice)}. Each case may count only once. "
             "Choose other folds with -f."
         )
     return parts, []

@@ -58,26 +58,32 @@ def find_models(choice: ModelChoice) -> list[ModelFolder]:
     return models
 
 
-def validation_cases(dataset: str, fold: Fold) -> list[ScoredCase]:
-    """Return the validation cases of a fold, from the raw dataset.
+def cases_of_fold(dataset: str, fold: Fold, part: str) -> list[ScoredCase]:
+    """Return the cases of one part of a fold, from the raw dataset.
+
+    Args:
+        dataset: its full name.
+        fold: the fold.
+        part: `val` or `test`.
 
     Raises:
-        ModelError: the fold is not in the split, or a case is missing in the raw dataset.
+        ModelError: the fold is not in the split or has no such part, or a case is missing in the raw dataset.
     """
     file = nnunet_folder(nnUNet_preprocessed) / dataset / "splits_final.json"
     splits = read_splits(file) if file.exists() else []
-    if not isinstance(fold, int) or fold >= len(splits):
+    what = "test" if part == "test" else "validation"
+    if not isinstance(fold, int) or fold >= len(splits) or part not in splits[fold]:
         raise ModelError(
-            f"Fold {fold} has no validation cases in {file} ({len(splits)} folds). Choose another fold with -f, or "
+            f"Fold {fold} has no {what} cases in {file} ({len(splits)} folds). Choose another fold with -f, or "
             "score other cases, that it was not trained on, with -i IMAGES -l LABELS."
         )
     cases = training_cases(dataset)
-    if missing := [case for case in splits[fold]["val"] if case not in cases]:
+    if missing := [case for case in splits[fold][part] if case not in cases]:
         raise ModelError(
             f"{nnunet_folder(nnUNet_raw) / dataset} has no images of {', '.join(missing)}. {file} lists these cases "
             f"for fold {fold}. Add their images, or change the split and retrain."
         )
-    return [cases[name] for name in sorted(splits[fold]["val"])]
+    return [cases[name] for name in sorted(splits[fold][part])]
 
 
 def training_cases(dataset: str) -> dict[str, ScoredCase]:

@@ -47,6 +47,14 @@ class Request:
         group="input and output",
         help="read the labels of the images of -i from this folder (default: the dataset's labels)",
     )
+    part: str = option(
+        "-part",
+        choices=("val", "test"),
+        default="val",
+        group="input and output",
+        help="score this part of the folds: val, or test if splits_final.json has it (default: %(default)s)",
+    )
+    """The part of each fold in `splits_final.json`. nnU-Net itself reads only `train` and `val`."""
     patients: Path | None = option(
         "-patients",
         type=Path,
@@ -94,5 +102,7 @@ class Request:
             raise SettingsError(
                 "-i and -l need each other: a folder of images and a folder of their labels. Give both or none."
             )
+        if self.images is not None and self.part != "val":
+            raise SettingsError(f"-part {self.part} is for the cases of the folds. Remove it, or remove -i and -l.")
         if self.codes is not None and self.num_codes is not None:
             raise SettingsError("-codes and -num_codes exclude each other. Give only one of them.")

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
-from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
+from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.runtime.files import broken_link
+from nnunet_moe.runtime.patterns import Pattern
 
 NO_PATTERN = "No pattern matches."
 NO_IMAGE = " has a segmentation, but no image. Check the patterns."

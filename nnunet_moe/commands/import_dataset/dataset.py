@@ -24,9 +24,8 @@ from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_fi
 from nnunet_moe.commands.import_dataset.new_files import TABLE as ALIGNMENT_TABLE
 from nnunet_moe.commands.import_dataset.new_files import read_with_new_files, with_new_files, write_table
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases, sessions_of_cases
-from nnunet_moe.commands.import_dataset.patterns import LABEL, Pattern
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
-from nnunet_moe.commands.import_dataset.request import Request
+from nnunet_moe.commands.import_dataset.request import LABEL, Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
@@ -36,6 +35,7 @@ from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
+from nnunet_moe.runtime.patterns import Pattern
 from nnunet_moe.runtime.processes import map_cases
 
 OF_SERIES = ".nii.gz"

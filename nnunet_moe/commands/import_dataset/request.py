@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_moe.commands.import_dataset.patterns import LABEL
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.runtime.options import NamedValues, named_value, one_of, option, options_of
+
+LABEL = "segmentation"
+"""The key of the segmentations' pattern among the names of the modalities."""
 
 
 def _label(text: str) -> tuple[str, int]:

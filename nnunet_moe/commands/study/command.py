@@ -161,8 +161,13 @@ def _list_jobs(plan: "StudyPlan", machine: "Machine") -> None:
 
 def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
     from nnunet_moe.commands.study.report import write_report
-    from nnunet_moe.commands.study.run import run_plan
+    from nnunet_moe.commands.study.run import require_runnable, run_plan
+    from nnunet_moe.commands.study.splits import write_splits_and_patients
 
+    require_runnable(plan, machine)
+    study = plan.study
+    for line in write_splits_and_patients(study.dataset, study.splits, study.groups, plan.training_cases):
+        print(line)
     try:
         run_plan(plan, machine)
     except JobsFailedError as failure:  # still report the finished evaluations

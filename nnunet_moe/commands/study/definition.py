@@ -7,41 +7,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.commands.study.published import Published, read_published
+from nnunet_moe.commands.study.splits import Split, read_groups, read_split
+from nnunet_moe.commands.study.values import checked, file_name, filled_list, is_number, load_yaml, text
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.settings.plans import PLANS_KEY, require_allowed
 
-VALIDATION = "validation cases"
-NAME = re.compile(r"(?!.*__)[A-Za-z0-9]([A-Za-z0-9_.+-]*[A-Za-z0-9+])?")
-
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that reads numbers as a person does, and refuses repeated keys.
-
-    Here `010` is a text and `1e-3` a number. By default, YAML reads `010` as the number eight and `1e-3` as a text.
-    Of two equal keys, YAML uses the last one, where this loader raises an error.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore[reportArgumentType]
-        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_WHOLE = r"-?(0|[1-9][0-9]*)"
-_NUMBERS = {"int": rf"{_WHOLE}$", "float": rf"({_WHOLE}(\.[0-9]*)?|-?\.[0-9]+)([eE][-+]?[0-9]+)?$"}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _NUMBERS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for kind, pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list("-.0123456789"))
+VALIDATION, TEST = "validation cases", "test cases"
+"""The cases of the folds that a study scores: those of the part `val`, or of the part `test` if the split has one."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +74,23 @@ class Study:
     """The method that all others are compared with."""
     cases: Mapping[str, CaseSet] = field(default_factory=dict)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    splits: tuple[Split, ...] = ()
+    """The folds of the dataset; empty for those that exist, or that nnU-Net draws."""
+    groups: str | None = None
+    """The pattern that gives the patient of a case. None: the table of the raw dataset, if there is one."""
+    published: tuple[Published, ...] = ()
+    """Tables of other publications, which the report shows next to the study's."""
+
+    @property
+    def scored_part(self) -> str:
+        """The part of the folds whose cases are scored: `test` if the split of each fold has it, else `val`."""
+        chosen = [self.splits[fold] for fold in self.folds if isinstance(fold, int) and fold < len(self.splits)]
+        return "test" if chosen and all("test" in fold for fold in chosen) else "val"
+
+    @property
+    def of_folds(self) -> str:
+        """The name of the set of cases that come from the folds."""
+        return TEST if self.scored_part == "test" else VALIDATION
 
     @property
     def study_plans(self) -> str:
@@ -112,29 +106,27 @@ def read_study(file: Path) -> Study:
     Raises:
         SettingsError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
     """
-    try:
-        given = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise SettingsError(f"{file} does not exist. Give the YAML file of a study.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise SettingsError(f"{file} is not valid YAML: {error}") from error
+    given = load_yaml(file, "the YAML file of a study")
     keys = {
-        "dataset": _text,
-        "configuration": _name,
-        "plans": _name,
-        "trainers": _list,
+        "dataset": text,
+        "configuration": file_name,
+        "plans": file_name,
+        "trainers": filled_list,
         "folds": _folds,
         "seeds": _seeds,
         "settings": _settings,
-        "baseline": _text,
+        "baseline": text,
         "cases": lambda value, name: _cases(value, name, file.parent),
         "evaluation": _evaluation,
+        "splits": lambda value, name: read_split(value, name, file.parent),
+        "groups": read_groups,
+        "published": lambda value, name: read_published(value, name, file.parent),
     }
     try:
-        found = _checked(given, "the file", keys, required=("dataset", "configuration", "trainers"))
+        found = checked(given, "the file", keys, required=("dataset", "configuration", "trainers"))
         seeds = found.pop("seeds", (0,))
         methods = tuple(_method(entry, seeds) for entry in found.pop("trainers"))
-        study = Study(name=_name(file.stem, "its name without ending"), methods=methods, **found)
+        study = Study(name=file_name(file.stem, "its name without ending"), methods=methods, **found)
         _check(study)
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from error
@@ -143,10 +135,10 @@ def read_study(file: Path) -> Study:
 
 def _method(entry: Any, seeds: tuple[int, ...]) -> Method:
     if isinstance(entry, str):
-        return Method(_name(entry, "a trainer"), entry, seeds=seeds)
-    keys = {"trainer": _text, "name": _name, "settings": _settings, "seeds": _seeds}
-    found = _checked(entry, "an entry of trainers", keys, required=("trainer",))
-    return Method(**{"name": _name(found["trainer"], "a trainer"), "seeds": seeds, **found})
+        return Method(file_name(entry, "a trainer"), entry, seeds=seeds)
+    keys = {"trainer": text, "name": file_name, "settings": _settings, "seeds": _seeds}
+    found = checked(entry, "an entry of trainers", keys, required=("trainer",))
+    return Method(**{"name": file_name(found["trainer"], "a trainer"), "seeds": seeds, **found})
 
 
 def _check(study: Study) -> None:
@@ -171,37 +163,13 @@ def _check(study: Study) -> None:
         raise SettingsError(
             "Fold 'all' has no validation cases. Use it without other folds, and add images to score under 'cases'."
         )
-
-
-def _checked(given: Any, where: str, keys: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
-    """Check the keys of an object, and convert each value with the function of its key."""
-    if not isinstance(given, dict):
-        raise SettingsError(f"{where} is {given!r}. It must be an object with the keys {', '.join(keys)}.")
-    if unknown := [str(key) for key in given if key not in keys]:
-        raise SettingsError(f"{where} has the unknown key {', '.join(unknown)}. Allowed are {', '.join(keys)}.")
-    if missing := [key for key in required if key not in given]:
-        raise SettingsError(f"{where} lacks {', '.join(missing)}. Add it.")
-    return {key: keys[key](value, key) for key, value in given.items()}
-
-
-def _text(value: Any, key: str) -> str:
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value):
-        raise SettingsError(f"{key} is {value!r}. It must be a name.")
-    return str(value)
-
-
-def _name(value: Any, key: str) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
+    if study.scored_part == "test" and folder_of(TEST) in map(folder_of, study.cases):
+        raise SettingsError(f"cases has the name {TEST!r}, which is that of the test part of 'splits'. Rename it.")
+    known = [study.of_folds, *study.cases]
+    if unknown := [each.cases for each in study.published if each.cases is not None and each.cases not in known]:
         raise SettingsError(
-            f"{key} is {value!r}. It becomes part of file names. Letters, digits and single _ . + - are allowed."
+            f"published names the cases {unknown[0]!r}. This study scores {', '.join(known)}. Use one of these names."
         )
-    return value
-
-
-def _list(value: Any, key: str) -> list:
-    if not isinstance(value, list) or not value:
-        raise SettingsError(f"{key} is {value!r}. It must be a list with at least one entry.")
-    return value
 
 
 def _folds(value: Any, key: str) -> tuple[Fold, ...]:
@@ -213,7 +181,7 @@ def _seeds(value: Any, key: str) -> tuple[int, ...]:
 
 
 def _different(value: Any, key: str, accepts: Any, allowed: str) -> tuple:
-    if not all(map(accepts, _list(value, key))) or len(set(value)) < len(value):
+    if not all(map(accepts, filled_list(value, key))) or len(set(value)) < len(value):
         raise SettingsError(f"{key} is {value!r}. It must be a list of {allowed}, each only once.")
     return tuple(value)
 
@@ -221,10 +189,6 @@ def _different(value: Any, key: str, accepts: Any, allowed: str) -> tuple:
 def folder_of(cases: str) -> str:
     """Return the folder name of a set of cases."""
     return re.sub(r"\s+", "_", cases)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:
@@ -248,8 +212,8 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
             raise SettingsError(
                 f"{key} has the name {name!r}, which becomes the same folder name as others. Choose another name."
             )
-        kinds = {"images": _text, "labels": _text, "patients": _text}
-        given = _checked(entry, f"{key} {name!r}", kinds, required=("images", "labels"))
+        kinds = {"images": text, "labels": text, "patients": text}
+        given = checked(entry, f"{key} {name!r}", kinds, required=("images", "labels"))
         paths = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in given.items()}
         for kind, path in paths.items():
             is_table = kind == "patients"
@@ -262,13 +226,13 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
 
 
 def _evaluation(value: Any, key: str) -> EvaluationOptions:
-    found = _checked(value, key, {option.name: lambda option, _: option for option in fields(EvaluationOptions)})
+    found = checked(value, key, {option.name: lambda option, _: option for option in fields(EvaluationOptions)})
     if "codes" in found:
-        found["codes"] = tuple(str(code) for code in _list(found["codes"], "codes"))
+        found["codes"] = tuple(str(code) for code in filled_list(found["codes"], "codes"))
     for name, option in found.items():
         if name == "disable_tta" and not isinstance(option, bool):
             raise SettingsError(f"{name} is {option!r}. It must be true or false.")
-        if name in ("connectivity", "min_lesion", "tolerance") and not _is_number(option):
+        if name in ("connectivity", "min_lesion", "tolerance") and not is_number(option):
             raise SettingsError(f"{name} is {option!r}. It must be a number.")
     options = EvaluationOptions(**found)
     require_step_size(options.step_size)

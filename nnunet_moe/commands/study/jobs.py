@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_moe.commands.study.definition import VALIDATION, CaseSet, EvaluationOptions, Study, folder_of
+from nnunet_moe.commands.study.definition import CaseSet, EvaluationOptions, Study, folder_of
 from nnunet_moe.commands.study.models import SeededRun
 
 KINDS = ("preprocess", "plans", "train", "evaluate")
@@ -63,9 +63,9 @@ def _seed_by_seed(trained: Sequence[SeededRun]) -> list[SeededRun]:
 
 
 def case_sets(study: Study) -> dict[str, CaseSet | None]:
-    """Return the sets of cases to score: the folds' validation cases, if any, and the cases of the study's file."""
-    validation = {} if "all" in study.folds else {VALIDATION: None}
-    return {**validation, **study.cases}
+    """Return the sets of cases to score: those of the folds, if any, and those of the study's file."""
+    of_folds = {} if "all" in study.folds else {study.of_folds: None}
+    return {**of_folds, **study.cases}
 
 
 def evaluation_job(model: SeededRun, cases: str) -> str:
@@ -84,6 +84,8 @@ def _evaluate(study: Study, model: SeededRun, cases: str, device: str) -> tuple[
     if (folders := case_sets(study)[cases]) is not None:
         options += ["-i", str(folders.images), "-l", str(folders.labels)]
         options += [] if folders.patients is None else ["-patients", str(folders.patients)]
+    elif study.scored_part != "val":
+        options += ["-part", study.scored_part]
     return ("nnunet_moe", "evaluate", *options, *_options(study.evaluation))
 
 

@@ -147,7 +147,7 @@ def write_plans(study: Study, trained: list[SeededRun]) -> Path:
         data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
         # without a table of patients, the same split as nnU-Net's
-        if folds := crossval_split(cases, patients_of(study.dataset)):
+        if folds := list(study.splits) or crossval_split(cases, patients_of(study.dataset)):
             _write_json(splits, folds)
     return file
 

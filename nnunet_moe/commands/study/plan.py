@@ -24,7 +24,10 @@ from nnunet_moe.commands.study.jobs import (
     jobs_of,
 )
 from nnunet_moe.commands.study.models import SeededRun, plans_of, read_plans, trained_methods
+from nnunet_moe.commands.study.published import require_known
+from nnunet_moe.commands.study.splits import require_usable
 from nnunet_moe.errors import ModelError, SettingsError
+from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import Code, channel_names
 from nnunet_moe.models.choice import DEFAULT_PLANS
 from nnunet_moe.patients import NUM_FOLDS, read_patients, require_a_row
@@ -45,6 +48,8 @@ class StudyPlan:
     trained: list[SeededRun]
     jobs: dict[str, Job]
     out: Path
+    training_cases: tuple[str, ...] = ()
+    """The names of the cases of the raw dataset."""
 
     def marker(self, job: str) -> Path:
         """Return the marker file of a job. It exists once the job is done."""
@@ -160,25 +165,31 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
         raise ModelError(f"{dataset_file} does not exist. Give an existing raw dataset in {file}.")
     dataset_json = read_json(dataset_file)
     modalities = channel_names(dataset_json)
+    require_known(study.published, modalities, labels_of(dataset_json))
+    training = list(training_cases(study.dataset).values())
+    cases = list(training)
+    require_usable(study.dataset, study.splits, study.groups, study.folds, [case.name for case in training])
     _require_folds(study)
-    cases = list(training_cases(study.dataset).values())
     for given in study.cases.values():
         of_folder = folder_cases(given.images, given.labels, dataset_json["file_ending"])[0]
         if given.patients is not None:
             require_a_row([case.name for case in of_folder], read_patients(given.patients), str(given.patients))
         cases += of_folder
+    names = tuple(case.name for case in training)
     codes = choose_codes(modalities, study.evaluation.codes, None, cases)
     trained = trained_methods(study, codes)
     preprocess = _needs_preprocessing(study, out)
     if not preprocess:
         plans_of(study, trained)
-    return StudyPlan(study, codes, trained, jobs_of(study, trained, file.resolve(), device, preprocess=preprocess), out)
+    jobs = jobs_of(study, trained, file.resolve(), device, preprocess=preprocess)
+    return StudyPlan(study, codes, trained, jobs, out, names)
 
 
 def _require_folds(study: Study) -> None:
     """Make sure that the split has the study's folds. For others, nnU-Net would train on an unknown random split."""
     splits = nnunet_folder(nnUNet_preprocessed) / study.dataset / "splits_final.json"
-    number = len(read_json(splits, list)) if splits.exists() else NUM_FOLDS
+    drawn = len(read_json(splits, list)) if splits.exists() else NUM_FOLDS
+    number = len(study.splits) or drawn
     if unknown := [fold for fold in study.folds if isinstance(fold, int) and fold >= number]:
         raise SettingsError(
             f"{study.dataset} has no fold {unknown[0]}. Its split has the folds 0 to {number - 1}. Choose from these."

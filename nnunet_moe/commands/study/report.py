@@ -25,6 +25,7 @@ from nnunet_moe.commands.study.definition import folder_of
 from nnunet_moe.commands.study.jobs import case_sets, evaluation_folder, evaluation_job
 from nnunet_moe.commands.study.models import SeededRun, model_folder, plans_of
 from nnunet_moe.commands.study.plan import StudyPlan
+from nnunet_moe.commands.study.published_tables import published_tables
 from nnunet_moe.commands.study.results import StudyResults, read_results, seed_spread
 from nnunet_moe.commands.study.versions import version_warnings
 from nnunet_moe.errors import ModelError
@@ -229,6 +230,12 @@ def _sections(plan: StudyPlan, results: StudyResults, compared: pd.DataFrame, ca
         section.add_figure(
             stem.with_name(f"{stem.name}_scores.png"), f"{title}: DSC and CScore", scores_by_code(results, label)
         )
+        sections.append(section)
+    tables = [table for table in plan.study.published if table.cases in (None, cases)]
+    if tables:
+        section = Section(f"{cases}: next to published figures")
+        for number, table in enumerate(published_tables(results, tables)):
+            section.add_table(out / f"published_{number}", table)
         sections.append(section)
     return sections
 

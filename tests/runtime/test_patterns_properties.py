@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nnunet_moe.commands.import_dataset.patterns import Pattern
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.runtime.patterns import Pattern
 
 FIELDS = ("{case}", "{p}")
 TOKENS = (*FIELDS, *FIELDS, "*", "?", "**/", "/", "a", "B", "_", ".", "\n", "}", "é")

@@ -1,11 +1,8 @@
-"""Patterns of file names, which identify cases and modalities."""
+"""Patterns of names, which identify cases, modalities and patients."""
 
 import re
 
 from nnunet_moe.errors import SettingsError
-
-LABEL = "segmentation"
-"""The key of the segmentations' pattern among the names of the modalities."""
 
 _WILD = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
 
