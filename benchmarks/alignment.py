@@ -40,11 +40,11 @@ def main() -> None:
         for number in range(options.motions):
             case, channel = cases[number % len(cases)], 1 + number // len(cases) % 2
             thickness = SLICES[number // (2 * len(cases)) % 2]
-            reference = _volume(options.data, case, 0)
-            motion = _random_motion(random, reference.space)
-            moved = _moved(_volume(options.data, case, channel), motion, thickness, Path(folder))
+            reference = volume(options.data, case, 0)
+            motion = random_motion(random, reference.space)
+            file = _moved_file(volume(options.data, case, channel), motion, thickness, Path(folder))
             start = time.process_time()
-            found = register(reference, moved, LEAST_COVERED)
+            found = register(reference, file, LEAST_COVERED)
             seconds = time.process_time() - start
             rows.append((NAMES[channel], thickness, _error(reference, found, motion), found.problem, seconds))
             print(number, case, *rows[-1], flush=True)
@@ -54,11 +54,12 @@ def main() -> None:
     print(f"\nDifferent patients, refused: {sum(map(bool, refused))} of {len(refused)}: {refused}")
 
 
-def _volume(data: Path, case: str, channel: int) -> Volume:
+def volume(data: Path, case: str, channel: int) -> Volume:
+    """Read an image."""
     return Volume.of_file(NAMES[channel], str(data / f"{case}_{channel:04d}.nii.gz"), [])
 
 
-def _random_motion(random: np.random.Generator, space: Space) -> np.ndarray:
+def random_motion(random: np.random.Generator, space: Space) -> np.ndarray:
     """Return a turn about the center of the image, and a shift: directions and lengths are uniform."""
 
     def vector() -> np.ndarray:
@@ -75,14 +76,19 @@ def _random_motion(random: np.random.Generator, space: Space) -> np.ndarray:
     return motion
 
 
-def _moved(volume: Volume, motion: np.ndarray, thickness: float, folder: Path) -> Volume:
+def moved(original: Volume, motion: np.ndarray, thickness: float) -> sitk.Image:
     """Return an image as a scan of the moved patient with thicker slices; positions p there were motion(p)."""
-    size, spacing = np.array(volume.space.size), np.array(volume.space.spacing)
+    space = original.space
+    size, spacing = np.array(space.size), np.array(space.spacing)
     spacing[2], size[2] = thickness, np.ceil(size[2] * spacing[2] / thickness)
-    onto = Space(tuple(size.tolist()), tuple(spacing.tolist()), volume.space.origin, volume.space.direction)
+    onto = Space(tuple(size.tolist()), tuple(spacing.tolist()), space.origin, space.direction)
+    return resampled(original.image, onto, motion)
+
+
+def _moved_file(original: Volume, motion: np.ndarray, thickness: float, folder: Path) -> Volume:
     file = folder / "moved.nii.gz"
-    sitk.WriteImage(resampled(volume.image, onto, motion), str(file))
-    return Volume.of_file(volume.modality, str(file), [])
+    sitk.WriteImage(moved(original, motion, thickness), str(file))
+    return Volume.of_file(original.modality, str(file), [])
 
 
 def _error(reference: Volume, found: Registration, motion: np.ndarray) -> float:
@@ -93,7 +99,7 @@ def _error(reference: Volume, found: Registration, motion: np.ndarray) -> float:
 
 
 def _of_others(data: Path, cases: list[str], channel: int) -> str | None:
-    return register(_volume(data, cases[0], 0), _volume(data, cases[-1], channel), LEAST_COVERED).problem
+    return register(volume(data, cases[0], 0), volume(data, cases[-1], channel), LEAST_COVERED).problem
 
 
 def _table(rows: list[tuple[str, float, float, str | None, float]]) -> Iterator[tuple[str, ...]]:

@@ -38,7 +38,6 @@ def read_case(
     reader: Any,
     dataset_json: dict,
     training_axes: Sequence[str] = (),
-    folder: Path | None = None,
 ) -> CaseImages:
     """Read the available files of a case.
 
@@ -47,23 +46,46 @@ def read_case(
         reader: one of nnU-Net's image readers.
         dataset_json: the content of dataset.json.
         training_axes: the directions of the axes of training images, such as `LPS`; empty if they are unknown.
-        folder: where to look for files that seem to be meant for missing modalities; None for the folder of the files.
 
     Raises:
         ModalityError: as in `MissingModalityPreprocessor.run_case`.
     """
-    names, file_ending = channel_names(dataset_json), dataset_json["file_ending"]
     files = files_by_channel(image_files, dataset_json)
+    folder, name = os.path.split(next(iter(files.values())))
+    case = name[: -len("_XXXX") - len(dataset_json["file_ending"])]
+    return read_files(files, reader, dataset_json, training_axes, case=case, folder=Path(folder))
+
+
+def read_files(
+    files: Mapping[int, str],
+    reader: Any,
+    dataset_json: dict,
+    training_axes: Sequence[str],
+    *,
+    case: str,
+    folder: Path | None,
+) -> CaseImages:
+    """Read the available files of a case whose names may be any.
+
+    Args:
+        files: channel -> file.
+        reader, dataset_json, training_axes: as in `read_case`.
+        case: its name.
+        folder: where to look for files that seem to be meant for missing modalities, by their names in nnU-Net's
+            scheme; None for nowhere.
+
+    Raises:
+        ModalityError: the files cannot be used together.
+    """
+    names = channel_names(dataset_json)
     images = read_channels(reader, files, names)
     missing = [channel for channel, values in enumerate(images.image) if np.isnan(values).all()]
-    of_file, name = os.path.split(next(iter(files.values())))
-    case = name[: -len("_XXXX") - len(file_ending)]
     return replace(
         images,
         notes=(*images.notes, *axes_notes(case, images.axis_codes, training_axes)),
         case=case,
         missing=tuple(names[channel] for channel in missing),
-        look_alikes=_look_alikes(of_file if folder is None else str(folder), case, missing, file_ending),
+        look_alikes=() if folder is None else _look_alikes(folder, case, missing, dataset_json["file_ending"]),
     )
 
 
@@ -122,7 +144,7 @@ def read_segmentation_of(
 
 
 def read_channels(
-    reader: Any, files: dict[int, str], modalities: Sequence[str], originals: Sequence[int] = ()
+    reader: Any, files: Mapping[int, str], modalities: Sequence[str], originals: Sequence[int] = ()
 ) -> CaseImages:
     """Read each file into its channel.
 
@@ -236,13 +258,13 @@ def axes_notes(case: str, axis_codes: Sequence[str], training_axes: Sequence[str
     )
 
 
-def _look_alikes(folder: str, case: str, missing: Sequence[int], file_ending: str) -> tuple[str, ...]:
+def _look_alikes(folder: Path, case: str, missing: Sequence[int], file_ending: str) -> tuple[str, ...]:
     """Return a message on files that seem to be meant for missing channels, but have another ending."""
     if not missing:
         return ()
     meant = [
         other
-        for other in (path.name for path in visible(Path(folder)))
+        for other in (path.name for path in visible(folder))
         for channel in missing
         if other.startswith(f"{case}_{channel:04d}") and not other.lower().endswith(file_ending.lower())
     ]

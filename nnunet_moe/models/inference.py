@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dimension import require_volume
-from nnunet_moe.images.reading import read_case
+from nnunet_moe.images.reading import read_case, read_files
 from nnunet_moe.labels.label_sets import covered, labels_in
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.labels.volumes import volumes_of
@@ -75,13 +75,27 @@ class InferenceContext:
         """Make the preprocessor that the configuration manager names."""
         return self.configuration.preprocessor_class(verbose=False)
 
-    def read(self, image_files: Sequence[str], folder: Path | None = None) -> CaseImages:
-        """Read the images of a case; `folder` as in `read_case`.
+    def read(self, image_files: Sequence[str]) -> CaseImages:
+        """Read the images of a case.
 
         Raises:
             ModalityError: a file cannot be used.
         """
-        return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans), folder)
+        return read_case(image_files, self.reader(), self.dataset_json, training_axes(self.plans))
+
+    def read_files(self, files: Mapping[str, str], *, case: str, folder: Path | None) -> CaseImages:
+        """Read the images of a case whose file names may be any.
+
+        Args:
+            files: modality -> file.
+            case, folder: as in `nnunet_moe.images.reading.read_files`.
+
+        Raises:
+            ModalityError: a file cannot be used.
+        """
+        channels = {self.modalities.index(name): file for name, file in files.items()}
+        axes = training_axes(self.plans)
+        return read_files(channels, self.reader(), self.dataset_json, axes, case=case, folder=folder)
 
     def preprocess(
         self,

@@ -28,6 +28,11 @@ class CaseFiles:
     """Messages on what lies beside the images and is not used."""
 
     @property
+    def folder(self) -> Path | None:
+        """The folder in which other files may have names of the case; None if file names do not tell the channels."""
+        return Path(self.images[0]).parent if self.channels is None else None
+
+    @property
     def read(self) -> list[str]:
         """Return all files and folders from which the case is predicted."""
         return files_of(self.images, self.previous_stage)

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,20 +113,19 @@ def _read(
             f"{case.name} has no {settings.output_space}, and --output_space asks for its grid. Predict this case "
             "without --output_space."
         )
-    ending, folder = context.dataset_json["file_ending"], Path(case.images[0]).parent
-    names = {name: f"{case.name}_{context.modalities.index(name):04d}{ending}" for name in files}
+    read = partial(context.read_files, case=case.name, folder=case.folder)
+    names = {name: f"{channel}{context.dataset_json['file_ending']}" for channel, name in enumerate(files)}
     with TemporaryDirectory() as of_series, TemporaryDirectory() as of_alignment:
         series = images_of_series(files, {name: Path(of_series) / file for name, file in names.items()})
         notes = tuple(note for notes in series.notes.values() for note in notes)
         with series.names.in_errors():
             if not settings.alignment.is_on:
-                images = context.read([*series.files.values()], folder)
-                return series.names.in_images(images, notes), None
+                return series.names.in_images(read(series.files), notes), None
             targets = {name: Path(of_alignment) / file for name, file in names.items()}
             aligned = align_case(series.files, targets, settings.alignment, series.frames)
         new = series.names.before(aligned.names.originals)
         with new.in_errors():
-            images = context.read([*aligned.files.values()], folder)
+            images = read(aligned.files)
     return new.in_images(images, (*notes, *aligned.notes)), aligned
 
 
