@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_moe.commands.import_dataset.bids_reasons import no_image, not_bids, not_matched
 from nnunet_moe.commands.import_dataset.cases import FoundCase, folders_like_images
 from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
-from nnunet_moe.commands.import_dataset.patterns import LABEL
+from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.bids_names import SESSION, SUBJECT, BidsName, Filter, read_name
 from nnunet_moe.runtime.files import broken_link

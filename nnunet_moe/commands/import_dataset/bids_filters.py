@@ -5,8 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from nnunet_moe.commands.import_dataset.listing import Listing
-from nnunet_moe.commands.import_dataset.patterns import LABEL
-from nnunet_moe.commands.import_dataset.request import Request
+from nnunet_moe.commands.import_dataset.request import LABEL, Request
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.bids_names import FREE, BidsName, Filter, read_name
 from nnunet_moe.images.file_names import READABLE_ENDINGS

@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
-from nnunet_moe.commands.import_dataset.patterns import LABEL
+from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.images.alignment.aligned import write_alignments
 from nnunet_moe.images.alignment.case import align_case, align_label
 from nnunet_moe.images.alignment.settings import AlignmentSettings

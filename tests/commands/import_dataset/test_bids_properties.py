@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nnunet_moe.commands.import_dataset.bids import find_bids_cases
 from nnunet_moe.commands.import_dataset.listing import Listing
-from nnunet_moe.commands.import_dataset.patterns import LABEL
+from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.images.bids_names import BidsName, Filter
 
 SUBJECTS, SESSIONS = ("sub-1", "sub-2", "sub-"), ("", "ses-1/", "ses-2/")
