@@ -24,6 +24,7 @@ ABOUT_AS_GOOD = 1.05
 """The simplest regression is taken whose error out of fold is at most this many times that of the best one."""
 MARGIN = 0.25
 """How far a signal may lie outside the values of validation before a case is flagged, as a share of their range."""
+MODALITIES = "modalities"
 OF_LEVEL = {FAST: OF_PROBABILITIES, FULL: (*OF_PROBABILITIES, *AGREEMENT)}
 """Which signals the regression may use."""
 CHECKED = {FAST: (*OF_PROBABILITIES, SIZE, COMPONENTS), FULL: (*OF_PROBABILITIES, SIZE, COMPONENTS, *AGREEMENT)}
@@ -64,7 +65,7 @@ class Expectation:
     """NaN, as `high`, if there is no interval."""
     high: float
     unusual: tuple[str, ...]
-    """The signals that lie outside of what validation had seen."""
+    """The signals that lie outside of what validation had seen, and `MODALITIES` for a subset that was not scored."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Calibration:
             low, high = interval(centers, errors, patients, reached_level(LEVEL, len(set(patients))))
         scaled = {name: _scaled(name, signals[name]) for name in self.ranges}
         unusual = tuple(name for name, limits in self.ranges.items() if not _is_usual(scaled[name], limits))
+        if code not in self.fit.offsets:
+            unusual = (MODALITIES, *unusual)
         return Expectation(dsc, min(low, dsc), max(high, dsc), unusual)
 
     def _residuals(self, size: int) -> list[Residual]:

@@ -40,8 +40,8 @@ def expected_dice(probability: np.ndarray, inside: np.ndarray) -> float:
     """Compute the Dice that a segmentation has with references drawn from the probabilities, as a ratio of means.
 
     `2 sum(p inside) / (number inside + sum(p))`, from 0 to 1. It is 1 if p is 1 inside and 0 outside. An empty
-    segmentation has a Dice of 1 or 0, and 1 only if the reference is empty, too. It gets `1 - max(p)`, the upper bound
-    of the probability of an empty reference.
+    segmentation has a Dice of 1 if the reference is empty, too, and otherwise 0. It gets the probability of an empty
+    reference, `product(1 - p)`.
 
     Args:
         probability: of the label in each voxel, `(*space)`.
@@ -49,7 +49,7 @@ def expected_dice(probability: np.ndarray, inside: np.ndarray) -> float:
     """
     number = int(np.count_nonzero(inside))
     if number == 0:
-        return 1 - float(probability.max())
+        return float(np.prod(1 - probability, dtype=float))
     return float(2 * probability[inside].sum(dtype=float) / (number + probability.sum(dtype=float)))
 
 

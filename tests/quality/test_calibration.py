@@ -147,6 +147,11 @@ def test_a_case_far_outside_of_validation_is_flagged_with_the_signal():
     assert found.expect("100", {**huge, COMPONENTS: 500}).unusual == (SIZE, COMPONENTS)
 
 
+def test_a_subset_that_was_not_scored_is_flagged():
+    rows = cohort(8)
+    assert calibrate(rows, "fast").expect("111", rows.of_row(0)).unusual == ("modalities",)
+
+
 def test_a_calibration_is_json_and_says_the_same_after_it_was_read():
     rows = cohort(7)
     found = calibrate(rows, "full")

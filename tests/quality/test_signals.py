@@ -43,11 +43,11 @@ def test_the_expected_dice_of_certain_probabilities_is_the_dice_with_them(rng):
     assert expected_dice(reference.astype(np.float32), inside) == pytest.approx(agreement(reference, inside))
 
 
-@pytest.mark.parametrize(("largest", "expected"), [(0.0, 1.0), (0.25, 0.75)])
-def test_an_empty_segmentation_is_trusted_as_far_as_no_voxel_is_likely(largest, expected):
-    probability = np.zeros((3, 4))
-    probability[1, 2] = largest
-    nothing = np.zeros((3, 4), dtype=bool)
+@pytest.mark.parametrize(("largest", "other", "expected"), [(0.0, 0.0, 1.0), (0.25, 0.0, 0.75), (0.5, 0.25, 0.375)])
+def test_an_empty_segmentation_is_trusted_as_far_as_the_reference_is_empty_by_chance(largest, other, expected):
+    probability = np.zeros((3, 12))
+    probability[1, 2], probability[1, 10] = largest, other
+    nothing = np.zeros((3, 12), dtype=bool)
     assert expected_dice(probability, nothing) == expected
     inside, around = entropies(probability, nothing)
     assert inside == pytest.approx(entropy(largest))

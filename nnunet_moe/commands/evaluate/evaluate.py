@@ -124,6 +124,7 @@ def _score(
             finishing,
             network_time,
             arrays,
+            request.quality,
         )
         return _run_models(scorer, models, parts)
 

@@ -16,6 +16,7 @@ from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.runtime.files import atomic_write, digest
 from nnunet_moe.runtime.json_files import parse_json
 
+SEGMENTATION = "segmentation"
 FileState = tuple[int, int]
 """Size in bytes and time of the last change in ns."""
 
@@ -32,6 +33,10 @@ class Record:
     """The slice of the segmentation for the pictures, `(*space)` without the first axis."""
     kept: FileState | None
     """The state of the segmentation's file; None if it was not kept."""
+    signals: dict[str, dict[str, float]] | None = None
+    """Label -> signal of trust -> value; None if they were not measured."""
+    has_segmentation: bool = False
+    """Whether the file also holds the segmentation, for comparisons with others of the case."""
 
 
 class Records:
@@ -51,17 +56,32 @@ class Records:
                     return None
                 content = parse_json(str(stored["content"]))
                 kept = None if content["kept"] is None else tuple(content["kept"])
-                return Record(content["available"], content["scores"], stored["overlay"], kept)
+                scores, signals = content["scores"], content.get("signals")
+                has_segmentation = SEGMENTATION in stored.files
+                return Record(content["available"], scores, stored["overlay"], kept, signals, has_segmentation)
         except (BadZipFile, EOFError, KeyError, ValueError):  # treat a damaged record as missing
             return None
 
-    def save(self, record: Record, key: str, trainer: str, fold: str, case: str, code: Code) -> None:
-        """Write a record. On an error, leave no incomplete file."""
-        content = json.dumps({"available": record.available, "scores": record.scores, "kept": record.kept})
+    def save(
+        self,
+        record: Record,
+        segmentation: np.ndarray | None,
+        *,
+        key: str,
+        trainer: str,
+        fold: str,
+        case: str,
+        code: Code,
+    ) -> None:
+        """Write a record, with its segmentation unless that is None. On an error, leave no incomplete file."""
+        content = json.dumps(
+            {"available": record.available, "scores": record.scores, "kept": record.kept, "signals": record.signals}
+        )
+        arrays: dict[str, Any] = {} if segmentation is None else {SEGMENTATION: segmentation}
         file = self._file(trainer, fold, case, code)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as unfinished:
-            np.savez_compressed(unfinished, key=key, content=content, overlay=record.overlay)
+            np.savez_compressed(unfinished, key=key, content=content, overlay=record.overlay, **arrays)
 
     def overlay(self, trainer: str, fold: str, case: str, code: Code) -> np.ndarray | None:
         """Return the slice of a segmentation, or None if there is no record."""
@@ -70,6 +90,11 @@ class Records:
             return None
         with np.load(file) as stored:
             return stored["overlay"]
+
+    def segmentation(self, trainer: str, fold: str, case: str, code: Code) -> np.ndarray:
+        """Return the segmentation of a record that has one."""
+        with np.load(self._file(trainer, fold, case, code)) as stored:
+            return stored[SEGMENTATION]
 
     def _file(self, trainer: str, fold: str, case: str, code: Code) -> Path:
         return self.folder / trainer / f"fold_{fold}" / case / f"{code_digits(code)}.npz"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -27,7 +28,11 @@ from nnunet_moe.commands.evaluate.tables import (
     modality_table,
     unscored_note,
 )
+from nnunet_moe.commands.evaluate.trust import assessments, calibrations, expectations, trust_figure, trust_table
 from nnunet_moe.commands.evaluate.verdict import verdict
+from nnunet_moe.quality.file import FILE as QUALITY
+from nnunet_moe.quality.file import as_json
+from nnunet_moe.quality.label_calibration import LabelCalibration
 from nnunet_moe.reports.page import Section, page, write
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.runtime.environment import training_versions
@@ -51,6 +56,8 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
     report.unlink(missing_ok=True)  # a report exists only next to the files it was made from
     for folder in (out / "tables", out / "figures"):
         shutil.rmtree(folder, ignore_errors=True)
+    trusted, expected = calibrations(results), expectations(results)
+    assessed = assessments(expected, results, request.failure_dsc)
     averaged, compared, worth = means(results), comparisons(results), modality_worth(results)
     for name, table in (
         ("results", results.table.astype(dict.fromkeys(("lesions", "reference_lesions"), "Int64"))),
@@ -59,6 +66,7 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
         ("modalities", worth),
     ):
         write(out / f"{name}.csv", table.to_csv(index=False))
+    _write_quality(out, trusted, expected, assessed)
     settings = _settings(request, results, evaluation.models)
     write(out / "summary.json", json.dumps(_finite(_summary(results, settings)), indent=4, allow_nan=False))
     sections = []
@@ -70,14 +78,36 @@ def write_evaluation(evaluation: Evaluation, request: Request) -> Path:
             tables["comparisons"] = comparison_table(compared, label)
         if (of_modalities := modality_table(worth, label)).rows:
             tables["modalities"] = of_modalities
+        if has_trust := (assessed["label"] == label).any():
+            tables["quality"] = trust_table(assessed, label, request.failure_dsc)
         for name, table in tables.items():
             section.add_table(out / "tables" / f"{folder_name(label)}_{name}", table)
         for name, caption, figure in _figures(results, label):
             section.add_figure(out / "figures" / f"{folder_name(label)}_{name}.png", caption, figure)
+        if has_trust and len(results.labels) <= MAX_LABELS_WITH_PICTURES:
+            figure = trust_figure(expected, label, results, request.failure_dsc)
+            file = out / "figures" / f"{folder_name(label)}_quality.png"
+            section.add_figure(file, f"{label}: expected and actual DSC", figure)
         sections.append(section)
     sections += _model_sections(evaluation, out / "figures")
     write(report, _page(results, verdict(results, compared), sections, settings, evaluation.notes))
     return report
+
+
+def _write_quality(
+    out: Path, trusted: dict[str, dict[str, LabelCalibration]], expected: pd.DataFrame, assessed: pd.DataFrame
+) -> None:
+    """Write the calibrations and their assessment; without signals of trust, leave no files of an earlier run."""
+    contents = {
+        QUALITY: json.dumps(as_json(trusted), allow_nan=False),
+        "quality.csv": assessed.to_csv(index=False),
+        "quality_by_case.csv": expected.to_csv(index=False),
+    }
+    for name, content in contents.items():
+        if trusted:
+            write(out / name, content)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def _figures(results: Results, label: str) -> Iterator[tuple[str, str, Figure]]:
@@ -121,6 +151,8 @@ def _settings(request: Request, results: Results, models: dict[str, dict]) -> di
         "num_codes": request.num_codes,
         "checkpoint": choice.checkpoint,
         "save_predictions": request.save_predictions,
+        "quality": request.quality,
+        "failure_dsc": request.failure_dsc,
         "metrics": asdict(request.metrics),
         "prediction": asdict(request.prediction),
         "versions": {**versions_of_figures(), **training_versions()},

@@ -18,6 +18,7 @@ from nnunet_moe.commands.evaluate.metrics import METRICS, composite_without_corr
 from nnunet_moe.commands.evaluate.statistics import ratio_error
 from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.patients import groups_of
+from nnunet_moe.quality.signals import SIGNALS
 
 CSCORE = "cscore"
 ISBI_SCORE = "isbi_score"
@@ -30,7 +31,18 @@ WITHOUT_CORRELATION = "cscore_without_corr"
 MEAN_OVER_LABELS = "mean over labels"
 ALL_EACH_HAS: Code = ()
 """A placeholder for each case's own code: all modalities that the case has, of those that are scored."""
-COLUMNS = ("trainer", "fold", "case", "code", "label", *METRICS, WITHOUT_CORRELATION, "configuration", "failure")
+COLUMNS = (
+    "trainer",
+    "fold",
+    "case",
+    "code",
+    "label",
+    *METRICS,
+    WITHOUT_CORRELATION,
+    "configuration",
+    "failure",
+    *SIGNALS,
+)
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,23 @@ from nnunet_moe.images.file_names import files_of
 from nnunet_moe.images.notes import OncePerModality
 from nnunet_moe.labels.label_sets import LabelSets, labels_in
 from nnunet_moe.labels.labels import labels_of
-from nnunet_moe.modalities.codes import Code, channel_names, code_digits, code_of_digits, code_text, is_within
+from nnunet_moe.modalities.codes import (
+    Code,
+    all_codes,
+    channel_names,
+    code_digits,
+    code_of_digits,
+    code_text,
+    is_within,
+)
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.network_input import with_only
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
+from nnunet_moe.quality.measuring import leave_one_out
+from nnunet_moe.quality.settings import FULL, OFF
+from nnunet_moe.quality.signals import Signals, signals_of_agreement
 from nnunet_moe.runtime.files import atomic_write, folder_name
 from nnunet_moe.runtime.memory import memory_for
 from nnunet_moe.runtime.network_time import NetworkTime
@@ -69,6 +80,8 @@ class Scorer:
     network_time: NetworkTime
     arrays: Path
     """The folder for arrays that one step leaves for the next."""
+    quality: str = OFF
+    """Which signals of trust are measured, one of `LEVELS`."""
     once: OncePerModality = field(default_factory=OncePerModality)
     """Which messages the log contains."""
 
@@ -112,6 +125,10 @@ class ModelRun:
         self.labels = labels_of(self.segmenter.dataset_json)
         self.modalities = channel_names(self.segmenter.dataset_json)
         self.codes = [code for code in scorer.codes if self.segmenter.takes(code)]
+        self._segmented = self._all_codes()
+        """The codes to score and, for the agreement, those with one modality less; the smallest first."""
+        self._recorded: dict[str, set[Code]] = {}
+        """Case -> the codes whose segmentations were scored."""
         self._described: set[Path] = set()
         """Folders of segmentations to which this run has written dataset.json and plans.json."""
         bfloat16 = self.segmenter.computes_in_bfloat16()
@@ -119,7 +136,7 @@ class ModelRun:
 
     def rows(self) -> Iterator[dict]:
         """Yield rows for `Results`. Scores of an earlier run are not recomputed."""
-        total = sum(is_within(code, self._named(case)) for case in self.part.cases for code in self.codes)
+        total = sum(is_within(code, self._named(case)) for case in self.part.cases for code in self._segmented)
         about = f"{self.model.trainer} {self.model.configuration} fold {self.part.fold_text}"
         finishing, waiting = self.scorer.finishing, deque[_Segmentation]()
         with tqdm(total=total, desc=about, unit="segmentation", mininterval=1) as progress:
@@ -145,9 +162,11 @@ class ModelRun:
         files = sorted(map(os.path.abspath, files_of(case.images, case.label)))
         annotation = list(self._annotated_labels(case, self._named(case)))
         key = key_of([self.model_state, [(file, content_of(file)) for file in files], annotation])
-        records = {code: self._stored(key, case, code) for code in self.codes}
+        records = {code: self._stored(key, case, code) for code in self._segmented}
         known = next((code_of_digits(record.available) for record in records.values() if record is not None), None)
-        pending = [code for code in self.codes if records[code] is None and is_within(code, known or self._named(case))]
+        pending = [
+            code for code in self._segmented if records[code] is None and is_within(code, known or self._named(case))
+        ]
         for code in pending:  # it would differ from the scores of this run
             self._prediction_file(case, code).unlink(missing_ok=True)
         call, segmenter = None, self.segmenter
@@ -163,16 +182,16 @@ class ModelRun:
         prepared, unprepared = (None, "") if call is None else _attempt(call.result)
         for line in () if prepared is None else self.scorer.once.new(prepared.log_lines):
             tqdm.write(line)
-        for number, code in enumerate(self.codes, 1):
+        for number, code in enumerate(self._segmented, 1):
             found = _Segmentation(case, code, record=planned.records[code])
             if code in planned.pending:
                 found.failure = unprepared
                 if prepared is not None and is_within(code, prepared.available):
-                    following = len(self.codes) * (ahead + 1) - number
+                    following = len(self._segmented) * (ahead + 1) - number
                     make = partial(self._predicted, planned, prepared, code, following)
                     found.call, found.failure = _attempt(make)
             if prepared is not None:
-                found.arrays = prepared.folder if number == len(self.codes) else _logits_file(prepared, code)
+                found.arrays = prepared.folder if number == len(self._segmented) else _logits_file(prepared, code)
             yield found
 
     def _predicted(self, planned: _PlannedCase, prepared: PreparedCase, code: Code, ahead: int) -> Call[Record]:
@@ -187,7 +206,7 @@ class ModelRun:
                 data, properties = self.segmenter.input_of(prepared.images, code)
             np.save(logits_file, self.segmenter.logits(data).numpy())
         file = self._prediction_file(case, code)
-        if scorer.save_predictions:
+        if is_kept := self._keeps(code):
             self._describe(file.parent)
         of_record = {"trainer": self.model.trainer, "fold": self.part.fold_text, "case": case.name, "code": code}
         prediction = Prediction(
@@ -196,8 +215,9 @@ class ModelRun:
             properties,
             self._annotated_labels(case, prepared.available),
             file,
-            scorer.save_predictions,
+            is_kept,
             partial(scorer.records.save, key=planned.key, **of_record),
+            scorer.quality,
         )
         what = (case.name, prediction, prepared.without_images(), context, scorer.metrics)
         return scorer.finishing.submit(finish, *what, ahead=ahead)
@@ -206,20 +226,38 @@ class ModelRun:
         """Yield the rows of a segmentation, when its scores are known."""
         if found.call is not None:
             found.record, found.failure = _attempt(found.call.result)
+        if found.record is not None:
+            self._recorded.setdefault(found.case.name, set()).add(found.code)
         if found.arrays is not None:
             shutil.rmtree(found.arrays) if found.arrays.is_dir() else found.arrays.unlink(missing_ok=True)
         if is_within(found.code, self._named(found.case)):
             progress.update()
-        if found.record is not None or found.failure:
+        if found.code in self.codes and (found.record is not None or found.failure):
             yield from self._record_rows(found.case, found.code, found.record, found.failure)
 
     def _named(self, case: ScoredCase) -> Code:
         """Return the code of a case according to its file names."""
         return tuple(channel in case.channels for channel in range(len(self.modalities)))
 
+    def _all_codes(self) -> list[Code]:
+        """Return the codes to segment, see `_segmented`."""
+        needed = set(self.codes)
+        if self.scorer.quality == FULL:
+            needed |= {other for code in self.codes for other in leave_one_out(code) if self.segmenter.takes(other)}
+        return [code for code in all_codes(len(self.modalities)) if code in needed]
+
+    def _keeps(self, code: Code) -> bool:
+        """Return whether the segmentations of a code are kept."""
+        return self.scorer.save_predictions and code in self.codes
+
     def _stored(self, key: str, case: ScoredCase, code: Code) -> Record | None:
         record = self.scorer.records.load(key, self.model.trainer, self.part.fold_text, case.name, code)
-        if record is None or not self.scorer.save_predictions:
+        quality = self.scorer.quality
+        if record is not None and quality != OFF and record.signals is None:  # an earlier run did not measure them
+            return None
+        if record is not None and quality == FULL and not record.has_segmentation:
+            return None
+        if record is None or not self._keeps(code):
             return record
         is_kept = record.kept is not None and record.kept == file_state(self._prediction_file(case, code))
         return record if is_kept else None
@@ -246,6 +284,7 @@ class ModelRun:
         self._described.add(folder)
 
     def _record_rows(self, case: ScoredCase, code: Code, record: Record | None, failure: str) -> Iterator[dict]:
+        signals = self._signals(case, code, record)
         for label in self.labels:
             scores = record.scores[label] if record is not None else dict.fromkeys(METRICS)
             yield {
@@ -257,7 +296,20 @@ class ModelRun:
                 **{metric: np.nan if value is None else value for metric, value in scores.items()},
                 "configuration": self.model.configuration,
                 "failure": failure,
+                **signals.get(label, {}),
             }
+
+    def _signals(self, case: ScoredCase, code: Code, record: Record | None) -> dict[str, Signals]:
+        """Return the signals of trust that were measured. All codes with one modality less were concluded before."""
+        if record is None or record.signals is None or self.scorer.quality == OFF:
+            return {}
+        of_record = self.model.trainer, self.part.fold_text, case.name
+        others = leave_one_out(code)
+        if self.scorer.quality != FULL or not others or not self._recorded[case.name].issuperset(others):
+            return record.signals
+        segmentation, *without = (self.scorer.records.segmentation(*of_record, each) for each in (code, *others))
+        agreement = signals_of_agreement(segmentation, without, self.labels)
+        return {label: {**signals, **agreement[label]} for label, signals in record.signals.items()}
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:

@@ -27,6 +27,8 @@ from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_digits, code_text, is_within
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.network_input import NetworkInput
+from nnunet_moe.quality.measuring import fast_signals
+from nnunet_moe.quality.settings import FULL, OFF
 from nnunet_moe.runtime.files import atomic_write
 from nnunet_moe.runtime.memory import memory_for
 
@@ -79,7 +81,9 @@ class Prediction:
     """The file of the segmentation."""
     is_kept: bool
     """Whether the segmentation is written to it."""
-    save: Callable[[Record], None]
+    save: Callable[[Record, np.ndarray | None], None]
+    quality: str
+    """Which signals of trust are measured, one of `LEVELS`."""
 
 
 def open_case(case: ScoredCase, context: InferenceContext) -> OpenedCase:
@@ -169,13 +173,17 @@ def finish(
         segmentation = context.segmentation(logits, prediction.properties)
         reference, ignore_label = np.load(case.folder / REFERENCE), context.label_manager.ignore_label
         scores = score_labels(segmentation, reference, case.spacing, prediction.scored, ignore_label, settings)
+        of_model = context.label_manager, context.dataset_json
+        found = logits, segmentation, case.spacing
+        signals = None if prediction.quality == OFF else fast_signals(*found, *of_model)
         scores |= {label: dict.fromkeys(METRICS) for label in labels_of(context.dataset_json) if label not in scores}
     if prediction.is_kept:
         with atomic_write(prediction.file) as unfinished:
             context.reader().write_seg(segmentation, str(unfinished), case.geometry)
     overlay = segmentation[overlay_index(reference)]
-    record = Record(code_digits(case.available), scores, overlay, file_state(prediction.file))
-    prediction.save(record)
+    kept, is_full = file_state(prediction.file), prediction.quality == FULL
+    record = Record(code_digits(case.available), scores, overlay, kept, signals, is_full)
+    prediction.save(record, segmentation if is_full else None)
     return record
 
 

@@ -37,6 +37,8 @@ from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.images.phantom import SIGNAL
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
 from nnunet_moe.models.network_input import NetworkInput
+from nnunet_moe.quality.file import read_calibrations
+from nnunet_moe.quality.signals import SIGNALS
 from nnunet_moe.runtime.environment import versions
 
 NAMES = tuple(SIGNAL)
@@ -117,7 +119,7 @@ def two_cases(dataset, tmp_path_factory):
 def evaluated(models, two_cases, tmp_path_factory):
     """All trainers on the test cases, segmentations kept."""
     out = tmp_path_factory.mktemp("evaluated") / "out"
-    where = ("-i", two_cases[0], "-l", two_cases[1], "--save_predictions")
+    where = ("-i", two_cases[0], "-l", two_cases[1], "--save_predictions", "--quality", "full")
     evaluate(out, *where, trainers=(MOESD, BASELINE, DEDICATED, "nnUNetTrainer"))
     return out
 
@@ -170,6 +172,38 @@ def test_kept_segmentations_are_a_folder_that_nnunets_evaluation_takes_and_agree
         assert float(ours[case]["reference_volume_mm3"]) == metrics["n_ref"]
         assert float(ours[case]["ppv"]) == pytest.approx(metrics["TP"] / metrics["n_pred"])
         assert float(ours[case]["sensitivity"]) == pytest.approx(metrics["TP"] / metrics["n_ref"])
+
+
+def test_signals_of_trust_are_those_of_the_kept_segmentations(evaluated):
+    """The agreement is the Dice with the segmentations of one modality less; a single modality has none."""
+
+    def lesions(row, code):
+        return read(evaluated / "predictions" / row["trainer"] / code / f"{row['case']}.nii.gz") == 1
+
+    for row in rows_of(evaluated):
+        assert float(row["size_mm3"]) == pytest.approx(float(row["volume_mm3"]), rel=1e-12)
+        assert float(row["components"]) == float(row["lesions"])
+        assert 0 <= float(row["expected_dice"]) <= 1 and 0 <= float(row["entropy_inside"]) <= 1
+        names = row["code"].split("+")
+        if row["trainer"] in (DEDICATED, "nnUNetTrainer") or len(names) == 1:
+            assert row["mean_agreement"] == row["least_agreement"] == ""
+            continue
+        whole, found = lesions(row, row["code"]), []
+        for name in names:
+            other = lesions(row, "+".join(each for each in names if each != name))
+            total = whole.sum() + other.sum()
+            found.append(2 * (whole & other).sum() / total if total else 1)
+        assert float(row["mean_agreement"]) == pytest.approx(np.mean(found), rel=1e-12)
+        assert float(row["least_agreement"]) == pytest.approx(min(found), rel=1e-12)
+
+
+def test_too_few_patients_are_calibrated_by_the_mean_of_the_subset(evaluated):
+    calibration = read_calibrations(evaluated / "quality.json", MOESD)["lesion"]
+    for code in all_codes(3):
+        scored = [float(row["dsc"]) for row in rows_of(evaluated) if row["trainer"] == MOESD
+                  and row["code"] == code_text(code, NAMES)]  # fmt: skip
+        expected = calibration.expect(code_digits(code), dict.fromkeys(SIGNALS, 0.5))
+        assert expected.dsc == pytest.approx(np.mean(scored)) and math.isnan(expected.low)
 
 
 def test_each_model_is_scored_under_the_codes_that_it_takes(evaluated):
