@@ -1,7 +1,12 @@
 """Prediction with missing modalities from Python."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -10,7 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_moe.architectures.missing_modality_network import MissingModalityNetwork
 from nnunet_moe.architectures.stock_network import StockNetwork, missing_modality_network
 from nnunet_moe.errors import ModelError
+from nnunet_moe.labels.labels import labels_of
+from nnunet_moe.modalities.codes import available_modalities, code_digits, drop_modalities
 from nnunet_moe.preprocessing import use_missing_modality_preprocessor
+from nnunet_moe.quality.calibration import Expectation
+from nnunet_moe.quality.label_calibration import LabelCalibration
+from nnunet_moe.quality.measuring import fast_signals, leave_one_out
+from nnunet_moe.quality.signals import signals_of_agreement
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.sliding_window import SlidingWindowPredictor
 
@@ -75,6 +86,51 @@ class MissingModalityPredictor(SlidingWindowPredictor):
         )
         one_image_type = self._modality_network().takes_one_image_type
         use_missing_modality_preprocessor(configuration_manager, one_image_type=one_image_type)
+
+    def predict_with_quality(
+        self,
+        image: np.ndarray,
+        properties: dict[str, Any],
+        calibrations: Mapping[str, LabelCalibration],
+        *,
+        full: bool = False,
+    ) -> tuple[np.ndarray, dict[str, Expectation]]:
+        """Predict a case, and say which Dice is expected of its segmentation. Not for the second stage of a cascade.
+
+        Args:
+            image: `(K, *space)` as nnU-Net's reader gives it, NaN in missing channels.
+            properties: the properties that the reader returned; at least `spacing`.
+            calibrations: label -> calibration, from `read_calibrations`.
+            full: also predict the case without one modality after another, which takes as many further passes. The
+                calibrations must be from an evaluation with `--quality full`.
+
+        Returns:
+            Labels `(*space)`; and label -> what is expected of it, for the labels with a calibration.
+        """
+        managers = self.plans_manager, self.configuration_manager
+        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        data, _, properties = preprocessor.run_case_npy(
+            image, None, copy.deepcopy(properties), *managers, self.dataset_json
+        )
+        data = torch.from_numpy(data)
+        code = tuple(available_modalities(data[None])[0].tolist())
+        logits, segmentations = [], []
+        for each in (code, *(leave_one_out(code) if full else ())):
+            dropped = drop_modalities(data[None], torch.tensor([each]))[0]
+            logits.append(self.predict_logits_from_preprocessed_data(dropped).cpu())
+            segmentations.append(
+                convert_predicted_logits_to_segmentation_with_correct_shape(
+                    logits[-1], *managers, self.label_manager, properties
+                )
+            )
+        segmentation, *others = segmentations
+        spacing = properties["spacing"]
+        signals = fast_signals(logits[0], segmentation, spacing, self.label_manager, self.dataset_json)
+        agreement = signals_of_agreement(segmentation, others, labels_of(self.dataset_json))
+        return segmentation, {
+            label: calibration.expect(code_digits(code), {**signals[label], **agreement[label]})
+            for label, calibration in calibrations.items()
+        }
 
     def _modality_network(self) -> MissingModalityNetwork | StockNetwork:
         assert isinstance(self.network, nn.Module)

@@ -11,6 +11,9 @@ import pandas as pd
 from nnunet_moe.errors import ModelError
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.quality.file import FILE as QUALITY
+from nnunet_moe.quality.file import read_calibrations
+from nnunet_moe.quality.label_calibration import LabelCalibration
 from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.files import digest
 from nnunet_moe.runtime.json_files import load_json
@@ -52,7 +55,7 @@ class EvaluationFolder:
     """
 
     def __init__(self, folder: Path, model: ModelFolder, folds: Sequence[Fold]) -> None:
-        self._model = model
+        self._model, self._folder = model, folder
         try:
             settings = load_json(folder / "summary.json")["settings"]
             scored_folds, self._is_validation = settings["folds"], settings["images"] is None
@@ -83,6 +86,15 @@ class EvaluationFolder:
         """List the scored settings from which a prediction with these settings differs, in words."""
         now = {"step_size": step_size, "mirroring": mirroring}
         return [f"{name} {self._prediction[name]}" for name, value in now.items() if self._prediction[name] != value]
+
+    @property
+    def calibrations(self) -> dict[str, LabelCalibration]:
+        """Label -> what tells the expected DSC of a single case; empty if the evaluation measured no signals of trust.
+
+        Raises:
+            FileError: the file of the calibrations cannot be read.
+        """
+        return read_calibrations(self._folder / QUALITY, self._model.trainer)
 
     def scores(self, code: str) -> Scores | None:
         """Return the scores for a code, given by the names of its modalities; None if it was not scored."""

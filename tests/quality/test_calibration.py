@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from made_scores import CODES, cohort
 from nnunet_moe.quality.calibration import (
     MIN_PATIENTS,
     Calibration,
@@ -16,21 +17,6 @@ from nnunet_moe.quality.calibration import (
 from nnunet_moe.quality.intervals import interval, reached_level
 from nnunet_moe.quality.regression import fit, subset_means
 from nnunet_moe.quality.signals import COMPONENTS, FAST, OF_PROBABILITIES, SIGNALS, SIZE
-
-CODES = ("100", "010", "110")
-
-
-def cohort(num_patients, seed=0, *, noise=0.05, visits=1):
-    """Each patient with all codes: the DSC follows the expected Dice, and a patient's error is shared by its rows."""
-    rng = np.random.default_rng(seed)
-    patients = [f"p{number:02d}" for number in range(num_patients) for _ in range(visits * len(CODES))]
-    codes = list(CODES) * visits * num_patients
-    truth = rng.uniform(0.3, 0.9, len(codes))
-    shared = np.repeat(rng.normal(0, noise, num_patients), visits * len(CODES))
-    signals = {name: rng.random(len(codes)) for name in SIGNALS}
-    signals |= {"expected_dice": truth, SIZE: rng.uniform(10, 1000, len(codes))}
-    dsc = np.clip(truth - 0.1 + shared + rng.normal(0, noise / 2, len(codes)), 0, 1)
-    return ScoredRows(patients, codes, signals, dsc)
 
 
 def test_without_signals_the_fit_is_the_mean_of_each_subset_and_of_all_rows_for_another():

@@ -23,6 +23,8 @@ def run(namespace: argparse.Namespace) -> None:
 
     outcome = predict_cohort(request)
     print(f"Predicted {len(outcome.predicted)} cases into {request.out}")
+    if outcome.doubtful:
+        print(f"Doubtful: {len(outcome.doubtful)} cases, see the column doubtful of the manifest")
     print(outcome.network_time.sentence())
     if outcome.failures:
         listed = "\n".join(f"  {failure.case}: {failure.reason}" for failure in outcome.failures)

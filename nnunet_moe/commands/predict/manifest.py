@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from nnunet_moe.commands.predict.trust import DOUBTFUL, Trust
 from nnunet_moe.errors import ModelError
 from nnunet_moe.images.alignment.aligned import COLUMNS
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
@@ -32,6 +33,8 @@ class Prediction:
     notes: str
     alignments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Modality -> column of `COLUMNS` -> text; empty if files were used as they are."""
+    trust: Mapping[str, str] = field(default_factory=dict)
+    """Column -> text, as `Trust.cells` returns them; empty if nothing was measured."""
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Manifest:
         labels: names of the labels or regions.
         evaluation: the evaluation that provides the expected scores, or None.
         is_aligned: whether the table says how each file was aligned.
+        trust: what says how far each case can be trusted, or None.
     """
 
     file: Path
@@ -54,6 +58,7 @@ class Manifest:
     labels: Sequence[str]
     evaluation: EvaluationFolder | None
     is_aligned: bool = False
+    trust: Trust | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     _known: dict[str, dict[str, object]] = field(default_factory=dict)
     """Modalities -> the columns with the expected scores."""
@@ -103,7 +108,11 @@ class Manifest:
         return [
             *("case", "modalities", *files, "seconds", *values, "expected_from_cases", "notes"),
             *self._alignment_columns(),
+            *self._trust_columns(),
         ]
+
+    def _trust_columns(self) -> list[str]:
+        return [] if self.trust is None else self.trust.columns(self.labels)
 
     def _alignment_columns(self) -> list[str]:
         return [f"{column}_{name}" for name in self.modalities for column in COLUMNS] if self.is_aligned else []
@@ -115,6 +124,8 @@ class Manifest:
         row |= {VOLUME.format(name): f"{volume:.10g}" for name, volume in prediction.volumes.items()}
         for name, alignment in prediction.alignments.items():
             row |= {f"{column}_{name}": text for column, text in alignment.items()}
+        if self.trust is not None:
+            row |= {**prediction.trust, DOUBTFUL: self.trust.doubtful(prediction.trust)}
         return row | self._expected(prediction.modalities)
 
     def _expected(self, modalities: str) -> dict[str, object]:
@@ -140,6 +151,7 @@ class Manifest:
             {name: float(volume) for name in self.labels if (volume := row[VOLUME.format(name)])},
             row["notes"],
             self._alignments(row),
+            {column: row[column] for column in self._trust_columns() if column != DOUBTFUL},
         )
 
     def _alignments(self, row: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.commands.predict.manifest import Manifest
 from nnunet_moe.commands.predict.request import Request
+from nnunet_moe.commands.predict.trust import Trust
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import parse_code
@@ -37,10 +38,16 @@ class OutputFolder:
         model: the model that predicts.
         context: the inference context of the model.
         evaluation: the evaluation that provides the expected scores, or None.
+        trust: what says how far each case can be trusted, or None.
     """
 
     def __init__(
-        self, request: Request, model: ModelFolder, context: InferenceContext, evaluation: EvaluationFolder | None
+        self,
+        request: Request,
+        model: ModelFolder,
+        context: InferenceContext,
+        evaluation: EvaluationFolder | None,
+        trust: Trust | None = None,
     ) -> None:
         self._request, self._context = request, context
         self._settings = {**_settings(request, model), **self._alignment_settings()}
@@ -54,6 +61,7 @@ class OutputFolder:
             tuple(labels_of(context.dataset_json)),
             evaluation,
             request.alignment.is_on,
+            trust,
         )
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))

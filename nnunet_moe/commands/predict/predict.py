@@ -18,12 +18,14 @@ from nnunet_moe.commands.predict.manifest import Failure, Prediction, write_fail
 from nnunet_moe.commands.predict.output_folder import OutputFolder
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.commands.predict.steps import PreparedCase, ReadSettings, prepare, write
+from nnunet_moe.commands.predict.trust import Trust
 from nnunet_moe.errors import ModalityError, ModelError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
 from nnunet_moe.images.notes import OncePerModality
-from nnunet_moe.modalities.codes import code_text
+from nnunet_moe.modalities.codes import code_text, parse_code
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.inference import InferenceContext, load_predictor, predict_logits
+from nnunet_moe.models.network_input import with_only
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.runtime.memory import memory_for
@@ -40,6 +42,8 @@ class Outcome:
     failures: tuple[Failure, ...]
     failures_file: Path
     network_time: NetworkTime
+    doubtful: tuple[str, ...] = ()
+    """The predicted cases of which less is expected than `--require_quality`."""
 
 
 def predict_cohort(request: Request) -> Outcome:
@@ -61,11 +65,16 @@ def predict_cohort(request: Request) -> Outcome:
             print(
                 f"WARNING: -scores come from predictions with {', '.join(differing)}. This run may have other scores."
             )
+    calibrations = {} if evaluation is None else evaluation.calibrations
+    is_cascade = request.previous_stage is not None
+    trust = Trust.of(calibrations, request.quality, request.require_quality, is_cascade=is_cascade)
+    for note in [] if trust is None else trust.notes():
+        print(f"WARNING: -scores: {note}")
     predictor = _predictor(model, request)
     context = InferenceContext.of(predictor)
     request = replace(request, alignment=request.alignment.for_dataset(context.dataset_json, context.modalities))
     _require_fitting_options(request, context)
-    output = OutputFolder(request, model, context, evaluation)
+    output = OutputFolder(request, model, context, evaluation, trust)
     return _Run(request, predictor, context, output, network_time).finish()
 
 
@@ -119,7 +128,12 @@ class _Run:
         kept = {case.name for case in self._cases} - {case.name for case in self._output.altered}
         names = kept & self._output.manifest.predictions.keys()
         failures_file = self._output.failures_file
-        return Outcome(tuple(sorted(names)), tuple(self._failures), failures_file, self._network_time)
+        doubtful = tuple(case for case in sorted(names) if self._is_doubtful(case))
+        return Outcome(tuple(sorted(names)), tuple(self._failures), failures_file, self._network_time, doubtful)
+
+    def _is_doubtful(self, case: str) -> bool:
+        manifest = self._output.manifest
+        return manifest.trust is not None and bool(manifest.trust.doubtful(manifest.predictions[case].trust))
 
     def _predicted(
         self, case: CaseFiles, preparing: Call[PreparedCase], writing: Workers, *, ahead: int
@@ -133,6 +147,7 @@ class _Run:
             folder = self._output.unfinished / case.name
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
+            others = self._predict_others(prepared, folder)
             seconds = prepared.seconds + time.perf_counter() - start
             prediction = Prediction(
                 code,
@@ -151,12 +166,26 @@ class _Run:
                 self._context,
                 self._output.target(case.name),
             )
-            how = self._request.save_probabilities, prepared.aligned, self._request.output_space
+            how = self._request.save_probabilities, prepared.aligned, self._request.output_space, others
             return writing.submit(write, *to_write, *how, ahead=ahead)
         except Exception as error:  # any error concerns only this case
             self._fail(case, error)
             _require_working(self._predictor.device)
             return None
+
+    def _predict_others(self, prepared: PreparedCase, folder: Path) -> list[Path] | None:
+        """Predict a case without one modality after another, if the options ask for that.
+
+        Returns:
+            The files of the logits; None if nothing is measured.
+        """
+        trust, files = self._output.manifest.trust, []
+        for code in [] if trust is None else trust.passes(prepared.code):
+            with self._network_time.running():
+                logits = predict_logits(self._predictor, with_only(prepared.data, code))
+            files.append(folder / f"without_{len(files)}.npy")
+            np.save(files[-1], logits.numpy())
+        return None if trust is None else files
 
     def _concluded(self, exports: Sequence[tuple[CaseFiles, Call]], *, leave: int) -> list[tuple[CaseFiles, Call]]:
         """Add written cases to the manifest, and wait until at most `leave` cases are left."""
@@ -164,13 +193,16 @@ class _Run:
         while waiting and (len(waiting) > leave or waiting[0][1].done()):
             case, call = waiting.pop(0)
             try:
-                volumes, outputs, seconds = call.result()
+                volumes, signals, outputs, seconds = call.result()
             except Exception as error:  # any error concerns only this case
                 self._fail(case, error)
                 continue
             found, notes, remembered = self._found.pop(case.name)
             self._output.inputs.add(case.name, replace(remembered, outputs=outputs))
-            prediction = replace(found, volumes=volumes, seconds=found.seconds + seconds)
+            seconds, trust = found.seconds + seconds, self._output.manifest.trust
+            code = parse_code(found.modalities, self._context.modalities)
+            cells = {} if trust is None else trust.cells(code, signals)
+            prediction = replace(found, volumes=volumes, seconds=seconds, trust=cells)
             self._output.manifest.add(case.name, prediction)
             said = f" ({line})" if (line := _in_one_line(self._once.new(notes))) else ""
             tqdm.write(f"{case.name}: {prediction.modalities}, {prediction.seconds:.1f} s{said}")

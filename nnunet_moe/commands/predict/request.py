@@ -8,6 +8,7 @@ from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.requirement import Requirement
+from nnunet_moe.quality.settings import FAST, LEVELS
 from nnunet_moe.runtime.options import option, options_of
 from nnunet_moe.runtime.worker_settings import WorkerSettings
 
@@ -53,6 +54,23 @@ class Request:
         group="input and output",
         help="read this output folder of `nnunet_moe evaluate` and list the expected Dice in the manifest "
         "(default: none)",
+    )
+    quality: str = option(
+        "--quality",
+        choices=LEVELS,
+        default=FAST,
+        group="input and output",
+        help="with -scores, list in the manifest which Dice is expected of each single case: not at all, without "
+        "further passes of the network, or with one further pass for each available modality (default: %(default)s)",
+    )
+    require_quality: float | None = option(
+        "--require_quality",
+        type=float,
+        default=None,
+        metavar="DSC",
+        group="input and output",
+        help="list cases in the manifest as doubtful if the Dice expected of a label is below this; they are written "
+        "all the same (default: none)",
     )
     prediction: PredictionSettings = options_of(PredictionSettings)
     save_probabilities: bool = option(
@@ -102,6 +120,12 @@ class Request:
             raise SettingsError(
                 f"-part_id is {self.part_id} with -num_parts {self.num_parts}. It must be at least 0 and below "
                 "-num_parts."
+            )
+        if self.quality not in LEVELS:
+            raise SettingsError(f"--quality is {self.quality!r}. It must be one of {', '.join(LEVELS)}.")
+        if self.require_quality is not None and not 0 < self.require_quality <= 1:
+            raise SettingsError(
+                f"--require_quality is {self.require_quality}. It is a Dice. Give a number above 0 and at most 1."
             )
         if self.output_space is not None and self.save_probabilities:
             raise SettingsError(

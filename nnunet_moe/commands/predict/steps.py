@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_moe.commands.predict.cases import CaseFiles
+from nnunet_moe.commands.predict.trust import measure
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.alignment.case import align_case, to_space_of
@@ -23,6 +25,7 @@ from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_text
 from nnunet_moe.models.inference import InferenceContext
 from nnunet_moe.models.requirement import Requirement
+from nnunet_moe.quality.signals import Signals
 from nnunet_moe.runtime.file_state import FileState
 from nnunet_moe.runtime.memory import memory_for
 
@@ -138,7 +141,8 @@ def write(
     save_probabilities: bool,
     aligned: AlignedCase | None = None,
     output_space: str | None = None,
-) -> tuple[dict[str, float], dict[str, FileState], float]:
+    others: Sequence[Path] | None = None,
+) -> tuple[dict[str, float], dict[str, Signals], dict[str, FileState], float]:
     """Write the files of a prediction as nnU-Net does, and move them when they are complete, the segmentation last.
 
     Args:
@@ -150,10 +154,12 @@ def write(
         save_probabilities: whether to write the probabilities, too.
         aligned: how the files were brought onto one grid, or None.
         output_space: the modality on whose original grid the segmentation is written, or None for the reference's.
+        others: files of logits without one modality after another, in the folder of `logits_file`, to measure how far
+            the case can be trusted; None if that is not measured.
 
     Returns:
-        The volume of each label or region that may appear (mm3; mm2 in 2D), file name -> the state of each written
-        file, and the duration in seconds.
+        The volume of each label or region that may appear (mm3; mm2 in 2D), its signals of trust, file name -> the
+        state of each written file, and the duration in seconds.
 
     Raises:
         OutOfMemoryError: memory ran out.
@@ -163,14 +169,18 @@ def write(
     with memory_for(target.name, code_text(code, context.modalities), "cpu"):
         logits = np.load(logits_file)
         context.export(logits, properties, unfinished / target.name, save_probabilities=save_probabilities)
-        spacing = properties["spacing"]
+        spacing, signals = properties["spacing"], {}
+        if others is not None:
+            segmentation, _ = context.reader().read_seg(str(segmentation_file))
+            signals = measure(logits, others, properties, segmentation[0], code, context)
         if aligned is not None and output_space is not None:
             spacing = to_space_of(segmentation_file, aligned, output_space).spacing
         segmentation, _ = context.reader().read_seg(str(segmentation_file))
         volumes = context.volumes(segmentation[0], spacing, code)
-    files = sorted(set(unfinished.iterdir()) - {logits_file}, key=lambda file: file == segmentation_file)
+    written = set(unfinished.iterdir()) - {logits_file, *(others or ())}
+    files = sorted(written, key=lambda file: file == segmentation_file)
     outputs = {file.name: FileState.of(file) for file in files}
     for file in files:
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)
-    return volumes, outputs, time.perf_counter() - start
+    return volumes, signals, outputs, time.perf_counter() - start

@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from facts import facts
 from killed_workers import kill_readers_of
@@ -34,7 +35,13 @@ from nnunet_moe.cli import main
 from nnunet_moe.commands.predict.manifest import Manifest, Prediction
 from nnunet_moe.errors import ModelError
 from nnunet_moe.labels.volumes import volumes_of
-from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
+from nnunet_moe.modalities.codes import all_codes, code_digits, code_text, parse_code
+from nnunet_moe.prediction import MissingModalityPredictor
+from nnunet_moe.quality.calibration import OF_LEVEL, Calibration
+from nnunet_moe.quality.file import as_json, read_calibrations
+from nnunet_moe.quality.label_calibration import LabelCalibration
+from nnunet_moe.quality.regression import SIGN, Fit
+from nnunet_moe.quality.signals import SIGNALS
 from nnunet_moe.reports.evaluation_folder import Scores
 
 TRAINED = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu")
@@ -126,6 +133,46 @@ def test_the_manifest_tells_what_evaluate_found_for_the_modalities(trained, subs
             assert row["expected_from_cases"] == mean["cases"]
         else:
             assert row["expected_dsc_lesion"] == row["expected_from_cases"] == ""
+
+
+def test_the_manifest_tells_which_dice_is_expected_of_each_case_and_which_cases_are_doubtful(
+    trained, subsets, tmp_path, capsys
+):
+    """`predict` measures the same signals as `evaluate` of the same segmentations, and applies its calibration."""
+    options = ("-d", 901, "-c", "3d_tiny", "-tr", "nnUNetTrainerMoESD", "-f", 0, "-device", "cpu", "--disable_tta")
+    images, labels = (shutil.copytree(trained.raw / name, tmp_path / name) for name in ("imagesTs", "labelsTs"))
+    where = ("-i", images, "-l", labels, "-o", tmp_path / "scores")
+    main(["evaluate", *map(str, (*options, *where, "--quality", "full"))])
+    incoming = subsets.predictions.parent / "incoming"
+    fits = {level: Fit(0.3, {}, {name: SIGN[name] / 5 for name in names}) for level, names in OF_LEVEL.items()}
+    made = {level: Calibration(each, (), (), {}, 2, {}) for level, each in fits.items()}
+    file = tmp_path / "scores" / "quality.json"
+    assert set(read_calibrations(file, "nnUNetTrainerMoESD")["lesion"].by_level) == {"fast", "full"}
+    file.write_text(json.dumps(as_json({"nnUNetTrainerMoESD": {"lesion": LabelCalibration(made)}})))
+    trust = ("--disable_tta", "-scores", tmp_path / "scores", "--quality", "full", "--require_quality", 1)
+    predict(incoming, tmp_path / "out", *trust)
+    assert "too few. The expected Dice is the mean of the subset" in capsys.readouterr().out
+    with (tmp_path / "scores" / "results.csv").open() as opened:
+        scored = {row["code"]: row for row in csv.DictReader(opened) if row["case"] == subsets.cases[0]}
+    for row in rows(tmp_path / "out" / "manifest.csv").values():
+        of_case = scored[row["modalities"]]
+        signals = {name: float(of_case[name] or "nan") for name in SIGNALS}
+        expected = LabelCalibration(made).expect(code_digits(parse_code(row["modalities"], NAMES)), signals)
+        assert row["case_expected_dsc_lesion"] == f"{expected.dsc:.4f}" and row["case_dsc_low_lesion"] == ""
+        assert row["doubtful"] == "lesion" and row["unusual"] == "lesion: modalities"
+        assert (tmp_path / "out" / f"{row['case']}.nii.gz").exists()
+    predictor = MissingModalityPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(trained.model_folder()), (0,))
+    case = f"{subsets.cases[0]}_111"
+    image, properties = SimpleITKIO().read_images(
+        [str(incoming / f"{case}_000{channel}.nii.gz") for channel in range(3)]
+    )
+    calibrations = {"lesion": LabelCalibration(made)}
+    segmentation, expected = predictor.predict_with_quality(image, properties, calibrations, full=True)
+    written, _ = SimpleITKIO().read_seg(str(tmp_path / "out" / f"{case}.nii.gz"))
+    assert np.array_equal(segmentation, written[0])
+    cells = rows(tmp_path / "out" / "manifest.csv")[case]
+    assert f"{expected['lesion'].dsc:.4f}" == cells["case_expected_dsc_lesion"]
 
 
 class Faults:
