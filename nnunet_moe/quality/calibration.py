@@ -72,7 +72,8 @@ class Expectation:
 class Residual:
     """By how far the fit without a patient missed one of its rows."""
 
-    patient: str
+    patient: int
+    """A number, because models with their calibration are shared and names of patients must stay out of them."""
     size: int
     """Number of modalities of the row."""
     fit: int
@@ -179,7 +180,7 @@ def calibrate(rows: ScoredRows, level: str) -> Calibration:
     best = next(name for name, error in errors.items() if error <= ABOUT_AS_GOOD * min(errors.values()))
     fits, missed = found[best]
     residuals = tuple(
-        Residual(patient, code.count("1"), int(fold), float(abs(error)))
+        Residual(patients.index(patient), code.count("1"), int(fold), float(abs(error)))
         for patient, code, fold, error in zip(rows.patients, rows.codes, folds, missed, strict=True)
     )
     return Calibration(_fitted(rows, _candidates(level)[best]), fits, residuals, ranges, len(patients), errors)

@@ -20,13 +20,13 @@ def reached_level(level: float, num_patients: int) -> float:
     return min(level, num_patients / (num_patients + 1))
 
 
-def interval(centers: np.ndarray, residuals: np.ndarray, patients: Sequence[str], level: float) -> tuple[float, float]:
+def interval(centers: np.ndarray, residuals: np.ndarray, patients: Sequence[int], level: float) -> tuple[float, float]:
     """Compute the interval of CV+ with one weight for each patient, cut to [0, 1].
 
     Args:
         centers: `(rows,)`, for each row with a residual: what the fit without its patient expects of the new case.
         residuals: `(rows,)`, not negative: by how far that fit missed this row.
-        patients: the patient of each row.
+        patients: a number for the patient of each row.
         level: as `reached_level` returns it.
     """
     names, place, numbers = np.unique(np.array(patients), return_inverse=True, return_counts=True)

@@ -4,9 +4,12 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import Tensor
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
@@ -15,13 +18,25 @@ from nnunet_moe.images.alignment.settings import OFF, AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dimension import require_volume
 from nnunet_moe.images.reading import axes_notes, read_channels
-from nnunet_moe.modalities.codes import Code, all_codes, channel_names, code_of_digits, code_text, is_within
+from nnunet_moe.modalities.codes import (
+    Code,
+    all_codes,
+    channel_names,
+    code_digits,
+    code_of_digits,
+    code_text,
+    is_within,
+)
 from nnunet_moe.models.checkpoints import loading
 from nnunet_moe.models.choice import Fold
 from nnunet_moe.models.folders import ModelFolder
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.preprocessing import training_axes
+from nnunet_moe.quality.calibration import Expectation
+from nnunet_moe.quality.file import FILE as QUALITY
+from nnunet_moe.quality.file import read_calibrations
+from nnunet_moe.quality.measuring import fast_signals
 from nnunet_moe.runtime.json_files import load_json
 
 FILE = "packaged.json"
@@ -98,6 +113,8 @@ class Segmented:
     volumes: dict[str, float]
     """Label or region that may appear -> mm3 (mm2 in 2D)."""
     seconds: float
+    expected: Mapping[str, Expectation] = field(default_factory=dict)
+    """Label or region that may appear -> the Dice that is expected of it; empty if nobody calibrated the model."""
 
 
 class CaseModel:
@@ -129,6 +146,7 @@ class CaseModel:
         self._reader = AnyFormatReader(self._segmenter.reader, dataset_json["file_ending"])
         self._context = self._segmenter.context
         self._trained = packaged.trained
+        self._calibrations = read_calibrations(folder / QUALITY, model.trainer)
 
     def predict(self, files: Mapping[str, Path], out: Path) -> Segmented:
         """Read and segment a case. See `read` and `segment` for the arguments and errors."""
@@ -188,12 +206,30 @@ class CaseModel:
         require_volume(*grid, self._context.configuration.patch_size, str(case.first_file))
         used = self.largest_code() if self._segmenter.is_dedicated else code
         warnings = self._warnings(used)
-        segmentation = self._segmenter.segment(images, code)
+        data, properties = self._segmenter.input_of(images, code)
+        logits = self._segmenter.logits(data)
+        segmentation = self._context.segmentation(logits, properties)
         out.parent.mkdir(parents=True, exist_ok=True)
         self._reader.write_seg(segmentation, out, images.properties, case.first_file)
         volumes = self._context.volumes(segmentation, images.properties["spacing"], code)
+        expected = self._expected(logits, segmentation, images, used)
         seconds = time.perf_counter() - start
-        return Segmented(code_text(used, self.modalities), warnings, volumes, seconds)
+        return Segmented(code_text(used, self.modalities), warnings, volumes, seconds, expected)
+
+    def _expected(
+        self, logits: Tensor, segmentation: np.ndarray, images: CaseImages, code: Code
+    ) -> dict[str, Expectation]:
+        """Return which Dice is expected of each label or region that may appear, from the signals of `fast`."""
+        if not self._calibrations:
+            return {}
+        of_model = self._context.label_manager, self._context.dataset_json
+        signals = fast_signals(logits, segmentation, images.properties["spacing"], *of_model)
+        possible = self._context.labels_under(code)
+        return {
+            label: calibration.expect(code_digits(code), signals[label])
+            for label, calibration in self._calibrations.items()
+            if label in possible
+        }
 
     def largest_code(self) -> Code:
         """Return a code with as many modalities as the model takes at once."""

@@ -1,5 +1,6 @@
 """Write a folder to build, test and submit a container of a trained model."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,14 @@ from nnunet_moe.commands.package.request import Request
 from nnunet_moe.commands.package.sample import sample_arguments, sample_result, write_sample
 from nnunet_moe.commands.package.sent import sent_cases
 from nnunet_moe.commands.package.wheel import CPU_INDEX, constraints, write_wheel
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names, code_text, parse_code
+from nnunet_moe.models.folders import ModelFolder
+from nnunet_moe.quality.file import FILE as QUALITY
+from nnunet_moe.quality.file import as_json
+from nnunet_moe.quality.label_calibration import LabelCalibration
+from nnunet_moe.reports.evaluation_folder import EvaluationFolder
 from nnunet_moe.reports.templates import templates
 from nnunet_moe.runtime.environment import versions
 from nnunet_moe.runtime.files import atomic_folder
@@ -51,9 +58,13 @@ def package_model(request: Request) -> Packaged:
     names = channel_names(dataset_json)
     code = tuple(True for _ in names) if request.modalities is None else parse_code(request.modalities, names)
     trained = training_codes(model.folder.parent.name, request.model.folds, names)
+    calibrations = _calibrations(request, model)
     with atomic_folder(request.out) as folder:
         if request.modalities is None:
             copy_model(model, folder / "model", request.model.folds, trained)
+            if calibrations:
+                content = json.dumps(as_json({model.trainer: calibrations}))
+                (folder / "model" / QUALITY).write_text(content, encoding="utf-8")
         else:
             export_model(
                 model, folder / "model", request.model.folds, trained, dataset=request.model.dataset, code=code
@@ -92,6 +103,23 @@ def package_model(request: Request) -> Packaged:
         for path in folder.rglob("*"):  # readable for any user of the container
             path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
     return Packaged(mapping, packaged.takes, tuple(said), trained is not None)
+
+
+def _calibrations(request: Request, model: ModelFolder) -> dict[str, LabelCalibration]:
+    """Return label -> calibration from `-scores`; empty without this option.
+
+    Raises:
+        SettingsError: the evaluation measured no signals of trust.
+    """
+    if request.scores is None:
+        return {}
+    found = EvaluationFolder(request.scores, model, request.model.folds).calibrations
+    if not found:
+        raise SettingsError(
+            f"-scores {request.scores} has no signals of trust. Rerun `nnunet_moe evaluate` with --quality fast, or "
+            "omit -scores."
+        )
+    return found
 
 
 def _said_of_sample(folder: Path, mapping: InputMapping, has: Sequence[str], model: CaseModel) -> list[str]:

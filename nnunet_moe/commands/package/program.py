@@ -1,6 +1,7 @@
 """The program of a container. It segments the cases that are sent one after another, all in this process."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -54,6 +55,10 @@ def log_lines(case: str, segmented: Segmented) -> list[str]:
     """Return the log lines of a case."""
     volumes = ", ".join(f"{label} {volume:.6g}" for label, volume in segmented.volumes.items())
     lines = [f"{case}: {segmented.modalities}, {segmented.seconds:.1f} s, volumes: {volumes}"]
+    for label, expected in segmented.expected.items():
+        reach = "" if math.isnan(expected.low) else f" ({expected.low:.2f} to {expected.high:.2f})"
+        unusual = f", but unlike the scored cases in {', '.join(expected.unusual)}" if expected.unusual else ""
+        lines.append(f"{case}: expected Dice of {label}: {expected.dsc:.2f}{reach}{unusual}")
     return lines + [f"{case}: WARNING: {warning}" for warning in segmented.warnings]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_moe.commands.package import TARGETS
+from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.runtime.options import NamedValues, option, options_of
@@ -67,7 +68,19 @@ class Request:
         group="container",
         help="build the image with torch's CPU build, without CUDA; it is smaller and does not use a GPU",
     )
+    scores: Path | None = option(
+        "-scores",
+        type=Path,
+        default=None,
+        group="input and output",
+        help="read this output folder of `nnunet_moe evaluate`, and let the container's log say which Dice is expected "
+        "of each case (default: none)",
+    )
     prediction: PredictionSettings = options_of(
         PredictionSettings,
         help={"-device": "predict the sample case on this device (default: cuda if a GPU is available, else cpu)"},
     )
+
+    def __post_init__(self) -> None:
+        if self.scores is not None and self.modalities is not None:
+            raise SettingsError("-scores belong to the model itself, and -m exports a part of it. Omit one of them.")
