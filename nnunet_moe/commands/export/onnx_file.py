@@ -103,28 +103,27 @@ def _write(
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # remove the paths of Python's files on this machine
     program.save(str(file), external_data=False)
-    for size in sizes:
-        for batch in (1, 3):
-            _require_equal(network, file, _image(batch, num_channels, size))
+    _require_equal(network, file, [_image(batch, num_channels, size) for size in sizes for batch in (1, 3)])
 
 
 def _image(batch: int, num_channels: int, size: Sequence[int]) -> Tensor:
     return torch.randn(batch, num_channels, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _require_equal(network: nn.Module, file: Path, image: Tensor) -> None:
+def _require_equal(network: nn.Module, file: Path, images: Sequence[Tensor]) -> None:
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        got = torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
+        results = [torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0]) for image in images]
     except Exception as error:  # the errors of ONNX Runtime have no common base class
         raise ModelError(f"ONNX Runtime cannot run {type(network).__name__}: {error}. {WITHOUT}") from error
-    with torch.inference_mode():
-        expected = network(image)
-    difference = float((got - expected).abs().max() / expected[expected != OUTSIDE].abs().max().clamp_min(1))
-    if not difference <= TOLERANCE:
-        raise ModelError(
-            f"For an image of shape {tuple(image.shape)}, the logits of ONNX Runtime and PyTorch differ by "
-            f"{difference:.1e} of the largest logit. At most {TOLERANCE:.0e} is allowed. {WITHOUT}"
-        )
+    for image, got in zip(images, results, strict=True):
+        with torch.inference_mode():
+            expected = network(image)
+        difference = float((got - expected).abs().max() / expected[expected != OUTSIDE].abs().max().clamp_min(1))
+        if not difference <= TOLERANCE:
+            raise ModelError(
+                f"For an image of shape {tuple(image.shape)}, the logits of ONNX Runtime and PyTorch differ by "
+                f"{difference:.1e} of the largest logit. At most {TOLERANCE:.0e} is allowed. {WITHOUT}"
+            )
