@@ -76,11 +76,16 @@ def with_onnx(trained, single_precision, tmp_path_factory) -> Path:
     return export(tmp_path_factory.mktemp("with_onnx") / "model", "-m", "T1w+FLAIR", "--onnx")
 
 
+INLINE = ("-device", "cpu", "-npp", 0, "-nps", 0)
+UNMIRRORED = "--disable_tta"
+"""Saves seven eighths of a prediction; `test_the_command_for_model_folders_takes_one` predicts with mirroring."""
+
+
 @pytest.fixture(scope="module")
 def by_plugin(trained, subsets, single_precision, tmp_path_factory):
     """The case under every code, by `nnUNetv2_predict` with the trained model and files missing."""
     out = tmp_path_factory.mktemp("plugin")
-    model = ("-d", 901, "-c", "3d_tiny", "-tr", MOESD, "-f", 0, 1, "-device", "cpu", "-npp", 0, "-nps", 0)
+    model = ("-d", 901, "-c", "3d_tiny", "-tr", MOESD, "-f", 0, 1, *INLINE, UNMIRRORED)
     command("nnUNetv2_predict", *model, "-i", subsets.predictions.with_name("incoming"), "-o", out)
     return segmentations(out)
 
@@ -117,7 +122,7 @@ from pathlib import Path
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 models, work = map(Path, sys.argv[1:])
 for model in sorted(models.iterdir()):
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
     predictor.initialize_from_trained_model_folder(str(model), (0, 1))
     predictor.predict_from_files_sequential(str(work / "in" / model.name), str(work / "out"))
 """
@@ -132,15 +137,21 @@ for model in sorted(models.iterdir()):
     assert len({segmentation.tobytes() for segmentation in by_plugin.values()}) == 7  # each code has its own
 
 
-def test_the_command_for_model_folders_takes_one(exported, by_plugin, subsets, stranger, tmp_path):
+def test_the_command_for_model_folders_takes_one(exported, subsets, stranger, tmp_path):
     images = renumbered(subsets, PAIR, tmp_path / "in")
     (script,) = entry_points(group="console_scripts", name="nnUNetv2_predict_from_modelfolder")
     run = f"from {script.module} import {script.attr} as run\nif __name__ == '__main__': run()"
     file = tmp_path / "command.py"
     file.write_text(run)
-    model = ("-m", exported / "T1w+FLAIR", "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1)
-    stranger(file, *model, "-i", images, "-o", tmp_path / "out")
-    assert np.array_equal(segmentations(tmp_path / "out")[f"{CASE}_101"], by_plugin[f"{CASE}_101"])
+    stranger(file, "-m", exported / "T1w+FLAIR", "-f", 0, 1, *INLINE, "-i", images, "-o", tmp_path / "out")
+    (tmp_path / "of_plugin").mkdir()
+    for file in subsets.predictions.with_name("incoming").glob(f"{CASE}_101_*"):
+        shutil.copy(file, tmp_path / "of_plugin")
+    model = ("-d", 901, "-c", "3d_tiny", "-tr", MOESD, "-f", 0, 1, *INLINE)
+    command("nnUNetv2_predict", *model, "-i", tmp_path / "of_plugin", "-o", tmp_path / "by_plugin")
+    by_stock, by_plugin = (segmentations(tmp_path / name) for name in ("out", "by_plugin"))
+    assert list(by_stock) == list(by_plugin) == [f"{CASE}_101"]
+    assert np.array_equal(by_stock[f"{CASE}_101"], by_plugin[f"{CASE}_101"])
 
 
 def test_as_a_dataset_of_its_own_zipped_and_installed_it_predicts_by_number(
@@ -163,8 +174,8 @@ def test_as_a_dataset_of_its_own_zipped_and_installed_it_predicts_by_number(
     command("nnUNetv2_export_model_to_zip", "-d", 911, "-o", package, "-c", "3d_tiny", "-f", 0, 1)
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "receiver"))
     command("nnUNetv2_install_pretrained_model_from_zip", package)
-    model = ("-d", 911, "-c", "3d_tiny", "-f", 0, 1, "-device", "cpu", "-npp", 0, "-nps", 0)
-    command("nnUNetv2_predict", *model, "-i", images, "-o", tmp_path / "out")
+    model = ("-d", 911, "-c", "3d_tiny", "-f", 0, 1, *INLINE)
+    command("nnUNetv2_predict", *model, UNMIRRORED, "-i", images, "-o", tmp_path / "out")
     assert np.array_equal(segmentations(tmp_path / "out")[f"{CASE}_101"], by_plugin[f"{CASE}_101"])
 
 
