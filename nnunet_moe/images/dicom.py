@@ -25,6 +25,9 @@ TILTED = 0.5
 """The largest angle in degrees between the direction of the stack and the normal of its slices."""
 SERIES, DESCRIPTION, MODALITY, FRAME = "0020|000e", "0008|103e", "0008|0060", "0020|0052"
 SAMPLES, FRAMES, UNITS, THICKNESS = "0028|0002", "0028|0008", "0054|1001", "0018|0050"
+NUMBERS = ("0020|1002", "0054|0081")
+"""Images in the acquisition; slices of PET."""
+KIND = "0008|0008"
 POSITION, ORIENTATION = "0020|0032", "0020|0037"
 
 Tags = Mapping[str, str]
@@ -116,6 +119,9 @@ def read_series(folder: Path) -> Series:
         image.EraseMetaData(key)
     tags = headers[ordered[0]]
     notes = [f"{path} is not DICOM and was not used" for path in others]
+    told = max((int(tags[tag]) for tag in NUMBERS if tags.get(tag, "").isdigit()), default=0)
+    if told > len(ordered):
+        notes.append(f"{folder} has {len(ordered)} slices, but the headers tell of {told}. Perhaps some are missing")
     if tags.get(UNITS) == "BQML":
         notes.append(f"{folder} is PET in Bq/ml and not in SUV. Its values depend on dose, weight and time")
     return Series(image, tags.get(FRAME) or None, tuple(notes))
@@ -184,6 +190,11 @@ def _require_one_series(folder: Path, headers: Mapping[Path, Tags]) -> None:
     for path, tags in headers.items():
         if int(tags.get(SAMPLES, 1)) != 1:
             raise ModalityError(f"{path} is a color image. A modality needs gray values. Remove it from {folder}.")
+        if "MOSAIC" in tags.get(KIND, "").split("\\"):
+            raise ModalityError(
+                f"{path} is a mosaic: all slices of a volume beside each other in one image. Convert the series to "
+                "NIfTI, for example with dcm2niix."
+            )
         if int(tags.get(FRAMES) or 1) != 1:
             raise ModalityError(
                 f"{path} has {tags[FRAMES]} slices in one file (enhanced DICOM), whose positions this reader does not "

@@ -43,6 +43,17 @@ def test_gray_values_are_scaled_as_the_header_says(tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(read_series(folder).image), values)
 
 
+def test_each_slice_is_scaled_as_its_own_header_says(tmp_path):
+    """PET often has another slope in each slice."""
+    values = np.stack([plane * (number + 1) for number, plane in enumerate(voxels())])
+    for number, plane in enumerate(values):
+        origin = (-4.0, 7.0, 20.0 + 3 * number)
+        write_series(
+            tmp_path, plane[None], origin=origin, prefix=f"{number}", _0028_1053=str(number + 1), _0028_1052="0"
+        )
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(tmp_path).image), values)
+
+
 def test_nothing_of_the_patient_is_in_what_is_written(tmp_path):
     folder = write_series(tmp_path / "ct")
     assert any(name.encode() in files(folder)[0].read_bytes() for name in PATIENT)
@@ -67,6 +78,25 @@ def test_a_pet_in_counts_is_said_to_be_no_suv(tmp_path):
     assert read_series(write_series(tmp_path / "suv", **pet, _0054_1001="GML")).notes == ()
 
 
+def test_fewer_slices_than_the_headers_tell_are_said(tmp_path):
+    """A missing first or last slice leaves no gap."""
+    for tag in ("_0020_1002", "_0054_0081"):
+        folder = write_series(tmp_path / tag, **{tag: "5"})
+        assert read_series(folder).notes == ()
+        (folder / "im028.dcm").unlink()
+        (note,) = read_series(folder).notes
+        assert re.search(facts(folder, "4 slices", 5), note)
+
+
+def test_an_index_of_the_study_is_no_image(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    shutil.copyfile(folder / "im000.dcm", folder / "DICOMDIR")
+    assert read_series(folder).notes == () and read_series(folder).image.GetSize()[2] == 5
+    (tmp_path / "index").mkdir()
+    shutil.copyfile(folder / "im000.dcm", tmp_path / "index" / "DICOMDIR")
+    assert not holds_dicom(tmp_path / "index")
+
+
 def two_series(folder):
     write_series(folder, series="1.2.826.2", prefix="other", _0008_103e="T2 tra")
     return "several", "5 files of T2 tra"
@@ -88,6 +118,22 @@ def cut_off(folder):
     return "im028.dcm", "cut off"
 
 
+def cut_off_in_the_voxels(folder):
+    whole = (folder / "im028.dcm").read_bytes()
+    (folder / "im028.dcm").write_bytes(whole[:-100])
+    return "im028.dcm", "cut off"
+
+
+def empty_file(folder):
+    (folder / "im028.dcm").write_bytes(b"")
+    return "im028.dcm", "not DICOM", "slice"
+
+
+def mosaic(folder):
+    write_series(folder, _0008_0008="ORIGINAL\\PRIMARY\\M\\MOSAIC")
+    return "im000.dcm", "mosaic"
+
+
 def another_size(folder):
     write_series(folder, voxels(1, (1, 6, 6)), origin=(-4, 7, 60), prefix="localizer")
     return "size", "12 x 10", "6 x 6"
@@ -105,7 +151,19 @@ def no_files(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil", [two_series, missing_slice, double_slice, cut_off, another_size, another_orientation, no_files]
+    "spoil",
+    [
+        two_series,
+        missing_slice,
+        double_slice,
+        cut_off,
+        cut_off_in_the_voxels,
+        empty_file,
+        mosaic,
+        another_size,
+        another_orientation,
+        no_files,
+    ],
 )
 def test_a_folder_that_is_not_one_whole_series_is_refused(tmp_path, spoil):
     folder = write_series(tmp_path / "ct")
