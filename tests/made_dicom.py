@@ -1,6 +1,8 @@
 """DICOM series of a made-up patient, written by GDCM through SimpleITK."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,7 +29,7 @@ def write_series(
     series: str = "1.2.826.1",
     frame: str = "1.2.826.9",
     prefix: str = "im",
-    **tags: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write one file per slice; the names are in an order that is not that of the slices.
 
@@ -40,7 +42,7 @@ def write_series(
         shear: by how much each slice is shifted along y, in mm, as by a gantry tilt.
         series, frame: identifiers of the series and of its frame of reference.
         prefix: how file names begin.
-        tags: further tags; `_0008_0060` stands for `0008|0060`.
+        tags: further tags, like `0008|0060`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     array = voxels() if array is None else array
@@ -62,7 +64,7 @@ def write_series(
             "0020|0032": "\\".join(f"{value:.6g}" for value in position),
             "0020|0037": "\\".join(f"{value:.6g}" for value in orientation),
             "0020|0052": frame,
-            **{name.removeprefix("_").replace("_", "|"): value for name, value in tags.items()},
+            **tags,
         }
         for tag, value in values.items():
             image.SetMetaData(tag, value)

@@ -39,7 +39,7 @@ def test_a_series_is_the_volume_that_was_written(tmp_path, orientation):
 def test_gray_values_are_scaled_as_the_header_says(tmp_path):
     """A writer stores (value - intercept) / slope."""
     values = 2 * voxels() - 1000
-    folder = write_series(tmp_path, values.astype(np.int16), _0028_1053="2", _0028_1052="-1000")
+    folder = write_series(tmp_path, values.astype(np.int16), tags={"0028|1053": "2", "0028|1052": "-1000"})
     assert np.array_equal(sitk.GetArrayFromImage(read_series(folder).image), values)
 
 
@@ -49,7 +49,11 @@ def test_each_slice_is_scaled_as_its_own_header_says(tmp_path):
     for number, plane in enumerate(values):
         origin = (-4.0, 7.0, 20.0 + 3 * number)
         write_series(
-            tmp_path, plane[None], origin=origin, prefix=f"{number}", _0028_1053=str(number + 1), _0028_1052="0"
+            tmp_path,
+            plane[None],
+            origin=origin,
+            prefix=f"{number}",
+            tags={"0028|1053": str(number + 1), "0028|1052": "0"},
         )
     assert np.array_equal(sitk.GetArrayFromImage(read_series(tmp_path).image), values)
 
@@ -72,16 +76,16 @@ def test_files_that_are_not_dicom_are_named(tmp_path):
 
 
 def test_a_pet_in_counts_is_said_to_be_no_suv(tmp_path):
-    pet = {"_0008_0060": "PT", "_0008_0016": "1.2.840.10008.5.1.4.1.1.128"}
-    (note,) = read_series(write_series(tmp_path / "counts", **pet, _0054_1001="BQML")).notes
+    pet = {"0008|0060": "PT", "0008|0016": "1.2.840.10008.5.1.4.1.1.128"}
+    (note,) = read_series(write_series(tmp_path / "counts", tags={**pet, "0054|1001": "BQML"})).notes
     assert "Bq/ml" in note and "SUV" in note
-    assert read_series(write_series(tmp_path / "suv", **pet, _0054_1001="GML")).notes == ()
+    assert read_series(write_series(tmp_path / "suv", tags={**pet, "0054|1001": "GML"})).notes == ()
 
 
 def test_fewer_slices_than_the_headers_tell_are_said(tmp_path):
     """A missing first or last slice leaves no gap."""
-    for tag in ("_0020_1002", "_0054_0081"):
-        folder = write_series(tmp_path / tag, **{tag: "5"})
+    for tag in ("0020|1002", "0054|0081"):
+        folder = write_series(tmp_path / tag[:4], tags={tag: "5"})
         assert read_series(folder).notes == ()
         (folder / "im028.dcm").unlink()
         (note,) = read_series(folder).notes
@@ -98,7 +102,7 @@ def test_an_index_of_the_study_is_no_image(tmp_path):
 
 
 def two_series(folder):
-    write_series(folder, series="1.2.826.2", prefix="other", _0008_103e="T2 tra")
+    write_series(folder, series="1.2.826.2", prefix="other", tags={"0008|103e": "T2 tra"})
     return "several", "5 files of T2 tra"
 
 
@@ -130,7 +134,7 @@ def empty_file(folder):
 
 
 def mosaic(folder):
-    write_series(folder, _0008_0008="ORIGINAL\\PRIMARY\\M\\MOSAIC")
+    write_series(folder, tags={"0008|0008": "ORIGINAL\\PRIMARY\\M\\MOSAIC"})
     return "im000.dcm", "mosaic"
 
 
@@ -194,5 +198,5 @@ def test_a_file_with_several_slices_is_refused(tmp_path):
 def test_one_slice_needs_a_thickness(tmp_path):
     with pytest.raises(ModalityError, match="thickness"):
         read_series(write_series(tmp_path / "a", voxels()[:1]))
-    thick = read_series(write_series(tmp_path / "b", voxels()[:1], _0018_0050="5"))
+    thick = read_series(write_series(tmp_path / "b", voxels()[:1], tags={"0018|0050": "5"}))
     assert thick.image.GetSize() == (12, 10, 1) and thick.image.GetSpacing()[2] == 5

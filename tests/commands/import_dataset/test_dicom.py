@@ -37,7 +37,9 @@ def clinic(tmp_path) -> Path:
         write_series(folder / case / "CT", voxels(number), series=f"1.2.{number}.1")
         write_label(folder / case / "tumor.nii.gz", folder / case / "CT")
         if case != "c":
-            write_series(folder / case / "PET", voxels(number + 10), series=f"1.2.{number}.2", _0054_1001="BQML")
+            write_series(
+                folder / case / "PET", voxels(number + 10), series=f"1.2.{number}.2", tags={"0054|1001": "BQML"}
+            )
     return folder
 
 
