@@ -1,20 +1,19 @@
 """The filters of a BIDS dataset: those that the user gives, or one for each suffix."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from nnunet_moe.commands.import_dataset.listing import Listing
-from nnunet_moe.commands.import_dataset.request import LABEL, Request
-from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.bids_names import FREE, BidsName, Filter, read_name
-from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.commands.import_dataset.request import Request
+from nnunet_moe.errors import SettingsError
+from nnunet_moe.images.bids_names import FREE, BidsName, Filter
+from nnunet_moe.layouts.bids_kinds import images_of, kinds_text
+from nnunet_moe.layouts.found import LABEL
+from nnunet_moe.layouts.listing import Listing
 
 _DATA_TYPES = frozenset({"anat", "pet", "ct"})
 """Folders of images that are modalities unless the user names others. `ct` is not part of BIDS, but common."""
 _NO_MODALITIES = frozenset({"mask", "dseg", "probseg", "roi", "defacemask"})
-_MOST_NAMED = 12
-"""At most so many kinds of files are named in a message."""
 
 
 def with_bids_filters(request: Request, listing: Listing) -> tuple[Request, dict[str, Filter]]:
@@ -24,7 +23,7 @@ def with_bids_filters(request: Request, listing: Listing) -> tuple[Request, dict
         SettingsError: the folder has no files of subjects, a filter cannot be understood or matches no file, or the
             modalities are not clear.
     """
-    names = _images(listing)
+    names = images_of(listing)
     if not names:
         raise SettingsError(
             f"--bids {request.source} has no image with a name like sub-01_T1w.nii.gz. In a BIDS dataset, each subject "
@@ -39,22 +38,9 @@ def with_bids_filters(request: Request, listing: Listing) -> tuple[Request, dict
     filters = {**of_images, LABEL: label}
     for each in filters.values():
         if all(each.choice(name) is None for name in names):
-            there_are = _kinds(names, {choice.suffix.lower() for choice in each.choices})
+            there_are = kinds_text(names, {choice.suffix.lower() for choice in each.choices})
             raise SettingsError(f"{each.option}{each.text} matches no image. There are{there_are}\nCorrect it.")
     return request, filters
-
-
-def _images(listing: Listing) -> list[BidsName]:
-    """Return the names of all images and segmentations of subjects."""
-    found = []
-    for path in listing.files:
-        try:
-            name = read_name(path.relative_to(listing.folder).as_posix())
-        except ModalityError:
-            continue
-        if name.ending.lower() in READABLE_ENDINGS:
-            found.append(name)
-    return found
 
 
 def _modalities(request: Request, names: Sequence[BidsName], label: Filter) -> dict[str, str]:
@@ -72,7 +58,7 @@ def _modalities(request: Request, names: Sequence[BidsName], label: Filter) -> d
     if not by_suffix:
         raise SettingsError(
             f"--bids {request.source} has no images in folders anat, pet or ct outside derivatives. There are"
-            f"{_kinds(names)}\nName the modalities with -m."
+            f"{kinds_text(names)}\nName the modalities with -m."
         )
     if unclear := [kind for kinds in by_suffix.values() if len(kinds) > 1 for kind in kinds]:
         options = " ".join(f"-m {_name(kind)}={kind}" for kinds in by_suffix.values() for kind in sorted(kinds))
@@ -87,15 +73,3 @@ def _name(kind: str) -> str:
     """Return a name for a modality of some kind: the suffix, then the values of the entities."""
     *entities, suffix = kind.split("_")
     return "_".join([suffix, *(entity.partition("-")[2] for entity in entities)])
-
-
-def _kinds(names: Iterable[BidsName], wanted: Collection[str] = ()) -> str:
-    """Return how many files there are of each kind, one per line: first the wanted suffixes, then raw images."""
-    kinds = Counter((name.suffix.lower() not in wanted, not name.is_raw, name.filter) for name in names)
-    order = sorted(kinds, key=lambda kind: (*kind[:2], -kinds[kind], kind[2]))
-    lines = [f"\n  {kind[2]}: {_files(kinds[kind])}" for kind in order[:_MOST_NAMED]]
-    return ":" + "".join(lines) + (f"\n  and {len(kinds) - _MOST_NAMED} more" if len(kinds) > _MOST_NAMED else "")
-
-
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"

@@ -1,32 +1,15 @@
 """Find the cases of a folder by the patterns of their files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
-from nnunet_moe.commands.import_dataset.request import LABEL
+from nnunet_moe.layouts.found import LABEL, FoundCase
+from nnunet_moe.layouts.listing import Listing, Problem, folders_like_images, readable_endings
 from nnunet_moe.runtime.files import broken_link
 from nnunet_moe.runtime.patterns import Pattern
 
 NO_PATTERN = "No pattern matches."
 NO_IMAGE = " has a segmentation, but no image. Check the patterns."
-
-
-@dataclass
-class FoundCase:
-    """The files of a case."""
-
-    fields: dict[str, str] = field(default_factory=dict)
-    """Name in braces -> the text that it matched."""
-    images: dict[str, Path] = field(default_factory=dict)
-    """Modality -> file, or folder with a DICOM series."""
-    label: Path | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        """All files of the case."""
-        return [file for file in (*self.images.values(), self.label) if file is not None]
 
 
 def find_cases(
@@ -126,16 +109,6 @@ def _no_series(folder: Path, listing: Listing, patterns: Mapping[str, Pattern]) 
 def _other_case(path: Path, name: str) -> Problem:
     reason = f"It differs from the pattern of {name} in upper and lower case. Change the pattern or the name."
     return Problem(path, reason)
-
-
-def folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
-    """Report folders with names of images, unless a file inside was placed."""
-    used = {path for case in cases.values() for file in case.files for path in (file, *file.parents)}
-    return [
-        Problem(path, "It is a folder with the name of an image. Move the image out of it, or add it to the pattern.")
-        for path in listing.image_folders
-        if path not in used
-    ]
 
 
 def _left_out(case: FoundCase, reason: str) -> Sequence[Problem]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunet_moe.commands.import_dataset.cases import FoundCase
-from nnunet_moe.commands.import_dataset.listing import Problem
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.headers import separate_voxels
 from nnunet_moe.images.spacing_files import read_spacing
+from nnunet_moe.layouts.found import FoundCase
+from nnunet_moe.layouts.listing import Problem
 
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
 

@@ -14,24 +14,26 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_raw
 
-from nnunet_moe.commands.import_dataset.bids import find_bids_cases, kinds_of
 from nnunet_moe.commands.import_dataset.bids_filters import with_bids_filters
-from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, FoundCase, find_cases
+from nnunet_moe.commands.import_dataset.cases import NO_PATTERN, find_cases
 from nnunet_moe.commands.import_dataset.companions import Spacings, TiffOfSpacing, find_spacings
 from nnunet_moe.commands.import_dataset.filled import ReadCase
 from nnunet_moe.commands.import_dataset.labels import cases_with_other_labels, labels_of
-from nnunet_moe.commands.import_dataset.listing import Listing, Problem, list_files, readable_endings
 from nnunet_moe.commands.import_dataset.new_files import TABLE as ALIGNMENT_TABLE
 from nnunet_moe.commands.import_dataset.new_files import read_with_new_files, with_new_files, write_table
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases, sessions_of_cases
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
-from nnunet_moe.commands.import_dataset.request import LABEL, Request
+from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
 from nnunet_moe.images.bids_names import Filter
 from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.layouts.bids import find_bids_cases
+from nnunet_moe.layouts.bids_kinds import kinds_of
+from nnunet_moe.layouts.found import LABEL, FoundCase
+from nnunet_moe.layouts.listing import Listing, Problem, list_files, readable_endings
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder

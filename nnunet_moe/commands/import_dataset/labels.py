@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.filled import ReadCase
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.labels.voxels import MOST_EXAMPLES
+from nnunet_moe.layouts.found import FoundCase
 
 MOST_ODD = 0.1
 """The largest share of segmentations that may hold other values than -labels. If more do, -labels must be wrong."""

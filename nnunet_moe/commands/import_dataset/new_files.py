@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
-from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.images.alignment.aligned import write_alignments
 from nnunet_moe.images.alignment.case import align_case, align_label
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.dicom import images_of_series
+from nnunet_moe.layouts.found import LABEL, FoundCase
 
 TABLE = "alignment.csv"
 

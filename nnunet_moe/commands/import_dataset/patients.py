@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.bids_names import SESSION, SUBJECT
+from nnunet_moe.layouts.found import FoundCase
 from nnunet_moe.patients import PATIENT, read_patients
 
 _NAMES = (PATIENT, "subject", SUBJECT)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnunet_moe.commands.import_dataset.cases import FoundCase
 from nnunet_moe.commands.import_dataset.companions import Spacings
-from nnunet_moe.commands.import_dataset.listing import Problem
 from nnunet_moe.commands.import_dataset.request import Request
+from nnunet_moe.layouts.found import FoundCase
+from nnunet_moe.layouts.listing import Problem
 from nnunet_moe.modalities.availability import Availability
 
 REPORT = "import_report.csv"

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.layouts.found import LABEL
 from nnunet_moe.runtime.options import NamedValues, named_value, one_of, option, options_of
-
-LABEL = "segmentation"
-"""The key of the segmentations' pattern among the names of the modalities."""
 
 
 def _label(text: str) -> tuple[str, int]:

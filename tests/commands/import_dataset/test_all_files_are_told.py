@@ -17,7 +17,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from facts import facts
 from incomplete import phantom_channels, write
 from nnunet_moe.cli import main
-from nnunet_moe.commands.import_dataset.listing import list_files
+from nnunet_moe.layouts.listing import list_files
 
 DATASET = "Dataset922_Told"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_moe.commands.import_dataset.bids import find_bids_cases
-from nnunet_moe.commands.import_dataset.listing import Listing
-from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.images.bids_names import BidsName, Filter
+from nnunet_moe.layouts.bids import find_bids_cases
+from nnunet_moe.layouts.found import LABEL
+from nnunet_moe.layouts.listing import Listing
 
 SUBJECTS, SESSIONS = ("sub-1", "sub-2", "sub-"), ("", "ses-1/", "ses-2/")
 DATASETS = ("", "derivatives/a/", "derivatives/b/", "sourcedata/", "other/")

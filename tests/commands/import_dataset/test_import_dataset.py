@@ -14,9 +14,9 @@ from facts import facts
 from incomplete import SHAPE, extract_fingerprint, phantom_channels, write
 from nnunet_moe.cli import main
 from nnunet_moe.commands.import_dataset.cases import NO_IMAGE, find_cases
-from nnunet_moe.commands.import_dataset.listing import list_files
-from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.errors import SettingsError
+from nnunet_moe.layouts.found import LABEL
+from nnunet_moe.layouts.listing import list_files
 from nnunet_moe.runtime.patterns import Pattern
 
 BRATS = ("-m", "T1c={case}-t1c.nii.gz", "-m", "T1n={case}-t1n.nii.gz", "-m", "FLAIR={case}-t2f.nii.gz")

@@ -1,11 +1,13 @@
 """List all that lies below a folder: the files to place, and what is not used, with the reason."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_moe.images.dicom import holds_dicom
 from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.layouts.found import FoundCase
 from nnunet_moe.runtime.files import is_hidden
 
 
@@ -60,6 +62,16 @@ def list_files(folder: Path) -> Listing:
     found.files.sort()
     found.problems.sort(key=lambda problem: problem.file)
     return found
+
+
+def folders_like_images(listing: Listing, cases: Mapping[str, FoundCase]) -> list[Problem]:
+    """Report folders with names of images, unless a file inside was placed."""
+    used = {path for case in cases.values() for file in case.files for path in (file, *file.parents)}
+    return [
+        Problem(path, "It is a folder with the name of an image. Move the image out of it, or add it to the pattern.")
+        for path in listing.image_folders
+        if path not in used
+    ]
 
 
 def readable_endings(name: str) -> list[str]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nnunet_moe.commands.import_dataset.listing import Problem, readable_endings
 from nnunet_moe.images.bids_names import FREE, SUBJECT, BidsName, Choice, Filter
+from nnunet_moe.layouts.listing import Problem, readable_endings
 
 
 def no_image(name: str, cases: Iterable[str]) -> str:

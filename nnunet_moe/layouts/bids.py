@@ -1,16 +1,14 @@
 """Find the cases of a BIDS dataset by the entities and suffixes of its files."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_moe.commands.import_dataset.bids_reasons import no_image, not_bids, not_matched
-from nnunet_moe.commands.import_dataset.cases import FoundCase, folders_like_images
-from nnunet_moe.commands.import_dataset.listing import Listing, Problem, readable_endings
-from nnunet_moe.commands.import_dataset.request import LABEL
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.bids_names import SESSION, SUBJECT, BidsName, Filter, read_name
+from nnunet_moe.layouts.bids_reasons import no_image, not_bids, not_matched
+from nnunet_moe.layouts.found import LABEL, FoundCase
+from nnunet_moe.layouts.listing import Listing, Problem, folders_like_images, readable_endings
 from nnunet_moe.runtime.files import broken_link
 
 _DESCRIPTION = "dataset_description.json"
@@ -78,17 +76,6 @@ def find_bids_cases(
         reason = "BIDS requires this file, but it does not exist. Check that --bids names the dataset's top folder."
         found.problems.append(Problem(listing.folder / _DESCRIPTION, reason))
     return dict(sorted(cases.items())), found.problems
-
-
-def kinds_of(cases: Iterable[FoundCase], folder: Path) -> dict[str, Counter[str]]:
-    """Return modality -> how many files of each kind, such as `acq-3D_T1w`, the cases have."""
-    kinds: dict[str, Counter[str]] = {}
-    for case in cases:
-        files = case.images if case.label is None else {**case.images, LABEL: case.label}
-        for modality, file in files.items():
-            name = read_name(file.relative_to(folder).as_posix())
-            kinds.setdefault(modality, Counter())[name.filter] += 1
-    return kinds
 
 
 def _sort_in(path: Path, relative: str, filters: Mapping[str, Filter], file_ending: str, found: _Found) -> None:
