@@ -352,6 +352,28 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_a_later_one(models, two_c
         evaluate(tmp_path / "none", *where, trainers=("nnUNetTrainer",))
 
 
+def test_what_has_no_signals_of_trust_yet_is_scored_again_only_if_they_are_wanted(models, two_cases, tmp_path):
+    out, where = tmp_path / "out", ("-i", two_cases[0], "-l", two_cases[1], "-codes", "FLAIR")
+    evaluate(out, *where, "--quality", "off")
+    before, (first, _) = times_of_records(out), rows_of(out)
+    assert first["expected_dice"] == "" and not list(out.glob("quality*"))
+    evaluate(out, *where, "--quality", "off")
+    assert times_of_records(out) == before
+    evaluate(out, *where)
+    measured, (second, _) = times_of_records(out), rows_of(out)
+    assert all(measured[file] != before[file] for file in before)
+    assert {name: second[name] for name in first if name not in SIGNALS} == {
+        name: value for name, value in first.items() if name not in SIGNALS
+    }
+    assert second["expected_dice"] != "" and (out / "quality.json").exists()
+    evaluate(out, *where, "--quality", "off")
+    assert times_of_records(out) == measured and not list(out.glob("quality*"))
+
+
+def times_of_records(out):
+    return {path: path.stat().st_mtime_ns for path in out.glob("records/**/*.npz")}
+
+
 def test_a_checkpoint_that_is_damaged(models, two_cases, tmp_path):
     folder = Path(os.environ["nnUNet_results"]) / "Dataset901_Tiny" / f"{MOESD}__nnUNetPlans__3d_tiny"
     damaged = folder / "fold_0" / "damaged.pth"
