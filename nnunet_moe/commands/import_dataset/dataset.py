@@ -23,6 +23,7 @@ from nnunet_moe.commands.import_dataset.new_files import TABLE as ALIGNMENT_TABL
 from nnunet_moe.commands.import_dataset.new_files import read_with_new_files, with_new_files, write_table
 from nnunet_moe.commands.import_dataset.patients import patients_of_cases, sessions_of_cases
 from nnunet_moe.commands.import_dataset.placing import REPORT, Imported, place_cases, write_report
+from nnunet_moe.commands.import_dataset.renumbering import with_new_numbers
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
@@ -30,6 +31,7 @@ from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
 from nnunet_moe.images.bids_names import Filter
 from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.labels.regions import regions_in_dataset_json
 from nnunet_moe.layouts.bids import find_bids_cases
 from nnunet_moe.layouts.bids_kinds import kinds_of
 from nnunet_moe.layouts.found import LABEL, FoundCase
@@ -103,10 +105,17 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
     imported.kinds = kinds_of(placed.values(), request.source.resolve()) if request.is_bids else {}
     with atomic_folder(folder) as unfinished:
         to_place = {"training": with_new_files(training, read), "test": with_new_files(test, read)}
+        if request.renumber and request.labels is not None:
+            processes = {"num_processes": request.num_processes, "show_progress": request.show_progress}
+            to_place["training"] = with_new_numbers(
+                to_place["training"], request.labels, reader, new, ending, **processes
+            )
         place_cases(request, unfinished, ending, spacings, **to_place, new=new)
+        regions, order = (labels, None) if request.regions is None else regions_in_dataset_json(request.regions, labels)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(names)},
-            "labels": {"background": 0, **labels},
+            "labels": {"background": 0, **regions},
+            **({} if order is None else {"regions_class_order": order}),
             "numTraining": len(training),
             "file_ending": ending,
         }

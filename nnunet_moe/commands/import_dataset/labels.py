@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from nnunet_moe.commands.import_dataset.filled import ReadCase
+from nnunet_moe.commands.import_dataset.renumbering import numbers_of
 from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.labels.voxels import MOST_EXAMPLES
@@ -40,13 +41,13 @@ def cases_with_other_labels(
 
 
 def labels_of(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> dict[str, int]:
-    """Return name -> value of the requested labels, or of the labels in the segmentations.
+    """Return name -> value of the requested labels as they are written, or of the labels in the segmentations.
 
     Raises:
         ModalityError: the values in the segmentations have gaps, or there is only the background.
     """
     if request.labels is not None:
-        return dict(request.labels)
+        return numbers_of(request.labels) if request.renumber else dict(request.labels)
     by_value: dict[int, list[str]] = {}
     for name in cases:
         for value in read[name].labels - {0}:

@@ -7,8 +7,18 @@ from pathlib import Path
 
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.images.alignment.settings import AlignmentSettings
+from nnunet_moe.labels.regions import regions_in_dataset_json
 from nnunet_moe.layouts.found import LABEL
 from nnunet_moe.runtime.options import NamedValues, named_value, one_of, option, options_of
+
+
+def _region(text: str) -> tuple[str, tuple[str, ...]]:
+    """Parse `NAME=LABEL,LABEL`."""
+    name, value = named_value(text)
+    labels = tuple(label.strip() for label in value.split(","))
+    if not all(labels) or len(set(labels)) < len(labels):
+        raise SettingsError(f"-regions {text}: name each label of the region once, with commas between them.")
+    return name, labels
 
 
 def _label(text: str) -> tuple[str, int]:
@@ -80,6 +90,24 @@ class Request:
         help="name the labels, e.g. necrosis=1 edema=2 (default: label_1, label_2, ...)",
     )
     """Name -> value, without the background. None: `label_1` and so on for all values in the segmentations."""
+    renumber: bool = option(
+        "--renumber",
+        action="store_true",
+        group="modalities and labels",
+        help="write the segmentations with the values 1, 2, 3 and so on if those of -labels have gaps, e.g. 1, 2, 4",
+    )
+    regions: Mapping[str, tuple[str, ...]] | None = option(
+        "-regions",
+        nargs="+",
+        action=NamedValues,
+        type=_region,
+        default=None,
+        metavar="NAME=LABELS",
+        group="modalities and labels",
+        help="train and score regions instead of labels, large ones first, e.g. whole=edema,core core=core (default: "
+        "the labels)",
+    )
+    """Name -> labels, large regions first. It needs `labels`."""
     file_ending: str | None = option(
         "-ending",
         default=None,
@@ -154,10 +182,7 @@ class Request:
             raise SettingsError(
                 f"-original {' '.join(unknown)}: unknown modality. Choose from {', '.join(self.modalities)}."
             )
-        if self.labels is not None and sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
-            raise SettingsError(
-                f"-labels are {dict(self.labels)}. nnU-Net needs 1, 2, 3 and so on, without gaps. Change the values."
-            )
+        self._require_usable_labels()
         if not self.source.is_dir():
             from nnunet_moe.runtime.files import broken_link  # imports nnU-Net, which --help does not wait for
 
@@ -179,3 +204,23 @@ class Request:
     def searched_by(self) -> str:
         """How messages call the values of -m and -l."""
         return "filters" if self.is_bids else "patterns"
+
+    def _require_usable_labels(self) -> None:
+        """Make sure that labels can be written, and that regions are made of them.
+
+        Raises:
+            SettingsError: they cannot, or they are not.
+        """
+        labels = self.labels or {}
+        if not labels and (self.renumber or self.regions is not None):
+            raise SettingsError("--renumber and -regions need -labels. Name the labels and their values.")
+        values = sorted(labels.values())
+        if self.renumber and (0 in values or len(set(values)) < len(values)):
+            raise SettingsError(f"-labels are {dict(labels)}. With --renumber, they must be different numbers from 1.")
+        if not self.renumber and values != list(range(1, len(values) + 1)):
+            raise SettingsError(
+                f"-labels are {dict(labels)}. nnU-Net needs 1, 2, 3 and so on, without gaps. Change the values, or let "
+                "--renumber change them in the segmentations."
+            )
+        if self.regions is not None:
+            regions_in_dataset_json(self.regions, labels)
