@@ -34,6 +34,8 @@ COLUMNS = (
 def main() -> None:
     options = _options()
     validation, test = (_scores(folder) for folder in (options.validation, options.test))
+    if shared := sorted({*validation["case"]} & {*test["case"]}):
+        raise SystemExit(f"Both folders have {', '.join(shared)}. Give test cases that calibrate nothing.")
     for (trainer, label), table in test.groupby(["trainer", "label"]):
         calibration = read_calibrations(options.validation / FILE, str(trainer)).get(str(label))
         if calibration is None:
@@ -85,7 +87,7 @@ def _rows(
     rows = []
     for size in (*sorted(set(table["size"])), "all"):
         chosen = np.ones(len(dsc), dtype=bool) if size == "all" else (table["size"] == size).to_numpy()
-        assessed = assess(dsc[chosen], *found[:, chosen], list(codes[chosen]), failure_dsc)
+        assessed = assess(dsc[chosen], *found[:, chosen], codes=list(codes[chosen]), failure_dsc=failure_dsc)
         rows.append(_cells(str(size), assessed))
     return rows
 

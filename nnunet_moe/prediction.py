@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,26 +107,27 @@ class MissingModalityPredictor(SlidingWindowPredictor):
         Returns:
             Labels `(*space)`; and label -> what is expected of it, for the labels with a calibration.
         """
-        managers = self.plans_manager, self.configuration_manager
-        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        model = cast(Any, self)  # nnU-Net declares that parts of a loaded model may be None
+        managers = model.plans_manager, model.configuration_manager
+        preprocessor = model.configuration_manager.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
-            image, None, copy.deepcopy(properties), *managers, self.dataset_json
+            image, None, copy.deepcopy(properties), *managers, model.dataset_json
         )
         data = torch.from_numpy(data)
         code = tuple(available_modalities(data[None])[0].tolist())
         logits, segmentations = [], []
         for each in (code, *(leave_one_out(code) if full else ())):
             dropped = drop_modalities(data[None], torch.tensor([each]))[0]
-            logits.append(self.predict_logits_from_preprocessed_data(dropped).cpu())
+            logits.append(model.predict_logits_from_preprocessed_data(dropped).cpu())
             segmentations.append(
                 convert_predicted_logits_to_segmentation_with_correct_shape(
-                    logits[-1], *managers, self.label_manager, properties
+                    logits[-1], *managers, model.label_manager, properties
                 )
             )
         segmentation, *others = segmentations
         spacing = properties["spacing"]
-        signals = fast_signals(logits[0], segmentation, spacing, self.label_manager, self.dataset_json)
-        agreement = signals_of_agreement(segmentation, others, labels_of(self.dataset_json))
+        signals = fast_signals(logits[0], segmentation, spacing, model.label_manager, model.dataset_json)
+        agreement = signals_of_agreement(segmentation, others, labels_of(model.dataset_json))
         return segmentation, {
             label: calibration.expect(code_digits(code), {**signals[label], **agreement[label]})
             for label, calibration in calibrations.items()

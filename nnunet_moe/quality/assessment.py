@@ -40,6 +40,7 @@ def assess(
     low: np.ndarray,
     high: np.ndarray,
     subset_mean: np.ndarray,
+    *,
     codes: Sequence[str],
     failure_dsc: float,
 ) -> Assessment:

@@ -45,7 +45,7 @@ def test_the_correlation_is_within_subsets_and_a_constant_tells_nothing():
 def test_an_assessment_counted_by_hand():
     dsc, expected = np.array([0.2, 0.6, 0.9, 0.4]), np.array([0.3, 0.6, 0.8, 0.7])
     low, high = np.array([0.1, 0.5, math.nan, 0.5]), np.array([0.5, 0.7, math.nan, 0.9])
-    found = assess(dsc, expected, low, high, np.full(4, 0.5), ["10"] * 4, 0.5)
+    found = assess(dsc, expected, low, high, np.full(4, 0.5), codes=["10"] * 4, failure_dsc=0.5)
     assert found.mean_absolute_error == pytest.approx((0.1 + 0 + 0.1 + 0.3) / 4)
     assert found.error_of_subset_mean == pytest.approx((0.3 + 0.1 + 0.4 + 0.1) / 4)
     assert (found.coverage, found.width) == pytest.approx((2 / 3, (0.4 + 0.2 + 0.4) / 3))

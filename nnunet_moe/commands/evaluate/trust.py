@@ -60,7 +60,7 @@ def assessments(expected: pd.DataFrame, results: Results, failure_dsc: float) ->
         for size in (*sorted(set(of_size), key=int), ALL_SIZES):
             chosen = table if size == ALL_SIZES else table[of_size == size]
             values = [chosen[name].to_numpy(dtype=float) for name in ("dsc", *EXPECTED)]
-            found = assess(*values, list(chosen["code"]), failure_dsc)
+            found = assess(*values, codes=list(chosen["code"]), failure_dsc=failure_dsc)
             rows.append({"trainer": trainer, "label": label, "modalities": size, **asdict(found)})
     names = ["trainer", "label", "modalities", *Assessment.__dataclass_fields__]
     return pd.DataFrame(rows, columns=names)
@@ -138,7 +138,7 @@ def _by_model(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
 def _scored_rows(table: pd.DataFrame, results: Results) -> ScoredRows:
     digits = {results.code_text(code): code_digits(code) for code in results.codes}
     return ScoredRows(
-        [results.patients.get(case, case) for case in table["case"]],
+        [str(results.patients.get(case, case)) for case in table["case"]],
         [digits[code] for code in table["code"]],
         {name: table[name].to_numpy(dtype=float) for name in SIGNALS},
         table["dsc"].to_numpy(dtype=float),
