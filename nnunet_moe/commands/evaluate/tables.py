@@ -228,8 +228,13 @@ def unscored_note(results: Results) -> str:
 def code_cells(results: Results, text: str, code: Code | None) -> list[Cell]:
     """Return one cell for each modality: circles for a scored code, otherwise the text of the row."""
     if code is not None and code in results.codes:
-        return [Cell(PRESENT if available else ABSENT) for available in code]
+        return circles(code)
     return [Cell(text), *[Cell("")] * (len(results.modalities) - 1)]
+
+
+def circles(code: Code) -> list[Cell]:
+    """Return one cell for each modality of a code: a full circle if it is available, an empty one if not."""
+    return [Cell(PRESENT if available else ABSENT) for available in code]
 
 
 def number(value: float, form: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from nnunet_moe.commands.evaluate.results import ALL_EACH_HAS, MEAN_OVER_LABELS, Mean
-from nnunet_moe.commands.evaluate.tables import IN_PERCENT, TITLES, case_notes, code_cells
+from nnunet_moe.commands.evaluate.tables import IN_PERCENT, TITLES, case_notes, circles, code_cells
 from nnunet_moe.commands.study.published import MEAN, OWN, Figure, Published, code_of
 from nnunet_moe.commands.study.results import StudyResults
 from nnunet_moe.modalities.codes import Code
@@ -42,7 +42,7 @@ def _beside(results: StudyResults, table: Published) -> Table:
     rows = []
     for row in table.rows():
         code, name = _place(results, row, table.citation)
-        cells = code_cells(results, name, code if row != MEAN else None)
+        cells = circles(code) if code else code_cells(results, name, None)
         for label in table.labels:
             cells += [Cell(_figure(of.get(label, {}).get(row))) for of in table.methods.values()]
             cells += [_own(results, trainer, code, label, table.metric) for trainer in results.trainers]
