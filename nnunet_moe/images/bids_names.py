@@ -14,6 +14,8 @@ from nnunet_moe.errors import ModalityError, SettingsError
 
 SUBJECT, SESSION = "sub", "ses"
 DERIVATIVES = "derivatives"
+KEY = "bids"
+"""The key in dataset.json under which `nnunet_moe import` stores the filter of each modality."""
 _WITHOUT_VOXELS = re.compile(r"\.(json|tsv|tsv\.gz|bval|bvec|(\w+\.)?gii|\w+\.nii)", re.IGNORECASE)
 """Endings of files with the name of an image that describe it, or hold a surface (GIFTI, CIFTI)."""
 FREE = frozenset({"acq", "dir", "rec", "run", "task"})
@@ -175,7 +177,7 @@ class Filter:
         except ValueError as error:
             raise SettingsError(
                 f"{option}{text}: {error}. With --bids, a filter is a suffix with entities before it, such as T1w, "
-                "ce-gadolinium_T1w or derivatives/manual/label-lesion_mask. Correct it, or use -i with patterns."
+                "ce-gadolinium_T1w or derivatives/manual/label-lesion_mask. Correct it."
             ) from None
 
     def choice(self, name: BidsName) -> int | None:

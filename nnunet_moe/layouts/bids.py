@@ -1,7 +1,7 @@
 """Find the cases of a BIDS dataset by the entities and suffixes of its files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_moe.errors import ModalityError
@@ -34,32 +34,35 @@ class _Found:
     problems: list[Problem]
     spoilt: dict[str, str]
     """Case -> why none of its files is placed."""
+    explained: set[str]
+    """The spoilt cases of which a file is reported with the reason."""
     wrong_folders: list[str]
     """Subjects, or subjects with sessions, in whose folders lie files of others."""
 
     def spoil(self, problem: Problem, case: str, why: str) -> None:
         """Report a file, and place no other file of its case."""
-        self.problems.append(problem)
+        self.problems.append(replace(problem, case=case))
         self.spoilt.setdefault(case, why)
+        self.explained.add(case)
 
 
 def find_bids_cases(
-    listing: Listing, filters: Mapping[str, Filter], file_ending: str
+    listing: Listing, filters: Mapping[str, Filter], file_endings: Sequence[str]
 ) -> tuple[dict[str, FoundCase], list[Problem]]:
     """Find the cases of a BIDS dataset: the sessions of its subjects.
 
     Args:
         listing: what lies below the dataset's folder.
         filters: modality -> filter, and `LABEL` -> filter of the segmentations.
-        file_ending: files with other endings are not placed.
+        file_endings: files with other endings are not placed.
 
     Returns:
         Case -> files, and everything that could not be placed. If any file of a case is ambiguous, the whole case is
         skipped.
     """
-    found = _Found({}, [*listing.problems], {}, [])
+    found = _Found({}, [*listing.problems], {}, set(), [])
     for path in listing.files:
-        _sort_in(path, listing.relative(path), filters, file_ending, found)
+        _sort_in(path, listing.relative(path), filters, file_endings, found)
     found.problems += [Problem(folder, _DICOM, rank=2) for folder in listing.series]
     cases = {case: _case(case, of_case, filters, found) for case, of_case in found.candidates.items()}
     found.problems += folders_like_images(listing, cases)
@@ -68,7 +71,8 @@ def find_bids_cases(
             found.spoilt.setdefault(case, "in whose folder lies a file of another one")
     for name, why in sorted(found.spoilt.items()):
         files = cases.pop(name, FoundCase()).files
-        found.problems += [Problem(file, f"It belongs to {name}, {why}.") for file in files]
+        of = "" if name in found.explained else name
+        found.problems += [Problem(file, f"It belongs to {name}, {why}.", case=of) for file in files]
     for name in [name for name, case in cases.items() if not case.images]:
         label = cases.pop(name).label
         found.problems += [] if label is None else [Problem(label, no_image(name, cases))]
@@ -78,7 +82,9 @@ def find_bids_cases(
     return dict(sorted(cases.items())), found.problems
 
 
-def _sort_in(path: Path, relative: str, filters: Mapping[str, Filter], file_ending: str, found: _Found) -> None:
+def _sort_in(
+    path: Path, relative: str, filters: Mapping[str, Filter], file_endings: Sequence[str], found: _Found
+) -> None:
     """Add a file to the candidates of its case, or report it."""
     try:
         name = read_name(relative)
@@ -94,10 +100,11 @@ def _sort_in(path: Path, relative: str, filters: Mapping[str, Filter], file_endi
         is_subject = name.misplaced.startswith(f"{SUBJECT}-")
         found.wrong_folders.append(name.misplaced if is_subject else f"{name.subject}_{name.misplaced}")
         found.spoil(Problem(path, reason), name.case, "of which a file lies in a wrong folder")
-    elif name.ending.lower() != file_ending.lower():
-        what = f"It has the name of {' and '.join(choices)} of {name.case}, but its ending is not {file_ending}."
+    elif name.ending.lower() not in [ending.lower() for ending in file_endings]:
+        wanted = " or ".join(file_endings)
+        what = f"It has the name of {' and '.join(choices)} of {name.case}, but its ending is not {wanted}."
         rank = 0 if readable_endings(path.name) else 1
-        found.problems.append(Problem(path, f"{what} If it is an image, convert it.", rank))
+        found.problems.append(Problem(path, f"{what} If it is an image, convert it.", rank, name.case))
     elif target is not None:
         reason = f"It is a link to {target}, which does not exist. Restore its target, e.g. with `datalad get`."
         found.spoil(Problem(path, reason), name.case, "of which a file is a broken link")
@@ -137,7 +144,7 @@ def _case(
                 found.spoil(Problem(file.path, reason), name, f"which has several files for {modality}")
             continue
         reason = f"{chosen.path} is {modality} of {name}, because it fits the filter better."
-        found.problems += [Problem(file.path, reason, rank=1) for file in files if file is not chosen]
+        found.problems += [Problem(file.path, reason, 1, name) for file in files if file is not chosen]
         if not filters[modality].choices[chosen.choice].folder:
             roots.add(chosen.name.root)
         if modality == LABEL:
@@ -146,7 +153,7 @@ def _case(
             case.images[modality] = chosen.path
     if len(roots) > 1:
         have = " and ".join(root or "the top folder" for root in sorted(roots))
-        found.spoilt.setdefault(name, f"which has files in {have}. Import each dataset by itself, or name the folders")
+        found.spoilt.setdefault(name, f"which has files in {have}. Use each dataset by itself, or name the folders")
     return case
 
 

@@ -40,7 +40,7 @@ def not_matched(path: Path, name: BidsName, filters: Mapping[str, Filter]) -> Pr
     for modality, choice in alternatives:
         if choice.fits(name, ignore_case=True):
             reason = f"It differs from the filter of {modality}, {choice.text}, in upper and lower case. Change either."
-            return Problem(path, reason)
+            return Problem(path, reason, case=name.case)
     return Problem(path, f"No filter matches {name.filter}.", rank=2)
 
 

@@ -19,6 +19,8 @@ class Problem:
     reason: str
     rank: int = 0
     """The screen shows the lowest ranks first: 0 for what a user should look at, more for what is expected."""
+    case: str = ""
+    """The case that has no such file, or that cannot be used because of it; empty if that is not known."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from nnunet_moe.errors import ModalityError, NnunetMoeError, SettingsError
 from nnunet_moe.images.alignment.settings import KEY as ALIGNMENT
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import require_positions_for_dicom, require_positions_in
+from nnunet_moe.images.bids_names import KEY as BIDS
 from nnunet_moe.images.bids_names import Filter
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.labels.regions import regions_in_dataset_json
@@ -119,6 +120,8 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
             "numTraining": len(training),
             "file_ending": ending,
         }
+        if request.is_bids:
+            description[BIDS] = dict(request.modalities)
         if alignment.is_on:
             description[ALIGNMENT] = alignment.description()
             write_table(unfinished / ALIGNMENT_TABLE, placed, read)
@@ -136,7 +139,7 @@ def _found(request: Request) -> tuple[Request, dict[str, FoundCase], list[Proble
     if request.is_bids:
         request, filters = with_bids_filters(request, listing)
         ending = _file_ending(request, filters, listing)
-        return request, *find_bids_cases(listing, filters, ending), ending
+        return request, *find_bids_cases(listing, filters, [ending]), ending
     patterns = _patterns(request)
     ending = _file_ending(request, patterns, listing)
     return request, *find_cases(listing, patterns, ending), ending

@@ -147,7 +147,15 @@ def _as_json(states: States) -> dict[str, Any]:
     return {path: state.as_json() for path, state in states.items()}
 
 
-def _by_place(case: str, files: Collection[str]) -> dict[tuple[bool, str], str]:
-    """Return the paths of a case's files by what identifies them in any place: next to the images or not, and name."""
+def _by_place(case: str, files: Collection[str]) -> dict[tuple[bool, str, int], str]:
+    """Return the paths of a case's files by what identifies them in any place.
+
+    This is whether they lie next to the images, their name, and the number of the file among those of this name.
+    """
     folders = {Path(file).parent for file in files if Path(file).name.startswith(f"{case}_")}
-    return {(Path(file).parent in folders, Path(file).name): file for file in files}
+    places: dict[tuple[bool, str, int], str] = {}
+    for file in files:
+        of_name = Path(file).parent in folders, Path(file).name
+        number = sum(place[:2] == of_name for place in places)
+        places[(*of_name, number)] = file
+    return places

@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_moe.commands.predict.bids_output import SIDECAR, Derivative, segmentation
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.commands.predict.manifest import Manifest
 from nnunet_moe.commands.predict.request import Request
+from nnunet_moe.commands.predict.steps import PreparedCase
 from nnunet_moe.commands.predict.trust import Trust
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.bids_names import KEY as BIDS
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import parse_code
 from nnunet_moe.models.folders import ModelFolder
@@ -25,7 +28,7 @@ from nnunet_moe.runtime.files import atomic_write, digest, remove_leftovers
 from nnunet_moe.runtime.json_files import load_json
 
 ALIGNMENT, PREVIOUS_STAGE = "alignment", "prev_stage_predictions"
-"""Settings: runs without alignment do not have the first one."""
+"""Settings: runs without alignment do not have the first one, and those without --bids have no filters."""
 MAY_DIFFER = ("device", "versions", PREVIOUS_STAGE)
 """The settings in which a resumed run may differ from the first run. Of a folder, the contents decide."""
 
@@ -50,7 +53,9 @@ class OutputFolder:
         trust: Trust | None = None,
     ) -> None:
         self._request, self._context = request, context
+        self._derivative = Derivative(request.out, request.images, request.previous_stage) if request.bids else None
         self._settings = {**_settings(request, model), **self._alignment_settings()}
+        self._settings |= {BIDS: dict(request.filters)} if request.bids else {}
         part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
         self._settings_file, manifest_file, self.failures_file = (
             request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
@@ -65,6 +70,8 @@ class OutputFolder:
         )
         self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
+        self._needed = (*self._endings, *((SIDECAR,) if request.bids else ()))
+        """The endings of all files of a case."""
         self._has_other_stage = False
         """Whether an earlier run read the previous stage's segmentations from another folder."""
         self.altered: list[CaseFiles] = []
@@ -86,10 +93,20 @@ class OutputFolder:
 
     def target(self, case: str) -> Path:
         """Return the path of a case's segmentation without its ending."""
-        return self._request.out / case
+        return self._request.out / case if self._derivative is None else segmentation(self._request.out, case)
+
+    def write_sidecar(self, case: CaseFiles, prepared: PreparedCase, folder: Path) -> None:
+        """Write to a folder the file that describes a segmentation in BIDS, if there is one."""
+        if self._derivative is None:
+            return
+        modalities, files = self._context.modalities, prepared.files
+        used = {name: files[name] for name, is_used in zip(modalities, prepared.code, strict=True) if is_used}
+        grid = next(iter(used)) if prepared.aligned is None else prepared.aligned.reference
+        content = self._derivative.sidecar(used, files[self._request.output_space or grid], case.previous_stage)
+        (folder / f"{self.target(case.name).name}{SIDECAR}").write_text(content, encoding="utf-8")
 
     def remove_outputs(self, case: str) -> None:
-        for ending in (self._context.dataset_json["file_ending"], *PROBABILITIES):
+        for ending in (*self._needed, *PROBABILITIES):
             Path(f"{self.target(case)}{ending}").unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
@@ -100,6 +117,8 @@ class OutputFolder:
         """Prepare the folder, and return the remaining cases. A resumed run keeps the finished cases."""
         request = self._request
         request.out.mkdir(parents=True, exist_ok=True)
+        if self._derivative is not None:
+            self._write(self._derivative.files(self._settings["model"], self._context.dataset_json))
         begun = sorted(request.out.glob("prediction*.json"))
         if request.continue_prediction:
             for file in begun:
@@ -128,10 +147,13 @@ class OutputFolder:
         contents = {self._settings_file.name: self._settings}
         if request.part_id == 0:  # nnU-Net writes them, too, for its evaluation and postprocessing
             contents |= {"dataset.json": self._context.dataset_json, "plans.json": self._context.plans.plans}
-        for name, content in contents.items():
-            with atomic_write(request.out / name) as unfinished:
-                unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
+        self._write({name: json.dumps(content, indent=4) for name, content in contents.items()})
         return todo
+
+    def _write(self, contents: Mapping[str, str]) -> None:
+        for name, content in contents.items():
+            with atomic_write(self._request.out / name) as unfinished:
+                unfinished.write_text(content, encoding="utf-8")
 
     def _is_altered(self, case: CaseFiles) -> bool:
         """Return whether a segmentation is not what this command wrote. It may be a correction, which must stay."""
@@ -168,7 +190,7 @@ class OutputFolder:
         If they lie in another folder now, the manifest and the inputs follow.
         """
         prediction, modalities = self.manifest.predictions.get(case.name), self._context.modalities
-        outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._endings]
+        outputs = [Path(f"{self.target(case.name)}{ending}") for ending in self._needed]
         if prediction is None or not all(map(_has_content, outputs)):
             return False
         has_copies = self.inputs.has_copies(case.name)
@@ -213,12 +235,11 @@ def _settings(request: Request, model: ModelFolder) -> dict[str, Any]:
 def _require_same_settings(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an earlier run, which must be the same except for `MAY_DIFFER`."""
     try:
-        before = load_json(file)
+        before, optional = load_json(file), (ALIGNMENT, BIDS)
         differing = [
-            key for key, value in settings.items() if key not in (*MAY_DIFFER, ALIGNMENT) and before[key] != value
+            key for key, value in settings.items() if key not in (*MAY_DIFFER, *optional) and before[key] != value
         ]
-        if before.get(ALIGNMENT) != settings.get(ALIGNMENT):
-            differing.append(ALIGNMENT)
+        differing += [key for key in optional if before.get(key) != settings.get(key)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{file} cannot be read ({type(error).__name__}: {error}). Predict into another folder, or without "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nnunet_moe.commands.predict.bids_cases import ENDINGS, filters_of, find_bids_cases_to_predict
 from nnunet_moe.commands.predict.cases import CaseFiles, find_cases, part_of
 from nnunet_moe.commands.predict.dicom_cases import find_dicom_cases
 from nnunet_moe.commands.predict.inputs import Remembered
@@ -74,6 +75,8 @@ def predict_cohort(request: Request) -> Outcome:
     context = InferenceContext.of(predictor)
     request = replace(request, alignment=request.alignment.for_dataset(context.dataset_json, context.modalities))
     _require_fitting_options(request, context)
+    if request.bids:
+        request = replace(request, filters=filters_of(request.filters, context.dataset_json, context.modalities))
     output = OutputFolder(request, model, context, evaluation, trust)
     return _Run(request, predictor, context, output, network_time).finish()
 
@@ -147,6 +150,7 @@ class _Run:
             folder = self._output.unfinished / case.name
             folder.mkdir(parents=True)
             np.save(folder / "logits.npy", logits.numpy())
+            self._output.write_sidecar(case, prepared, folder)
             others = self._predict_others(prepared, folder)
             seconds = prepared.seconds + time.perf_counter() - start
             prediction = Prediction(
@@ -221,8 +225,10 @@ class _Run:
 
 def _cases(request: Request, context: InferenceContext) -> tuple[list[CaseFiles], list[Failure]]:
     """Return all cases, and a failure for all whose case is not clear."""
+    ending = context.dataset_json["file_ending"]
+    if request.bids:
+        return find_bids_cases_to_predict(request.images, request.filters, request.previous_stage, ending)
     if request.dicom:
-        ending = context.dataset_json["file_ending"]
         return find_dicom_cases(request.images, context.modalities, request.previous_stage, ending)
     return find_cases(request.images, context.dataset_json, request.previous_stage)
 
@@ -271,6 +277,11 @@ def _require_fitting_options(request: Request, context: InferenceContext) -> Non
     if request.output_space is not None and not request.alignment.is_on:
         raise SettingsError("--output_space has an effect only with --align. Add --align grid or --align rigid.")
     require_positions_in(context.dataset_json["file_ending"], request.alignment)
+    if request.bids and context.dataset_json["file_ending"] not in ENDINGS:
+        raise SettingsError(
+            f"--bids: the model writes {context.dataset_json['file_ending']}, but BIDS allows only "
+            f"{' and '.join(ENDINGS)}. Convert the images, and predict without --bids."
+        )
     if request.dicom:
         require_positions_for_dicom(context.dataset_json["file_ending"])
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration

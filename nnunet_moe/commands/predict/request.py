@@ -1,5 +1,6 @@
 """The options of `nnunet_moe predict`, with the names and defaults of nnU-Net's command."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nnunet_moe.models.choice import ModelChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.requirement import Requirement
 from nnunet_moe.quality.settings import FAST, LEVELS
-from nnunet_moe.runtime.options import option, options_of
+from nnunet_moe.runtime.options import NamedValues, named_value, option, options_of
 from nnunet_moe.runtime.worker_settings import WorkerSettings
 
 
@@ -33,6 +34,22 @@ class Request:
         group="input and output",
         help="-i has a folder for each case, and in it a folder with one DICOM series for each available modality, "
         "named like the modality",
+    )
+    bids: bool = option(
+        "--bids",
+        action="store_true",
+        group="input and output",
+        help="-i is a BIDS dataset, of which each session is a case, and -o becomes a BIDS derivative dataset",
+    )
+    filters: Mapping[str, str] = option(
+        "-m",
+        action=NamedValues,
+        type=named_value,
+        metavar="NAME=FILTER",
+        default_factory=dict,
+        group="input and output",
+        help="with --bids, choose the files of a modality by their entities and suffix, e.g. T1ce=ce-gadolinium_T1w; "
+        "repeat it for several (default: as in `nnunet_moe import --bids`, otherwise the name of the modality)",
     )
     out: Path = option(
         "-o", type=Path, group="input and output", help="write the segmentations and manifest.csv to this folder"
@@ -121,6 +138,7 @@ class Request:
                 f"-part_id is {self.part_id} with -num_parts {self.num_parts}. It must be at least 0 and below "
                 "-num_parts."
             )
+        self._require_fitting_layout()
         if self.quality not in LEVELS:
             raise SettingsError(f"--quality is {self.quality!r}. It must be one of {', '.join(LEVELS)}.")
         if self.require_quality is not None and not 0 < self.require_quality <= 1:
@@ -133,3 +151,14 @@ class Request:
             )
         if self.out.resolve() in {path.resolve() for path in (self.images, self.previous_stage) if path is not None}:
             raise SettingsError(f"-o {self.out} is the folder of -i or -prev_stage_predictions. Choose another one.")
+
+    def _require_fitting_layout(self) -> None:
+        if self.dicom and self.bids:
+            raise SettingsError("--dicom and --bids exclude each other. Remove one of them.")
+        if self.filters and not self.bids:
+            raise SettingsError("-m has an effect only with --bids. Add --bids, or remove -m.")
+        if self.bids and self.save_probabilities:
+            raise SettingsError(
+                "--save_probabilities writes .npz and .pkl files, which BIDS does not allow. Remove it, or predict "
+                "without --bids."
+            )

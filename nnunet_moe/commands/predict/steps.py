@@ -180,6 +180,7 @@ def write(
     written = set(unfinished.iterdir()) - {logits_file, *(others or ())}
     files = sorted(written, key=lambda file: file == segmentation_file)
     outputs = {file.name: FileState.of(file) for file in files}
+    target.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         os.replace(file, target.with_name(file.name))
     shutil.rmtree(unfinished)

@@ -32,7 +32,7 @@ ROOT = Path("nowhere")
 def test_each_file_is_placed_once_or_listed_and_belongs_to_its_case(files, texts, label):
     filters = {f"M{number}": Filter(text, "-m ", derivatives=False) for number, text in enumerate(texts)}
     filters[LABEL] = Filter(label, "-l ", derivatives=True)
-    cases, problems = find_bids_cases(Listing(ROOT, sorted(ROOT / file for file in files)), filters, ".nii.gz")
+    cases, problems = find_bids_cases(Listing(ROOT, sorted(ROOT / file for file in files)), filters, [".nii.gz"])
     placed = [file for case in cases.values() for file in case.files]
     listed = [problem.file for problem in problems if problem.file.name != "dataset_description.json"]
     assert sorted([*placed, *listed]) == sorted(ROOT / file for file in files)
