@@ -150,10 +150,12 @@ def run(namespace: argparse.Namespace) -> None:
 
 
 def _list_jobs(plan: "StudyPlan", machine: "Machine") -> None:
+    from nnunet_moe.commands.study.needs import describe_needs
     from nnunet_moe.commands.study.run import require_runnable
 
     require_runnable(plan, machine)
     print(plan.describe(machine.jobs_at_a_time))
+    print("\n".join(f"  {line}" for line in describe_needs(plan, machine)))
     done = plan.done()
     for job in [job for name, job in plan.jobs.items() if name not in done]:
         print(shlex.join(job.command))
