@@ -38,7 +38,7 @@ from nnunet_moe.images.phantom import SIGNAL
 from nnunet_moe.modalities.codes import all_codes, code_digits, code_text
 from nnunet_moe.models.network_input import NetworkInput
 from nnunet_moe.quality.file import read_calibrations
-from nnunet_moe.quality.signals import SIGNALS
+from nnunet_moe.quality.signals import FAST, SIGNALS
 from nnunet_moe.runtime.environment import versions
 
 NAMES = tuple(SIGNAL)
@@ -202,7 +202,7 @@ def test_too_few_patients_are_calibrated_by_the_mean_of_the_subset(evaluated):
     for code in all_codes(3):
         scored = [float(row["dsc"]) for row in rows_of(evaluated) if row["trainer"] == MOESD
                   and row["code"] == code_text(code, NAMES)]  # fmt: skip
-        expected = calibration.expect(code_digits(code), dict.fromkeys(SIGNALS, 0.5))
+        expected = calibration.expect(code_digits(code), dict.fromkeys(FAST, 0.5))
         assert expected.dsc == pytest.approx(np.mean(scored)) and math.isnan(expected.low)
 
 
