@@ -27,11 +27,8 @@ KIND = "space-orig_desc-nnunetmoe_dseg"
 _VERSION = "1.10.0"
 _RAW, _PREVIOUS = "raw", "previous"
 """The names of other datasets in BIDS URIs."""
-_OWN_FILES = (
-    *("manifest*.csv", "failures*.csv", "inputs*.jsonl", "prediction*.json"),
-    *("dataset.json", "plans.json", ".unfinished*"),
-)
-"""Files that are no part of BIDS."""
+LOGS = "logs"
+"""The folder of files that are no part of BIDS. Validators skip it, also where they do not read `.bidsignore`."""
 
 
 def segmentation(dataset: Path, case: str) -> Path:
@@ -79,7 +76,6 @@ class Derivative:
         return {
             DESCRIPTION: json.dumps(self._description(model), indent=4),
             "dseg.tsv": "".join(f"{index}\t{name}\n" for index, name in [("index", "name"), *_rows(dataset_json)]),
-            ".bidsignore": "".join(f"{name}\n" for name in _OWN_FILES),
         }
 
     def sidecar(self, files: Mapping[str, str], grid: str, previous_stage: str | None) -> str:

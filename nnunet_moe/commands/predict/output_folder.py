@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_moe.commands.predict.bids_output import SIDECAR, Derivative, segmentation
+from nnunet_moe.commands.predict.bids_output import LOGS, SIDECAR, Derivative, segmentation
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.inputs import Inputs
 from nnunet_moe.commands.predict.manifest import Manifest
@@ -57,8 +57,10 @@ class OutputFolder:
         self._settings = {**_settings(request, model), **self._alignment_settings()}
         self._settings |= {BIDS: dict(request.filters)} if request.bids else {}
         part = "" if request.num_parts == 1 else f"_{request.part_id}_of_{request.num_parts}"
+        self._tables = request.out / LOGS if request.bids else request.out
+        """The folder of all files that are no segmentations."""
         self._settings_file, manifest_file, self.failures_file = (
-            request.out / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
+            self._tables / name for name in (f"prediction{part}.json", f"manifest{part}.csv", f"failures{part}.csv")
         )
         self.manifest = Manifest(
             manifest_file,
@@ -68,7 +70,7 @@ class OutputFolder:
             request.alignment.is_on,
             trust,
         )
-        self.inputs = Inputs(request.out / f"inputs{part}.jsonl")
+        self.inputs = Inputs(self._tables / f"inputs{part}.jsonl")
         self._endings = (context.dataset_json["file_ending"], *(PROBABILITIES if request.save_probabilities else ()))
         self._needed = (*self._endings, *((SIDECAR,) if request.bids else ()))
         """The endings of all files of a case."""
@@ -118,8 +120,9 @@ class OutputFolder:
         request = self._request
         request.out.mkdir(parents=True, exist_ok=True)
         if self._derivative is not None:
-            self._write(self._derivative.files(self._settings["model"], self._context.dataset_json))
-        begun = sorted(request.out.glob("prediction*.json"))
+            _write(request.out, self._derivative.files(self._settings["model"], self._context.dataset_json))
+        self._tables.mkdir(exist_ok=True)
+        begun = sorted(self._tables.glob("prediction*.json"))
         if request.continue_prediction:
             for file in begun:
                 before = _require_same_settings(file, self._settings)
@@ -143,17 +146,13 @@ class OutputFolder:
             _remove_tables(file for file in begun if _num_parts(file) != request.num_parts)
             _remove_tables([self._settings_file])
         self.remove_unfinished()
-        remove_leftovers(request.out)
+        for folder in {request.out, self._tables}:
+            remove_leftovers(folder)
         contents = {self._settings_file.name: self._settings}
         if request.part_id == 0:  # nnU-Net writes them, too, for its evaluation and postprocessing
             contents |= {"dataset.json": self._context.dataset_json, "plans.json": self._context.plans.plans}
-        self._write({name: json.dumps(content, indent=4) for name, content in contents.items()})
+        _write(self._tables, {name: json.dumps(content, indent=4) for name, content in contents.items()})
         return todo
-
-    def _write(self, contents: Mapping[str, str]) -> None:
-        for name, content in contents.items():
-            with atomic_write(self._request.out / name) as unfinished:
-                unfinished.write_text(content, encoding="utf-8")
 
     def _is_altered(self, case: CaseFiles) -> bool:
         """Return whether a segmentation is not what this command wrote. It may be a correction, which must stay."""
@@ -210,6 +209,13 @@ class OutputFolder:
             return max(map(_changed, case.read)) <= min(output.stat().st_mtime for output in outputs)
         except (ModalityError, OSError):
             return False
+
+
+def _write(folder: Path, contents: Mapping[str, str]) -> None:
+    """Write files, name -> content, each as a whole."""
+    for name, content in contents.items():
+        with atomic_write(folder / name) as unfinished:
+            unfinished.write_text(content, encoding="utf-8")
 
 
 def _has_content(file: Path) -> bool:

@@ -49,6 +49,24 @@ def test_files_with_other_times_are_the_same_and_other_files_with_the_same_size_
     assert not inputs.are_same("a", [first, second])
 
 
+def test_files_of_one_name_in_several_folders_are_all_compared(tmp_path):
+    """In BIDS, `derivatives/prep/.../sub-01_T1w.nii.gz` has the name of the raw image."""
+    for folder in ("raw", "prep"):
+        (tmp_path / folder).mkdir()
+    first, second = (
+        old_file(tmp_path / "raw" / "a_T1w.nii", b"1234"),
+        old_file(tmp_path / "prep" / "a_T1w.nii", b"abcd"),
+    )
+    inputs = remembered(tmp_path, first, second)
+    assert inputs.are_same("a", [first, second]) and not inputs.are_same("a", [first])
+    for file, before in ((first, b"1234"), (second, b"abcd")):
+        old_file(Path(file), b"5678")
+        assert not inputs.are_same("a", [first, second])
+        old_file(Path(file), before)
+    moved = [str((tmp_path / folder).rename(tmp_path / f"new_{folder}") / "a_T1w.nii") for folder in ("raw", "prep")]
+    assert inputs.are_same("a", moved)
+
+
 def test_the_last_line_of_a_case_counts_and_half_a_line_of_a_killed_run_does_not(tmp_path):
     image = old_file(tmp_path / "a_0000.nii", b"1234")
     remembered(tmp_path, image)

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +55,9 @@ def describe(root: Path) -> None:
 
 
 def require_valid(out: Path) -> None:
-    """Each file is a segmentation with its sidecar, one of the dataset's files, or one that `.bidsignore` names."""
-    ignored = (out / ".bidsignore").read_text().split()
+    """Each file is a segmentation with its sidecar, one of the dataset's files, or in `logs`, which is not checked."""
     names = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
-    others = {name for name in names if not any(fnmatch(name, each) for each in ignored)}
-    others -= {"dataset_description.json", "dseg.tsv", ".bidsignore"}
+    others = {name for name in names if not name.startswith("logs/")} - {"dataset_description.json", "dseg.tsv"}
     assert others and all(SEGMENTATION.fullmatch(name) for name in others), others
     stems = [{name.removesuffix(ending) for name in others if name.endswith(ending)} for ending in (".json", ".nii.gz")]
     assert stems[0] == stems[1]
@@ -96,7 +93,7 @@ def test_sessions_are_predicted_like_files_into_a_valid_derivative_that_import_r
     out, incoming = bids / "derivatives" / "nnunet_moe", subsets.predictions.parent / "incoming"
     with pytest.raises(SystemExit, match="Not predicted: 1"):
         predict(bids, out, "--bids")
-    reason = rows(out / "failures.csv")["sub-03"]["reason"]
+    reason = rows(out / "logs" / "failures.csv")["sub-03"]["reason"]
     assert re.search(facts("sub-03_run-1_T1w.nii.gz", "-m T1w=run-1_T1w or run-2_T1w"), reason)
     require_valid(out)
     flat = tmp_path / "flat"
@@ -113,12 +110,12 @@ def test_sessions_are_predicted_like_files_into_a_valid_derivative_that_import_r
         sources = [out / "../.." / uri.removeprefix("bids:raw:") for uri in sidecar["Sources"]]
         assert json.loads((out / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": "../.."}
         assert [str(file.resolve()) for file in sources] == [
-            rows(out / "manifest.csv")[case][f"file_{name}"] for name in names
+            rows(out / "logs" / "manifest.csv")[case][f"file_{name}"] for name in names
         ]
         assert sidecar["SpatialReference"] in sidecar["Sources"] and sidecar["Manual"] is False
         assert sidecar["Modalities"] == list(names)
     table = [line.split("\t") for line in (out / "dseg.tsv").read_text().splitlines()[1:]]
-    labels = json.loads((out / "dataset.json").read_text())["labels"]
+    labels = json.loads((out / "logs" / "dataset.json").read_text())["labels"]
     assert {name: int(index) for index, name in table} == labels and len(table) == len(labels) > 1
 
     kept = path(out, "sub-01_ses-1", KIND).stat().st_mtime_ns
@@ -128,7 +125,7 @@ def test_sessions_are_predicted_like_files_into_a_valid_derivative_that_import_r
         predict(bids, out, "--bids", "-m", "T1w=run-2_T1w,T1w", "--continue_prediction")
     predict(bids, out, "--bids", "--continue_prediction")
     assert path(out, "sub-01_ses-1", KIND).stat().st_mtime_ns == kept
-    assert rows(out / "manifest.csv").keys() == {"sub-01_ses-1", "sub-02", "sub-03"}
+    assert rows(out / "logs" / "manifest.csv").keys() == {"sub-01_ses-1", "sub-02", "sub-03"}
     require_valid(out)
 
     (tmp_path / "raw").mkdir()
@@ -159,7 +156,7 @@ def test_the_parts_of_a_run_share_a_derivative_and_sidecars_name_the_grid(bids, 
     assert sitk.ReadImage(str(path(out, "sub-03", KIND))).GetSize() == coarse.GetSize()
     links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
     assert links == {"raw": bids.resolve().as_uri()}
-    predicted = [set(rows(out / f"manifest_{part}_of_2.csv")) for part in (0, 1)]
+    predicted = [set(rows(out / "logs" / f"manifest_{part}_of_2.csv")) for part in (0, 1)]
     assert predicted == [{"sub-01_ses-1", "sub-03"}, {"sub-02"}]
 
 
