@@ -17,6 +17,19 @@ ENDINGS = (".nii.gz", ".nii")
 """The file endings of images in BIDS."""
 
 
+def require_ending_of_bids(ending: str) -> None:
+    """Refuse models whose segmentations have another file ending than BIDS allows.
+
+    Raises:
+        SettingsError: it is another one.
+    """
+    if ending not in ENDINGS:
+        raise SettingsError(
+            f"--bids: the model writes {ending}, but BIDS allows only {' and '.join(ENDINGS)}. Convert the images, and "
+            "predict without --bids."
+        )
+
+
 def filters_of(given: Mapping[str, str], dataset_json: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, str]:
     """Return modality -> filter: what the user gives, or as in the training cases, or the name as suffix.
 

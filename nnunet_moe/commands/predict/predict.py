@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunet_moe.commands.predict.bids_cases import ENDINGS, filters_of, find_bids_cases_to_predict
+from nnunet_moe.commands.predict.bids_cases import filters_of, find_bids_cases_to_predict, require_ending_of_bids
 from nnunet_moe.commands.predict.cases import CaseFiles, find_cases, part_of
 from nnunet_moe.commands.predict.dicom_cases import find_dicom_cases
 from nnunet_moe.commands.predict.inputs import Remembered
@@ -277,11 +277,8 @@ def _require_fitting_options(request: Request, context: InferenceContext) -> Non
     if request.output_space is not None and not request.alignment.is_on:
         raise SettingsError("--output_space has an effect only with --align. Add --align grid or --align rigid.")
     require_positions_in(context.dataset_json["file_ending"], request.alignment)
-    if request.bids and context.dataset_json["file_ending"] not in ENDINGS:
-        raise SettingsError(
-            f"--bids: the model writes {context.dataset_json['file_ending']}, but BIDS allows only "
-            f"{' and '.join(ENDINGS)}. Convert the images, and predict without --bids."
-        )
+    if request.bids:
+        require_ending_of_bids(context.dataset_json["file_ending"])
     if request.dicom:
         require_positions_for_dicom(context.dataset_json["file_ending"])
     needed, configuration = context.configuration.previous_stage_name, request.model.configuration

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from made_grids import FINE, write_image
 
 from facts import facts
 from nnunet_moe.cli import main
-from nnunet_moe.commands.predict.bids_cases import filters_of, find_bids_cases_to_predict
+from nnunet_moe.commands.predict.bids_cases import filters_of, find_bids_cases_to_predict, require_ending_of_bids
 from nnunet_moe.commands.predict.bids_output import Derivative
 from nnunet_moe.commands.predict.request import Request
 from nnunet_moe.errors import ModalityError, SettingsError
@@ -270,10 +271,15 @@ def test_places_that_bids_does_not_allow_and_folders_of_others_are_refused(tmp_p
 
 def test_options_that_do_not_fit_are_refused(tmp_path):
     model = ModelChoice(dataset="901", configuration="3d_tiny", trainer="nnUNetTrainerMoESD")
-    for options, said in (
+    refused: list[tuple[dict[str, Any], tuple[str, str]]] = [
         ({"bids": True, "dicom": True}, ("--dicom", "--bids")),
         ({"filters": {"T1w": "T1w"}}, ("-m", "--bids")),
         ({"bids": True, "save_probabilities": True}, ("--save_probabilities", "BIDS")),
-    ):
+    ]
+    for options, said in refused:
         with pytest.raises(SettingsError, match=facts(*said)):
             Request(images=tmp_path / "in", out=tmp_path / "out", model=model, **options)
+    for ending in (".nii.gz", ".nii"):
+        require_ending_of_bids(ending)
+    with pytest.raises(SettingsError, match=facts("--bids", ".nrrd", ".nii.gz and .nii")):
+        require_ending_of_bids(".nrrd")
