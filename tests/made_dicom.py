@@ -1,5 +1,6 @@
 """DICOM series of a made-up patient, written by GDCM through SimpleITK."""
 
+import locale
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +51,7 @@ def write_series(
     normal = np.cross(rows, columns)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     for number, plane in enumerate(array):
         position = np.array(origin) + number * (spacing[2] * normal + shear * columns)
         image = sitk.GetImageFromArray(plane)
@@ -70,4 +72,5 @@ def write_series(
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{prefix}{(number * 7) % 101:03d}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # which GDCM sets when it writes
     return folder

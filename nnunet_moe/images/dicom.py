@@ -5,7 +5,7 @@ A volume holds voxels and their positions, and nothing else of the files: no nam
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,13 @@ class Series:
 class ImagesOfSeries:
     """The files of a case, with an image in the place of each folder with a DICOM series."""
 
-    files: dict[str, str]
+    files: Mapping[str, str]
     """Modality -> file."""
-    frames: dict[str, str]
+    frames: Mapping[str, str] = field(default_factory=dict)
     """Modality -> the frame of reference of its series, if the files name one."""
-    notes: dict[str, tuple[str, ...]]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modality -> messages on its folder."""
-    names: OriginalNames
+    names: OriginalNames = field(default_factory=OriginalNames)
 
 
 def holds_dicom(path: Path) -> bool:

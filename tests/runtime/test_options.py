@@ -19,8 +19,8 @@ HELP_STARTS = frozenset(
     re.findall(
         r"\w+",
         """
-        accept add assign check compute convert create do export extract fail find follow hide ignore join
-        keep link list load make move name plan predict preprocess print put read recompute resample resume
+        accept add assign build check compute convert create do export extract fail find follow hide ignore join
+        keep link list load make measure move name plan predict preprocess print put read recompute resample resume
         run save score search seed share show start train treat turn use write
         """,
     )

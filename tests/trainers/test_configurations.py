@@ -176,8 +176,8 @@ def after(stage: Path) -> tuple:
 def test_the_cascade(dataset, tmp_path):
     """Low resolution with its validation, which writes what the next stage is trained on; then full resolution."""
     plans = "nnUNetPlansCascade"
-    finer = ("-overwrite_target_spacing", 0.65, 0.65, 0.65, "-overwrite_plans_name", plans)
-    command("nnUNetv2_plan_experiment", "-d", 901, "-gpu_memory_target", 0.04, *finer)
+    finer = ("-overwrite_target_spacing", 0.5, 0.5, 0.5, "-overwrite_plans_name", plans)
+    command("nnUNetv2_plan_experiment", "-d", 901, "-gpu_memory_target", 0.05, *finer)
     command("nnUNetv2_preprocess", "-d", 901, "-plans_name", plans, "-c", "3d_fullres", "3d_lowres", "-np", 1, 1)
     shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_lowres", patch_size=[40] * 3)
     shorten(dataset.plans_file.with_name(f"{plans}.json"), "3d_cascade_fullres", patch_size=[32] * 3)

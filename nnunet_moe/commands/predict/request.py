@@ -32,14 +32,14 @@ class Request:
         "--dicom",
         action="store_true",
         group="input and output",
-        help="-i has a folder for each case, and in it a folder with one DICOM series for each available modality, "
-        "named like the modality",
+        help="read DICOM series: -i has a folder for each case, and in it a folder with one series for each available "
+        "modality, named like the modality",
     )
     bids: bool = option(
         "--bids",
         action="store_true",
         group="input and output",
-        help="-i is a BIDS dataset, of which each session is a case, and -o becomes a BIDS derivative dataset",
+        help="read a BIDS dataset from -i, of which each session is a case, and write a BIDS derivative dataset to -o",
     )
     filters: Mapping[str, str] = option(
         "-m",

@@ -19,7 +19,7 @@ from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.alignment.case import align_case, to_space_of
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
-from nnunet_moe.images.dicom import images_of_series
+from nnunet_moe.images.dicom import ImagesOfSeries, images_of_series
 from nnunet_moe.images.reading import read_segmentation_of
 from nnunet_moe.labels.voxels import require_known
 from nnunet_moe.modalities.codes import Code, code_text
@@ -119,7 +119,11 @@ def _read(
     read = partial(context.read_files, case=case.name, folder=case.folder)
     names = {name: f"{channel}{context.dataset_json['file_ending']}" for channel, name in enumerate(files)}
     with TemporaryDirectory() as of_series, TemporaryDirectory() as of_alignment:
-        series = images_of_series(files, {name: Path(of_series) / file for name, file in names.items()})
+        series = (
+            ImagesOfSeries(files)  # names in nnU-Net's scheme are those of files
+            if case.channels is None
+            else images_of_series(files, {name: Path(of_series) / file for name, file in names.items()})
+        )
         notes = tuple(note for notes in series.notes.values() for note in notes)
         with series.names.in_errors():
             if not settings.alignment.is_on:

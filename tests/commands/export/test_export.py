@@ -77,6 +77,8 @@ def with_onnx(trained, single_precision, tmp_path_factory) -> Path:
 
 
 INLINE = ("-device", "cpu", "-npp", 0, "-nps", 0)
+WORKERS = ("-device", "cpu", "-npp", 1, "-nps", 1)
+"""nnU-Net's command for model folders needs workers."""
 UNMIRRORED = "--disable_tta"
 """Saves seven eighths of a prediction; `test_the_command_for_model_folders_takes_one` predicts with mirroring."""
 
@@ -143,7 +145,7 @@ def test_the_command_for_model_folders_takes_one(exported, subsets, stranger, tm
     run = f"from {script.module} import {script.attr} as run\nif __name__ == '__main__': run()"
     file = tmp_path / "command.py"
     file.write_text(run)
-    stranger(file, "-m", exported / "T1w+FLAIR", "-f", 0, 1, *INLINE, "-i", images, "-o", tmp_path / "out")
+    stranger(file, "-m", exported / "T1w+FLAIR", "-f", 0, 1, *WORKERS, "-i", images, "-o", tmp_path / "out")
     (tmp_path / "of_plugin").mkdir()
     for file in subsets.predictions.with_name("incoming").glob(f"{CASE}_101_*"):
         shutil.copy(file, tmp_path / "of_plugin")
