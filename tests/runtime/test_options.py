@@ -19,7 +19,7 @@ HELP_STARTS = frozenset(
     re.findall(
         r"\w+",
         """
-        accept add assign build check compute convert create do export extract fail find follow hide ignore join
+        accept add assign build call check compute convert create do export extract fail find follow hide ignore join
         keep link list load make measure move name plan predict preprocess print put read recompute resample resume
         run save score search seed share show start train treat turn use write
         """,

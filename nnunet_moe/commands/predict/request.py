@@ -48,7 +48,7 @@ class Request:
         metavar="NAME=FILTER",
         default_factory=dict,
         group="input and output",
-        help="with --bids, choose the files of a modality by their entities and suffix, e.g. T1ce=ce-gadolinium_T1w; "
+        help="find the files of a modality in a BIDS dataset by entities and suffix, e.g. T1ce=ce-gadolinium_T1w; "
         "repeat it for several (default: as in `nnunet_moe import --bids`, otherwise the name of the modality)",
     )
     out: Path = option(
