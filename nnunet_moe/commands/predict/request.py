@@ -77,7 +77,7 @@ class Request:
         choices=LEVELS,
         default=FAST,
         group="input and output",
-        help="with -scores, list in the manifest which Dice is expected of each single case: not at all, without "
+        help="list in the manifest which Dice is expected of each single case (needs -scores): not at all, without "
         "further passes of the network, or with one further pass for each available modality (default: %(default)s)",
     )
     require_quality: float | None = option(
