@@ -3,7 +3,7 @@
     python benchmarks/aligned_segmentation.py --data open_ms -d 502 -c 2d_cpu -tr nnUNetTrainerMoESD --out moved
 
 DATA has `imagesTr` and `labelsTr` as in `alignment.py`. T2w and FLAIR of each case are moved by random motions that
-their headers do not tell, on slices of 1 and of 3 mm in turn. The model segments the original images, and the moved
+their headers do not contain, on slices of 1 and of 3 mm in turn. The model segments the original images, and the moved
 ones with `--align grid` (only headers) and `--align rigid`.
 """
 

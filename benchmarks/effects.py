@@ -56,7 +56,7 @@ def _rows(design: np.ndarray, scores: np.ndarray, settings: list[str]) -> list[l
     """Return a row for the constant and for each setting: effect and standard error."""
     effects, _, rank, _ = np.linalg.lstsq(design, scores)
     if rank < design.shape[1] or len(design) == rank:
-        raise SystemExit(f"{len(design)} trainings cannot tell {design.shape[1]} effects apart. Score more of them.")
+        raise SystemExit(f"{len(design)} trainings cannot separate {design.shape[1]} effects. Score more of them.")
     variances = ((scores - design @ effects) ** 2).sum(axis=0) / (len(design) - rank)
     errors = np.sqrt(np.outer(np.diag(np.linalg.inv(design.T @ design)), variances))
     return [

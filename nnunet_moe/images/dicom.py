@@ -121,7 +121,7 @@ def read_series(folder: Path) -> Series:
     notes = [f"{path} is not DICOM and was not used" for path in others]
     told = max((int(tags[tag]) for tag in NUMBERS if tags.get(tag, "").isdigit()), default=0)
     if told > len(ordered):
-        notes.append(f"{folder} has {len(ordered)} slices, but the headers tell of {told}. Perhaps some are missing")
+        notes.append(f"{folder} has {len(ordered)} slices, but the headers list {told}. Perhaps some are missing")
     if tags.get(UNITS) == "BQML":
         notes.append(f"{folder} is PET in Bq/ml and not in SUV. Its values depend on dose, weight and time")
     return Series(image, tags.get(FRAME) or None, tuple(notes))

@@ -82,7 +82,7 @@ def test_a_pet_in_counts_is_said_to_be_no_suv(tmp_path):
     assert read_series(write_series(tmp_path / "suv", tags={**pet, "0054|1001": "GML"})).notes == ()
 
 
-def test_fewer_slices_than_the_headers_tell_are_said(tmp_path):
+def test_fewer_slices_than_the_headers_list_are_reported(tmp_path):
     """A missing first or last slice leaves no gap."""
     for tag in ("0020|1002", "0054|0081"):
         folder = write_series(tmp_path / tag[:4], tags={tag: "5"})

@@ -25,11 +25,11 @@ class CaseFiles:
     channels: tuple[int, ...] | None = None
     """The channels of the images; None if they are in the names of the files."""
     notes: tuple[str, ...] = ()
-    """Messages on what lies beside the images and is not used."""
+    """Messages on files and folders of the case that are not used."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder in which other files may have names of the case; None if file names do not tell the channels."""
+        """The folder in which other files may have names of the case; None if names do not contain the channels."""
         return Path(self.images[0]).parent if self.channels is None else None
 
     @property
