@@ -186,7 +186,7 @@ def _options() -> argparse.Namespace:
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--base", metavar="IMAGE", help="build on this image (default: that of the Dockerfile)")
     base.add_argument("--debootstrap", metavar="SUITE", help="build on an image of this Debian release")
-    parser.add_argument("--mirror", metavar="URL", help="take Debian's packages from here (default: debootstrap's)")
+    parser.add_argument("--mirror", metavar="URL", help="use this mirror of Debian's packages (default: debootstrap's)")
     return parser.parse_args()
 
 

@@ -36,11 +36,12 @@ def find_dicom_cases(
                 failures.append(Failure(folder.name, (str(folder),), f"It lies in no case. {_wanted(channels)}."))
             continue
         name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
-        found = {path.name: path for path in visible(folder) if path.is_dir() and path.name in channels}
-        if (reason := _problem(folder, name, found, channels)) is not None:
+        folders = [path for path in visible(folder) if path.is_dir()]
+        found = {path.name: path for path in folders if path.name in channels}
+        if (reason := _problem(folder, name, folders, channels)) is not None:
             failures.append(Failure(name, (str(folder.with_name(name)),), reason))
             continue
-        notes = tuple(f"{path} is not used. {_wanted(channels)}" for path in _others(folder, found))
+        notes = tuple(f"{path} is not used. {_wanted(channels)}" for path in folders if path.name not in channels)
         stage = None if previous_stage is None else str(previous_stage / f"{name}{ending}")
         in_order = sorted(found, key=channels.__getitem__)
         paths = tuple(str(found[modality]) for modality in in_order)
@@ -54,20 +55,16 @@ def _wanted(channels: Mapping[str, int]) -> str:
     return f"Each series must lie in a folder CASE/MODALITY, where MODALITY is one of {', '.join(channels)}"
 
 
-def _problem(folder: Path, name: str, found: Mapping[str, Path], channels: Mapping[str, int]) -> str | None:
+def _problem(folder: Path, name: str, folders: Sequence[Path], channels: Mapping[str, int]) -> str | None:
     """Say why a folder is no case; None if it is one."""
     if name != folder.name:
         return "The name is not UTF-8. Rename the folder."
     by_lower = {channel.lower(): channel for channel in channels}
-    for path in visible(folder):
+    for path in folders:
         meant = by_lower.get(path.name.lower())
-        if path.is_dir() and meant is not None and path.name not in channels:
+        if meant is not None and path.name not in channels:
             return f"{path} differs from the modality {meant} in upper and lower case. Rename the folder."
     if holds_dicom(folder):
         return f"{folder} has DICOM images directly in it. {_wanted(channels)}."
-    return None if found else f"{folder} has no folder of a modality. {_wanted(channels)}."
-
-
-def _others(folder: Path, found: Mapping[str, Path]) -> list[Path]:
-    """Return the folders of a case that are no modality of the model."""
-    return [path for path in visible(folder) if path.is_dir() and path.name not in found]
+    has_modality = any(path.name in channels for path in folders)
+    return None if has_modality else f"{folder} has no folder of a modality. {_wanted(channels)}."
