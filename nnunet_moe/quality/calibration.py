@@ -51,6 +51,14 @@ class ScoredRows:
             patients, codes, {name: values[where] for name, values in self.signals.items()}, self.dsc[where]
         )
 
+    def folds(self) -> np.ndarray:
+        """Return the fold of each row `(rows,)`: all rows of a patient are in one, and there are at most MOST_FOLDS."""
+        return self.patient_numbers() % MOST_FOLDS
+
+    def patient_numbers(self) -> np.ndarray:
+        """Return a number for the patient of each row, from 0, `(rows,)`."""
+        return np.unique(np.array(self.patients), return_inverse=True)[1]
+
     def of_row(self, row: int) -> dict[str, float]:
         """Return the signals of one row."""
         return {name: float(values[row]) for name, values in self.signals.items()}
@@ -171,19 +179,18 @@ def calibrate(rows: ScoredRows, level: str) -> Calibration:
         level: `fast` or `full`.
     """
     ranges = {name: _limits(_scaled(name, rows.signals[name])) for name in CHECKED[level]}
-    patients = sorted(set(rows.patients))
-    if len(patients) < MIN_PATIENTS:
-        return Calibration(subset_means(rows.codes, rows.dsc), (), (), ranges, len(patients), {})
-    folds = np.array([patients.index(patient) % MOST_FOLDS for patient in rows.patients])
+    num_patients, folds = len(set(rows.patients)), rows.folds()
+    if num_patients < MIN_PATIENTS:
+        return Calibration(subset_means(rows.codes, rows.dsc), (), (), ranges, num_patients, {})
     found = {name: _out_of_fold(rows, signals, folds) for name, signals in _candidates(level).items()}
     errors = {name: _mean_over_patients(np.abs(missed), rows.patients) for name, (_, missed) in found.items()}
     best = next(name for name, error in errors.items() if error <= ABOUT_AS_GOOD * min(errors.values()))
     fits, missed = found[best]
     residuals = tuple(
-        Residual(patients.index(patient), code.count("1"), int(fold), float(abs(error)))
-        for patient, code, fold, error in zip(rows.patients, rows.codes, folds, missed, strict=True)
+        Residual(int(patient), code.count("1"), int(fold), float(abs(error)))
+        for patient, code, fold, error in zip(rows.patient_numbers(), rows.codes, folds, missed, strict=True)
     )
-    return Calibration(_fitted(rows, _candidates(level)[best]), fits, residuals, ranges, len(patients), errors)
+    return Calibration(_fitted(rows, _candidates(level)[best]), fits, residuals, ranges, num_patients, errors)
 
 
 def _candidates(level: str) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_moe.quality.calibration import MOST_FOLDS, Calibration, Expectation, ScoredRows, calibrate
+from nnunet_moe.quality.calibration import Calibration, Expectation, ScoredRows, calibrate
 from nnunet_moe.quality.regression import subset_means
 from nnunet_moe.quality.settings import FAST, FULL
 from nnunet_moe.quality.signals import MEAN_AGREEMENT
@@ -78,10 +78,9 @@ def held_out(rows: ScoredRows) -> HeldOut | None:
     Returns:
         The expectations; None for a single patient.
     """
-    patients = sorted(set(rows.patients))
-    if len(patients) < 2:
+    folds = rows.folds()
+    if len(set(rows.patients)) < 2:
         return None
-    folds = np.array([patients.index(patient) % MOST_FOLDS for patient in rows.patients])
     found = np.empty((4, len(folds)))
     for fold in range(int(folds.max()) + 1):
         others = rows.only(folds != fold)
