@@ -7,7 +7,7 @@ from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import ModelsChoice
 from nnunet_moe.models.prediction_settings import PredictionSettings
-from nnunet_moe.quality.settings import FAST, LEVELS
+from nnunet_moe.quality.settings import DEFAULT_FAILURE_DSC, FAST, LEVELS, require_quality_settings
 from nnunet_moe.runtime.options import option, options_of
 from nnunet_moe.runtime.worker_settings import WorkerSettings
 
@@ -103,7 +103,7 @@ class Request:
     failure_dsc: float = option(
         "-failure_dsc",
         type=float,
-        default=0.5,
+        default=DEFAULT_FAILURE_DSC,
         group="metrics",
         help="call a segmentation with a DSC below this a failure, where the report shows how many failures the "
         "expected Dice finds (default: %(default)s)",
@@ -122,9 +122,6 @@ class Request:
             )
         if self.images is not None and self.part != "val":
             raise SettingsError(f"-part {self.part} is for the cases of the folds. Remove it, or remove -i and -l.")
-        if self.quality not in LEVELS:
-            raise SettingsError(f"--quality is {self.quality!r}. It must be one of {', '.join(LEVELS)}.")
-        if not 0 < self.failure_dsc <= 1:
-            raise SettingsError(f"-failure_dsc is {self.failure_dsc}. It must be above 0 and at most 1.")
+        require_quality_settings(self.quality, self.failure_dsc)
         if self.codes is not None and self.num_codes is not None:
             raise SettingsError("-codes and -num_codes exclude each other. Give only one of them.")

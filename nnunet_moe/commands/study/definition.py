@@ -14,6 +14,7 @@ from nnunet_moe.commands.study.values import checked, file_name, filled_list, is
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
+from nnunet_moe.quality.settings import DEFAULT_FAILURE_DSC, FAST, OFF, require_quality_settings
 from nnunet_moe.reports.table import short_name
 from nnunet_moe.settings.plans import PLANS_KEY, require_allowed
 
@@ -56,6 +57,8 @@ class EvaluationOptions:
     tolerance: float = DEFAULT_METRICS.tolerance_mm
     step_size: float = DEFAULT_STEP_SIZE
     disable_tta: bool = False
+    quality: str = FAST
+    failure_dsc: float = DEFAULT_FAILURE_DSC
 
 
 @dataclass(frozen=True)
@@ -229,13 +232,16 @@ def _evaluation(value: Any, key: str) -> EvaluationOptions:
     found = checked(value, key, {option.name: lambda option, _: option for option in fields(EvaluationOptions)})
     if "codes" in found:
         found["codes"] = tuple(str(code) for code in filled_list(found["codes"], "codes"))
+    if found.get("quality") is False:  # how YAML reads the word off
+        found["quality"] = OFF
     for name, option in found.items():
         if name == "disable_tta" and not isinstance(option, bool):
             raise SettingsError(f"{name} is {option!r}. It must be true or false.")
-        if name in ("connectivity", "min_lesion", "tolerance") and not is_number(option):
+        if name in ("connectivity", "min_lesion", "tolerance", "failure_dsc") and not is_number(option):
             raise SettingsError(f"{name} is {option!r}. It must be a number.")
     options = EvaluationOptions(**found)
     require_step_size(options.step_size)
+    require_quality_settings(options.quality, options.failure_dsc)
     MetricSettings(
         connectivity=options.connectivity, min_lesion_mm3=options.min_lesion, tolerance_mm=options.tolerance
     )  # refuses what `evaluate` refuses

@@ -98,5 +98,6 @@ def _options(evaluation: EvaluationOptions) -> list[str]:
         if isinstance(value, bool):
             options.append(f"--{name}")
         else:
-            options += [f"-{name}", *(value if isinstance(value, tuple) else [str(value)])]
+            dashes = "--" if name == "quality" else "-"
+            options += [f"{dashes}{name}", *(value if isinstance(value, tuple) else [str(value)])]
     return options

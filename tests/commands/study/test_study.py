@@ -119,6 +119,11 @@ def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
     assert study.evaluation.codes == ("100", "010", "011")
 
 
+def test_yaml_reads_off_as_false_and_the_study_as_off(tmp_path):
+    study = read_study(written(tmp_path, "{dataset: 1, configuration: 2d, trainers: [a], evaluation: {quality: off}}"))
+    assert study.evaluation == EvaluationOptions(quality="off")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -148,6 +153,9 @@ def test_a_number_with_a_leading_zero_is_what_it_looks_like(tmp_path):
         ({"evaluation": {"tta": False}}, ("evaluation", "unknown", "tta", "codes", "connectivity")),
         ({"evaluation": {"connectivity": 8}}, ("connectivity", 8, 6, 18, 26)),
         ({"evaluation": {"step_size": 0}}, ("step_size", 0, 1)),
+        ({"evaluation": {"quality": "slow"}}, ("quality", "'slow'", "off", "fast", "full")),
+        ({"evaluation": {"failure_dsc": 2}}, ("failure_dsc", 2, 1)),
+        ({"evaluation": {"failure_dsc": "0,5"}}, ("failure_dsc", "'0,5'", "number")),
         ({"cases": {"validation_cases": {"images": ".", "labels": "."}}}, ("'validation_cases'", "others")),
         (
             {"cases": {"a b": {"images": ".", "labels": "."}, "a_b": {"images": ".", "labels": "."}}},
@@ -368,7 +376,7 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
         (Method("b", MOESD, {"alpha": 0}), Method(DEDICATED, DEDICATED)),
         folds=(0, 1),
         cases={"real patients": CaseSet(tmp_path / "i", tmp_path / "l", tmp_path / "t")},
-        evaluation=EvaluationOptions(codes=("T1w", "FLAIR"), disable_tta=True, tolerance=2.0),
+        evaluation=EvaluationOptions(codes=("T1w", "FLAIR"), disable_tta=True, tolerance=2.0, quality="full"),
     )
     trained = trained_methods(study, all_codes(3)[:2])
     jobs = jobs_of(study, trained, tmp_path / "tiny.yaml", "cuda", preprocess=True)
@@ -379,10 +387,11 @@ def test_every_job_is_an_ordinary_command(dataset, tmp_path):
         "-device cuda --c",
         "evaluate/b_seed0__validation_cases": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
         "-p nnUNetPlans_tiny -f 0 1 -o evaluations/validation_cases/b_seed0 -device cuda -codes T1w FLAIR "
-        "-tolerance 2.0 --disable_tta",
+        "-tolerance 2.0 --disable_tta --quality full",
         "evaluate/b_seed0__real_patients": f"nnunet_moe evaluate -d Dataset901_Tiny -c 3d_tiny_b_seed0 -tr {MOESD} "
         "-p nnUNetPlans_tiny -f 0 1 -o evaluations/real_patients/b_seed0 -device cuda "
-        f"-i {tmp_path}/i -l {tmp_path}/l -patients {tmp_path}/t -codes T1w FLAIR -tolerance 2.0 --disable_tta",
+        f"-i {tmp_path}/i -l {tmp_path}/l -patients {tmp_path}/t -codes T1w FLAIR -tolerance 2.0 --disable_tta "
+        "--quality full",
         f"train/{DEDICATED}_seed0_100_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_seed0_100 1 -tr {DEDICATED} "
         "-p nnUNetPlans_tiny -device cuda --c",
         f"train/{DEDICATED}_seed0_010_fold1": f"nnUNetv2_train Dataset901_Tiny 3d_tiny_seed0_010 1 -tr {DEDICATED} "
