@@ -21,7 +21,7 @@ from nnunet_moe.preprocessing import use_missing_modality_preprocessor
 from nnunet_moe.quality.calibration import Expectation
 from nnunet_moe.quality.label_calibration import LabelCalibration
 from nnunet_moe.quality.measuring import fast_signals, leave_one_out
-from nnunet_moe.quality.signals import signals_of_agreement
+from nnunet_moe.quality.signals import with_agreement
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.sliding_window import SlidingWindowPredictor
 
@@ -127,10 +127,9 @@ class MissingModalityPredictor(SlidingWindowPredictor):
         segmentation, *others = segmentations
         spacing = properties["spacing"]
         signals = fast_signals(logits[0], segmentation, spacing, model.label_manager, model.dataset_json)
-        agreement = signals_of_agreement(segmentation, others, labels_of(model.dataset_json))
+        signals = with_agreement(signals, segmentation, others, labels_of(model.dataset_json))
         return segmentation, {
-            label: calibration.expect(code_digits(code), {**signals[label], **agreement[label]})
-            for label, calibration in calibrations.items()
+            label: calibration.expect(code_digits(code), signals[label]) for label, calibration in calibrations.items()
         }
 
     def _modality_network(self) -> MissingModalityNetwork | StockNetwork:

@@ -123,22 +123,27 @@ def signals_of_shape(
     return found
 
 
-def signals_of_agreement(
-    segmentation: np.ndarray, others: Sequence[np.ndarray], labels: Mapping[str, Label]
+def with_agreement(
+    signals: Mapping[str, Signals],
+    segmentation: np.ndarray,
+    others: Sequence[np.ndarray],
+    labels: Mapping[str, Label],
 ) -> dict[str, Signals]:
-    """Compute how far segmentations agree with others of the same case: the signals in `AGREEMENT`.
+    """Add how far segmentations agree with others of the same case: the signals in `AGREEMENT`.
 
     Args:
+        signals: name of a label or region -> its other signals.
         segmentation: labels `(*space)`, from all available modalities.
         others: labels `(*space)`, each from all modalities but one. Without them, the signals are NaN.
-        labels: name -> label or region.
+        labels: name -> label or region, with all names of `signals`.
     """
     found = {}
-    for name, label in labels.items():
+    for name, measured in signals.items():
+        label = labels[name]
         inside = np.isin(segmentation, label)
         values = [agreement(inside, np.isin(other, label)) for other in others]
         mean, least = (float(np.mean(values)), min(values)) if values else (math.nan, math.nan)
-        found[name] = {MEAN_AGREEMENT: mean, LEAST_AGREEMENT: least}
+        found[name] = {**measured, MEAN_AGREEMENT: mean, LEAST_AGREEMENT: least}
     return found
 
 

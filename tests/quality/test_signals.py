@@ -12,9 +12,9 @@ from nnunet_moe.quality.signals import (
     agreement,
     entropies,
     expected_dice,
-    signals_of_agreement,
     signals_of_probabilities,
     signals_of_shape,
+    with_agreement,
 )
 
 
@@ -94,9 +94,10 @@ def test_a_slice_is_measured_in_its_plane():
 def test_agreement_is_the_dice_with_each_other_segmentation_and_1_if_both_are_empty():
     whole = np.array([1, 1, 0, 0])
     others = [np.array([1, 1, 0, 0]), np.array([0, 1, 1, 0]), np.array([0, 0, 0, 0])]
-    found = signals_of_agreement(whole, others, {"lesion": 1, "other": 2})
-    assert found == {
-        "lesion": {"mean_agreement": 0.5, "least_agreement": 0},
-        "other": {"mean_agreement": 1, "least_agreement": 1},
+    signals, labels = {"lesion": {"size_mm3": 2.0}, "other": {"size_mm3": 0.0}}, {"lesion": 1, "other": 2}
+    assert with_agreement(signals, whole, others, labels) == {
+        "lesion": {"size_mm3": 2, "mean_agreement": 0.5, "least_agreement": 0},
+        "other": {"size_mm3": 0, "mean_agreement": 1, "least_agreement": 1},
     }
-    assert all(math.isnan(signals_of_agreement(whole, [], {"lesion": 1})["lesion"][name]) for name in AGREEMENT)
+    alone = with_agreement(signals, whole, [], labels)
+    assert all(math.isnan(alone["lesion"][name]) for name in AGREEMENT)

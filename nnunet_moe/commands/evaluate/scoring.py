@@ -41,7 +41,7 @@ from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.models.segmenter import Segmenter
 from nnunet_moe.quality.measuring import leave_one_out
 from nnunet_moe.quality.settings import FULL, OFF
-from nnunet_moe.quality.signals import Signals, signals_of_agreement
+from nnunet_moe.quality.signals import Signals, with_agreement
 from nnunet_moe.runtime.files import atomic_write, folder_name
 from nnunet_moe.runtime.memory import memory_for
 from nnunet_moe.runtime.network_time import NetworkTime
@@ -308,8 +308,7 @@ class ModelRun:
         if self.scorer.quality != FULL or not others or not self._recorded[case.name].issuperset(others):
             return record.signals
         segmentation, *without = (self.scorer.records.segmentation(*of_record, each) for each in (code, *others))
-        agreement = signals_of_agreement(segmentation, without, self.labels)
-        return {label: {**signals, **agreement[label]} for label, signals in record.signals.items()}
+        return with_agreement(record.signals, segmentation, without, self.labels)
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:

@@ -17,7 +17,7 @@ from nnunet_moe.quality.calibration import LEVEL
 from nnunet_moe.quality.label_calibration import LabelCalibration
 from nnunet_moe.quality.measuring import fast_signals, leave_one_out
 from nnunet_moe.quality.settings import FULL, OFF
-from nnunet_moe.quality.signals import Signals, signals_of_agreement
+from nnunet_moe.quality.signals import Signals, with_agreement
 
 EXPECTED, LOW, HIGH = "case_expected_dsc_{}", "case_dsc_low_{}", "case_dsc_high_{}"
 UNUSUAL, DOUBTFUL = "unusual", "doubtful"
@@ -128,6 +128,5 @@ def measure(
     signals = fast_signals(torch.from_numpy(logits), segmentation, properties["spacing"], *of_model)
     if others:
         without = [context.segmentation(torch.from_numpy(np.load(file)), properties) for file in others]
-        agreement = signals_of_agreement(segmentation, without, labels_of(context.dataset_json))
-        signals = {label: {**values, **agreement[label]} for label, values in signals.items()}
+        signals = with_agreement(signals, segmentation, without, labels_of(context.dataset_json))
     return {label: signals[label] for label in context.labels_under(code)}
