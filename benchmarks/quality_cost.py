@@ -10,6 +10,7 @@ probabilities that they need. `full` also computes the agreement, with one more 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def main() -> None:
     """Measure each case, and print the ratios of its signals to its prediction."""
     options = _options()
     device = torch.device(options.device)
-    predictor = MissingModalityPredictor(
+    predictor: Any = MissingModalityPredictor(
         device=device, perform_everything_on_device=device.type == "cuda", use_mirroring=not options.disable_tta,
         allow_tqdm=False,
     )  # fmt: skip
@@ -48,14 +49,14 @@ def main() -> None:
     print(markdown_table(("case", "voxels", f"seconds of {PREDICTION}", *names), rows))
 
 
-def _candidates(predictor: MissingModalityPredictor, files: list[str]) -> tuple[dict[str, Callable], tuple[int, ...]]:
+def _candidates(predictor: Any, files: list[str]) -> tuple[dict[str, Callable], tuple[int, ...]]:
     """Return what is measured on a case, and the shape of its preprocessed image."""
     managers = predictor.plans_manager, predictor.configuration_manager
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case(files, None, *managers, predictor.dataset_json)
     data = torch.from_numpy(data)
 
-    def predict() -> tuple[torch.Tensor, np.ndarray]:
+    def predict() -> tuple[torch.Tensor, Any]:
         logits = predictor.predict_logits_from_preprocessed_data(data).cpu()
         more = predictor.label_manager, properties
         return logits, convert_predicted_logits_to_segmentation_with_correct_shape(logits, *managers, *more)
