@@ -177,13 +177,13 @@ def write_splits(file: Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> N
 
 
 def in_both_parts(splits: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str, str]) -> list[str]:
-    """Return the patients who have cases for training and for validation, or for a test, in the same fold."""
+    """Return the patients who have cases in several parts of a fold: for training, for validation, for a test."""
     found: set[str] = set()
     for fold in splits:
         train, val, test = (
             {patients[case] for case in fold.get(part, ()) if case in patients} for part in ("train", "val", "test")
         )
-        found |= train & (val | test)
+        found |= train & (val | test) | val & test
     return sorted(found)
 
 

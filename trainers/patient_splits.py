@@ -45,8 +45,8 @@ def keep_patients_together(dataset: str, file: Path, cases: Sequence[str], fold:
         )
     if both := in_both_parts(splits[fold : fold + 1], patients):
         return [
-            f"WARNING: {file} has cases of {len(both)} patients ({both[0]}, ...) for training and for validation in "
-            f"fold {fold}, so the validation scores will be too good. {TABLE} lists the patients. Remove {file.name} "
-            "and train all folds again, or change it."
+            f"WARNING: {file} has cases of {len(both)} patients ({both[0]}, ...) for training and for validation, "
+            f"or one of them and a test, in fold {fold}, so the scores will be too good. {TABLE} lists the patients. "
+            f"Remove {file.name} and train all folds again, or change it."
         ]
     return []

@@ -54,8 +54,9 @@ def split_by_patient(dataset: str, cases: Sequence[str]) -> list[str]:
     if splits is not None:
         if both := in_both_parts(splits, patients):
             lines.append(
-                f"WARNING: {file} has cases of {some(both)} for training and for validation in the same fold, so the "
-                "validation scores will be too good. Remove the file before you train, and rerun this command."
+                f"WARNING: {file} has cases of {some(both)} for training and for validation, or one of them and a "
+                "test, in the same fold, so the scores will be too good. Remove the file before you train, and rerun "
+                "this command."
             )
         return lines
     if not (splits := crossval_split(cases, patients)):

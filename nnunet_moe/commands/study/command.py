@@ -142,6 +142,7 @@ def run(namespace: argparse.Namespace) -> None:
     if request.dry_run:
         _list_jobs(plan, machine)
     elif request.only == "plans":
+        _write_folds(plan)
         print(f"Wrote {write_plans(plan.study, plan.trained)}")
     elif request.only == "report":
         print(f"Report: {write_report(plan)}")
@@ -164,12 +165,9 @@ def _list_jobs(plan: "StudyPlan", machine: "Machine") -> None:
 def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
     from nnunet_moe.commands.study.report import write_report
     from nnunet_moe.commands.study.run import require_runnable, run_plan
-    from nnunet_moe.commands.study.splits import write_splits_and_patients
 
     require_runnable(plan, machine)
-    study = plan.study
-    for line in write_splits_and_patients(study.dataset, study.splits, study.groups, plan.training_cases):
-        print(line)
+    _write_folds(plan)
     try:
         run_plan(plan, machine)
     except JobsFailedError as failure:  # still report the finished evaluations
@@ -179,3 +177,11 @@ def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
             report = str(error)
         raise JobsFailedError(f"{failure}\n{report}") from failure
     print(f"Report: {write_report(plan)}")
+
+
+def _write_folds(plan: "StudyPlan") -> None:
+    from nnunet_moe.commands.study.splits import write_splits_and_patients
+
+    study = plan.study
+    for line in write_splits_and_patients(study.dataset, study.splits, study.groups, plan.training_cases):
+        print(line)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
+from nnunet_moe.commands.study.patients import read_groups
 from nnunet_moe.commands.study.published import Published, read_published
-from nnunet_moe.commands.study.splits import Split, read_groups, read_split
+from nnunet_moe.commands.study.splits import Split, read_split
 from nnunet_moe.commands.study.values import checked, file_name, filled_list, is_number, load_yaml, text
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold

@@ -12,11 +12,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_moe.commands.study.definition import Method, Study
+from nnunet_moe.commands.study.patients import study_patients
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.labels.label_sets import LabelSets
 from nnunet_moe.modalities.codes import Code, code_digits
 from nnunet_moe.models.networks import find_trainer
-from nnunet_moe.patients import crossval_split, patients_of
+from nnunet_moe.patients import crossval_split
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.json_files import read_json
 from nnunet_moe.settings.base import Settings
@@ -146,8 +147,9 @@ def write_plans(study: Study, trained: list[SeededRun]) -> Path:
     if not (splits := file.with_name("splits_final.json")).exists():
         data = file.parent / PlansManager(plans).get_configuration(study.configuration).data_identifier
         cases = infer_dataset_class(str(data)).get_identifiers(str(data))
-        # without a table of patients, the same split as nnU-Net's
-        if folds := list(study.splits) or crossval_split(cases, patients_of(study.dataset)):
+        # without patients, the same split as nnU-Net's
+        patients = study_patients(study.dataset, study.groups, cases)
+        if folds := list(study.splits) or crossval_split(cases, patients):
             _write_json(splits, folds)
     return file
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
@@ -24,6 +24,7 @@ from nnunet_moe.commands.study.jobs import (
     jobs_of,
 )
 from nnunet_moe.commands.study.models import SeededRun, plans_of, read_plans, trained_methods
+from nnunet_moe.commands.study.patients import count_patients, source_of
 from nnunet_moe.commands.study.published import require_known
 from nnunet_moe.commands.study.splits import require_usable
 from nnunet_moe.errors import ModelError, SettingsError
@@ -50,6 +51,8 @@ class StudyPlan:
     out: Path
     training_cases: tuple[str, ...] = ()
     """The names of the cases of the raw dataset."""
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """Case -> patient; empty if the patients are not known."""
 
     def marker(self, job: str) -> Path:
         """Return the marker file of a job. It exists once the job is done."""
@@ -107,6 +110,9 @@ class StudyPlan:
             num_jobs: number of jobs that run at a time; None if a cluster decides.
         """
         lines, done = [f"Study {self.study.name} of {self.study.dataset}, in {self.out}"], self.done()
+        if self.patients:
+            number, source = count_patients(self.training_cases, self.patients), source_of(self.study.groups)
+            lines.append(f"  {number} patients in {len(self.training_cases)} cases, by {source}")
         for kind in KINDS:
             if of_kind := [job for job in self.jobs if job.startswith(f"{kind}/")]:
                 finished = [job for job in of_kind if job in done]
@@ -168,21 +174,21 @@ def make_plan(file: Path, out: Path, device: str) -> StudyPlan:
     require_known(study.published, modalities, labels_of(dataset_json))
     training = list(training_cases(study.dataset).values())
     cases = list(training)
-    require_usable(study.dataset, study.splits, study.groups, study.folds, [case.name for case in training])
+    names = tuple(case.name for case in training)
+    patients = require_usable(study.dataset, study.splits, study.groups, study.folds, names)
     _require_folds(study)
     for given in study.cases.values():
         of_folder = folder_cases(given.images, given.labels, dataset_json["file_ending"])[0]
         if given.patients is not None:
             require_a_row([case.name for case in of_folder], read_patients(given.patients), str(given.patients))
         cases += of_folder
-    names = tuple(case.name for case in training)
     codes = choose_codes(modalities, study.evaluation.codes, None, cases)
     trained = trained_methods(study, codes)
     preprocess = _needs_preprocessing(study, out)
     if not preprocess:
         plans_of(study, trained)
     jobs = jobs_of(study, trained, file.resolve(), device, preprocess=preprocess)
-    return StudyPlan(study, codes, trained, jobs, out, names)
+    return StudyPlan(study, codes, trained, jobs, out, names, patients)
 
 
 def _require_folds(study: Study) -> None:

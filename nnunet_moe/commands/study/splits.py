@@ -7,21 +7,16 @@ from typing import Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 
+from nnunet_moe.commands.study.patients import (
+    require_separate,
+    require_several_patients,
+    source_of,
+    study_patients,
+)
 from nnunet_moe.commands.study.values import checked, filled_list, text
 from nnunet_moe.errors import SettingsError
-from nnunet_moe.patients import (
-    CASE,
-    PATIENT,
-    TABLE,
-    in_both_parts,
-    patients_of,
-    read_splits,
-    some,
-    write_patients,
-    write_splits,
-)
+from nnunet_moe.patients import CASE, PATIENT, TABLE, read_splits, some, write_patients, write_splits
 from nnunet_moe.runtime.files import nnunet_folder
-from nnunet_moe.runtime.patterns import Pattern
 
 Split = dict[str, list[str]]
 """The cases of one fold: `train`, `val` and perhaps `test`."""
@@ -60,43 +55,13 @@ def read_split(value: Any, key: str, folder: Path) -> tuple[Split, ...]:
     return tuple(folds)
 
 
-def read_groups(value: Any, key: str) -> str:
-    """Return the pattern that gives the patient of a case.
-
-    Raises:
-        SettingsError: it is no pattern, or has no `{patient}`.
-    """
-    pattern = text(value, key)
-    try:
-        has_patient = PATIENT in Pattern(pattern).fields
-    except SettingsError as error:
-        raise SettingsError(f"{key}: {error}") from error
-    if not has_patient:
-        raise SettingsError(
-            f"{key} is {pattern!r}. It must have {{{PATIENT}}} in the place of the patient, e.g. '{{{PATIENT}}}_*'."
-        )
-    return pattern
-
-
-def patients_by(groups: str, cases: Collection[str]) -> dict[str, str]:
-    """Return case -> patient by a pattern.
-
-    Raises:
-        SettingsError: a case does not match.
-    """
-    pattern = Pattern(groups)
-    found = {case: fields[PATIENT] for case in cases if (fields := pattern.match(case)) is not None}
-    if missing := sorted(set(cases) - found.keys()):
-        raise SettingsError(
-            f"groups is {groups!r}, which does not match {some(missing)}. It must match the name of every training "
-            "case. Correct it."
-        )
-    return found
-
-
 def require_usable(
-    dataset: str, splits: Sequence[Split], groups: str | None, folds: Collection[Any], cases: Collection[str]
-) -> None:
+    dataset: str,
+    splits: Sequence[Split],
+    groups: str | None,
+    folds: Collection[Any],
+    cases: Sequence[str],
+) -> dict[str, str]:
     """Make sure that the folds and patients of a study fit the dataset and its files, without writing anything.
 
     Args:
@@ -106,45 +71,47 @@ def require_usable(
         folds: the numbers of the folds to train.
         cases: the names of the cases of the raw dataset.
 
+    Returns:
+        Case -> patient; empty if the patients are not known.
+
     Raises:
         SettingsError: they do not fit; the message names the file and the first cases.
         FileError: an existing file cannot be read.
     """
-    if groups is not None:
-        patients = patients_by(groups, cases)
-        if (known := patients_of(dataset)) and known != patients:
+    patients, source = study_patients(dataset, groups, cases), source_of(groups)
+    numbers = [fold for fold in folds if isinstance(fold, int)]
+    if numbers:
+        require_several_patients(cases, patients, source)
+    file = _splits_file(dataset)
+    existing = read_splits(file) if file.exists() else []
+    used = splits or [existing[number] for number in numbers if number < len(existing)]
+    require_separate(used, patients, source, None if splits else file)
+    if splits:
+        _require_known(dataset, splits, numbers, cases)
+        if file.exists() and _sorted(existing) != _sorted(splits):
             raise SettingsError(
-                f"{nnunet_folder(nnUNet_raw) / dataset / TABLE} names other patients than groups {groups!r}. Remove "
-                f"one of them; '{TABLE}' is used without 'groups', too."
+                f"{file} has other folds than 'splits'. An existing file is never changed. If no model was trained "
+                "with it, remove it. Otherwise remove 'splits'."
             )
-        if both := in_both_parts(splits, patients):
-            raise SettingsError(
-                f"splits has cases of {some(both)} for training and for validation or test in the same fold. "
-                "Correct 'splits' or 'groups'."
-            )
-    if not splits:
-        return
+    return patients
+
+
+def _require_known(dataset: str, splits: Sequence[Split], numbers: Sequence[int], cases: Sequence[str]) -> None:
     if unknown := sorted({case for fold in splits for part in fold.values() for case in part} - set(cases)):
         raise SettingsError(
             f"splits names {some(unknown)}, which {dataset} does not have. Import these cases, or remove them from "
             "the lists."
         )
-    tested = [case for number in folds if isinstance(number, int) for case in _of(splits, number).get("test", ())]
+    tested = [case for number in numbers for case in _of(splits, number).get("test", ())]
     if twice := sorted({case for case in tested if tested.count(case) > 1}):
         raise SettingsError(
             f"Several folds test the same cases: {some(twice)}. Each case may count only once. Write a study for each "
             "of these folds, with the same 'splits'."
         )
-    file = _splits_file(dataset)
-    if file.exists() and _sorted(read_splits(file)) != _sorted(splits):
-        raise SettingsError(
-            f"{file} has other folds than 'splits'. An existing file is never changed. If no model was trained with "
-            "it, remove it. Otherwise remove 'splits'."
-        )
 
 
 def write_splits_and_patients(
-    dataset: str, splits: Sequence[Split], groups: str | None, cases: Collection[str]
+    dataset: str, splits: Sequence[Split], groups: str | None, cases: Sequence[str]
 ) -> list[str]:
     """Write the folds and patients of a study to the places where trainings look for them, if they do not exist.
 
@@ -160,7 +127,7 @@ def write_splits_and_patients(
     lines = []
     table = nnunet_folder(nnUNet_raw) / dataset / TABLE
     if groups is not None and not table.exists():
-        write_patients(table, patients_by(groups, cases))
+        write_patients(table, study_patients(dataset, groups, cases))
         lines.append(f"Wrote {table}: the {PATIENT} of each {CASE}, by {groups!r}")
     if splits and not _splits_file(dataset).exists():
         _splits_file(dataset).parent.mkdir(parents=True, exist_ok=True)

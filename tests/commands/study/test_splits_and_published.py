@@ -76,7 +76,7 @@ def test_folds_come_from_lists_text_files_or_a_json_file_alike(tmp_path):
         ({"splits": [{**FOLD, "val": "none.txt"}]}, ("val", "none.txt", "does not exist")),
         ({"splits": [{**FOLD, "holdout": ["x"]}]}, ("fold 0", "unknown key holdout", "train, val, test")),
         ({"groups": "{case}_*"}, ("groups", "'{case}_*'", "{patient}")),
-        ({"groups": 3}, ("groups", "'3'", "in braces")),
+        ({"groups": 3}, ("groups", "'3'", "{patient}")),
         (
             {"splits": [FOLD], "cases": {"test cases": {"images": ".", "labels": "."}}},
             ("'test cases'", "test part"),
