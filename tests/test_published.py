@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
+from facts import facts
 from nnunet_in_process import command
 from nnunet_moe.cli import main
 from nnunet_moe.commands.demo.small_configuration import add_small_configuration
@@ -201,6 +202,27 @@ def test_the_other_brains_are_imported_and_their_studies_planned(name, workspace
     assert len(plan.codes) == 7 and len([job for job in plan.jobs if job.startswith("train/")]) >= 6
 
 
+@pytest.mark.usefixtures("recipes")
+def test_a_wrong_folder_or_a_missing_label_of_the_abdomens_is_named_before_anything_is_written(tmp_path):
+    import collect_abdomen
+    import phantoms
+
+    raw = tmp_path / "Dataset540_M4oEAbdomen"
+    phantoms.m4oe_abdomen(tmp_path)
+    right = tmp_path / "FLARE22Train", tmp_path / "amos22", tmp_path / "atlas-train-dataset-1.0.1/train"
+    label = right[2] / "labelsTr/lb1.nii.gz"
+    with pytest.raises(SystemExit, match=facts(right[2].parent / "imagesTr", "ATLAS23", "Nothing was written")):
+        collect_abdomen.collect(*right[:2], right[2].parent, raw)
+    moved = label.rename(tmp_path / "moved.nii.gz")
+    with pytest.raises(SystemExit, match=facts(label, "1 cases have no segmentation", "Nothing was written")):
+        collect_abdomen.collect(*right, raw)
+    assert not list(tmp_path.glob("Dataset540*"))
+    moved.rename(label)
+    collect_abdomen.collect(*right, raw)
+    with pytest.raises(SystemExit, match=facts(raw, "exists", "-o")):
+        collect_abdomen.collect(*right, raw)
+
+
 @pytest.mark.usefixtures("recipes", "preloaded_python")
 def test_the_abdomens_from_the_three_folders_to_the_report_with_published_rows(workspace, monkeypatch):
     import collect_abdomen
@@ -209,7 +231,8 @@ def test_the_abdomens_from_the_three_folders_to_the_report_with_published_rows(w
     data, raw = workspace / "data", workspace / "raw" / "Dataset540_M4oEAbdomen"
     phantoms.m4oe_abdomen(data)
     atlas = data / "atlas-train-dataset-1.0.1/train"
-    assert collect_abdomen.collect(data / "FLARE22Train", data / "amos22", atlas, raw) == 8
+    counts = collect_abdomen.collect(data / "FLARE22Train", data / "amos22", atlas, raw)
+    assert list(counts.values()) == [2, 3, 1, 2], "FLARE22, both parts of AMOS22, ATLAS23"
     assert sorted(image.name[-8] for image in (raw / "imagesTr").iterdir()) == list("00001122")
     for source, name, number, given in (
         ("FLARE22Train/labels/FLARE22_Tr_0001", "FLARE22_Tr_0001", 6, 11),

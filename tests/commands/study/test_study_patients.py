@@ -1,4 +1,4 @@
-"""A study never lets the cases of a patient fall into several parts of a fold, wherever folds and patients come from."""
+"""A study never lets the cases of a patient fall into several parts of a fold, from whatever source they come."""
 
 import json
 from pathlib import Path
