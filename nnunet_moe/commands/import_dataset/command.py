@@ -50,6 +50,10 @@ def run(namespace: argparse.Namespace) -> None:
     if imported.alignments:
         counts = ", ".join(f"{number} {how}" for how, number in imported.alignments.most_common())
         print(f"Files on one grid per case: {counts}. Motions and notes: {imported.folder / ALIGNMENT_TABLE}")
+        notes = imported.alignment_notes
+        if notes:
+            print(f"Notes on the alignment: {len(notes)}, in the same table")
+            print("\n".join(f"  {note}" for note in notes[:10]))
     if imported.num_patients is not None:
         who = "1 patient" if imported.num_patients == 1 else f"{imported.num_patients} patients"
         print(f"{who}, see {imported.folder / TABLE}. Folds will keep their cases together.")

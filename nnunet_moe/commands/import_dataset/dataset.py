@@ -126,6 +126,7 @@ def _imported(request: Request, folder: Path, new: Path) -> Imported:
             description[ALIGNMENT] = alignment.description()
             write_table(unfinished / ALIGNMENT_TABLE, placed, read)
             imported.alignments = Counter(how for name in placed for how in _ways(read[name]))
+            imported.alignment_notes = _alignment_notes(placed, read)
         (unfinished / "dataset.json").write_text(json.dumps(description, indent=4), encoding="utf-8")
         if patients:
             write_patients(unfinished / TABLE, patients, sessions_of_cases(placed) if request.is_bids else {})
@@ -147,6 +148,12 @@ def _found(request: Request) -> tuple[Request, dict[str, FoundCase], list[Proble
 
 def _ways(case: ReadCase) -> list[str]:
     return [] if case.aligned is None else [alignment.how for alignment in case.aligned.alignments.values()]
+
+
+def _alignment_notes(placed: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> list[str]:
+    """Return the messages on the alignment of all cases."""
+    aligned = ((name, read[name].aligned) for name in placed)
+    return [f"{name}: {note}" for name, case in aligned if case is not None for note in case.notes]
 
 
 def _placeholders(request: Request, cases: Mapping[str, FoundCase], read: Mapping[str, ReadCase]) -> list[Problem]:

@@ -8,7 +8,8 @@ from typing import Any
 from nnunet_moe.commands.import_dataset.companions import require_own_voxels
 from nnunet_moe.commands.import_dataset.filled import ReadCase, read_whole
 from nnunet_moe.images.alignment.aligned import write_alignments
-from nnunet_moe.images.alignment.case import align_case, align_label
+from nnunet_moe.images.alignment.case import align_case
+from nnunet_moe.images.alignment.labels import align_label
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.dicom import images_of_series
 from nnunet_moe.layouts.found import LABEL, FoundCase
@@ -53,9 +54,10 @@ def read_with_new_files(
             aligned = align_case({name: used[name] for name in images}, targets, alignment, series.frames)
             used, names = {**used, **aligned.files}, names.before(aligned.names.originals)
             if label is not None:
-                used[LABEL] = align_label(series.files[LABEL], aligned, targets[LABEL])
-                names = names.before({used[LABEL]: label})
-            aligned = replace(aligned, notes=(*map(names.in_text, aligned.notes),))
+                moved = align_label(series.files[LABEL], aligned, alignment, targets[LABEL])
+                aligned, used[LABEL] = replace(aligned, label=moved), moved.file
+                names = names.before({moved.file: label})
+            aligned = aligned.with_names(names)
     channels = {modalities.index(name): used[name] for name in images}
     with names.in_errors():
         read = read_whole(channels, used.get(LABEL), reader_class, modalities, originals)
@@ -79,5 +81,6 @@ def write_table(file: Path, cases: Mapping[str, FoundCase], read: Mapping[str, R
     rows = []
     for name, case in cases.items():
         if (aligned := read[name].aligned) is not None:
-            rows.append((name, {modality: str(path) for modality, path in case.images.items()}, aligned))
-    write_alignments(file, rows)
+            files = case.images if case.label is None else {**case.images, LABEL: case.label}
+            rows.append((name, {modality: str(path) for modality, path in files.items()}, aligned))
+    write_alignments(file, rows, LABEL)

@@ -35,6 +35,8 @@ class Imported:
     """Everything else below the original folder."""
     alignments: Counter[str] = field(default_factory=Counter)
     """How many files were aligned in which way; empty if they were placed as they are."""
+    alignment_notes: list[str] = field(default_factory=list)
+    """What must be known about the alignment of placed files, such as low coverage."""
     num_patients: int | None = None
     """None if it is not known which patient each case belongs to."""
     kinds: Mapping[str, Counter[str]] = field(default_factory=dict)

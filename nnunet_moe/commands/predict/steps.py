@@ -16,7 +16,8 @@ from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.trust import measure
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import AlignedCase
-from nnunet_moe.images.alignment.case import align_case, to_space_of
+from nnunet_moe.images.alignment.case import align_case
+from nnunet_moe.images.alignment.labels import to_space_of
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
 from nnunet_moe.images.dicom import ImagesOfSeries, images_of_series

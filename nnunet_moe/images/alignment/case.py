@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import AlignedCase, FileAlignment
 from nnunet_moe.images.alignment.registration import Registration, mean_shift, register, share_covered, turn
-from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampled, resampled_labels
+from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampled
 from nnunet_moe.images.alignment.settings import RIGID, AlignmentSettings
-from nnunet_moe.images.alignment.volumes import LabelVolume, Space, Volume
-from nnunet_moe.images.geometry import ROUNDED, Grid
+from nnunet_moe.images.alignment.volumes import Volume
+from nnunet_moe.images.geometry import ROUNDED
 from nnunet_moe.images.new_files import OriginalNames
 
 ABOUT_EQUAL = 1.01
@@ -43,61 +43,23 @@ def align_case(
     Raises:
         ModalityError: a file cannot be used, is not a volume, or covers too little of the reference.
     """
-    notes: list[str] = []
-    volumes = {modality: Volume.of_file(modality, file, notes) for modality, file in files.items()}
+    notes: dict[str, list[str]] = {modality: [] for modality in files}
+    volumes = {modality: Volume.of_file(modality, file, notes[modality]) for modality, file in files.items()}
     reference = _reference(volumes, settings.reference)
     if settings.reference not in (None, reference.modality):
-        notes.append(f"no usable {settings.reference}: aligned to {reference.modality}")
+        notes[reference.modality].append(f"no usable {settings.reference}: aligned to {reference.modality}")
     motions = _motions(reference, volumes, settings, frames or {}, notes) if settings.align == RIGID else {}
     used, alignments, originals = {}, {}, {}
     for modality, volume in volumes.items():
         alignment = _alignment(reference, volume, motions.get(modality))
-        _require_covered(reference, volume, alignment, settings.least_covered, notes)
+        notes[modality] += _require_covered(reference, volume, alignment, settings.least_covered)
         used[modality], alignments[modality] = volume.file, alignment
         if alignment.how in ("resampled", "registered"):
             used[modality] = str(targets[modality])
             originals[used[modality]] = volume.file
             sitk.WriteImage(_on_reference(reference, volume, alignment), used[modality], useCompression=True)
-    return AlignedCase(reference.modality, used, alignments, tuple(notes), OriginalNames(originals))
-
-
-def align_label(file: str, aligned: AlignedCase, target: Path) -> str:
-    """Bring a segmentation onto the grid of the aligned images.
-
-    A segmentation that lies on the grid of one of the original images moves with this image. Any other one is resampled
-    by its header.
-
-    Returns:
-        The file to use: the original, or the target, which was written.
-
-    Raises:
-        ModalityError: the segmentation cannot be used.
-    """
-    label = LabelVolume.of_file(file)
-    if _is_on(label.space, aligned.space):
-        return file
-    moved_with = [alignment.motion for alignment in aligned.alignments.values() if _is_on(label.space, alignment.space)]
-    motion = moved_with[0] if moved_with else IDENTITY
-    write_labels(resampled_labels(label.labels, label.space, aligned.space, motion), aligned.space, target)
-    return str(target)
-
-
-def to_space_of(segmentation: Path, aligned: AlignedCase, modality: str) -> Space:
-    """Replace a segmentation on the grid of the aligned images by one on the original grid of a file.
-
-    Returns:
-        The grid of the result.
-    """
-    label, alignment = LabelVolume.of_file(str(segmentation)), aligned.alignments[modality]
-    back = np.linalg.inv(alignment.motion)
-    write_labels(resampled_labels(label.labels, label.space, alignment.space, back), alignment.space, segmentation)
-    return alignment.space
-
-
-def write_labels(labels: np.ndarray, space: Space, file: Path) -> None:
-    """Write labels `(z, y, x)` in the smallest of the types that nnU-Net writes."""
-    small = np.uint8 if labels.max(initial=0) < np.iinfo(np.uint8).max else np.uint16
-    sitk.WriteImage(space.image(labels.astype(small)), str(file), useCompression=True)
+    notes_on = {modality: tuple(of_file) for modality, of_file in notes.items()}
+    return AlignedCase(reference.modality, used, alignments, notes_on, OriginalNames(originals))
 
 
 def _reference(volumes: Mapping[str, Volume], wanted: str | None) -> Volume:
@@ -113,7 +75,7 @@ def _motions(
     volumes: Mapping[str, Volume],
     settings: AlignmentSettings,
     frames: Mapping[str, str],
-    notes: list[str],
+    notes: Mapping[str, list[str]],
 ) -> dict[str, Registration]:
     """Register all files to the reference, one of each frame of reference.
 
@@ -131,7 +93,7 @@ def _motions(
         finest = min(group, key=lambda volume: volume.space.voxel)
         found = register(reference, finest, settings.least_covered)
         if found.problem is not None:
-            notes.append(
+            notes[finest.modality].append(
                 f"{finest.file} was not registered to {reference.modality}: {found.problem}. Only the positions in the "
                 "headers are used"
             )
@@ -142,26 +104,25 @@ def _motions(
 def _alignment(reference: Volume, volume: Volume, found: Registration | None) -> FileAlignment:
     """Decide how a file comes onto the reference's grid."""
     if volume is reference:
-        return FileAlignment("reference", volume.space)
+        return FileAlignment("reference", volume.read)
     similarity = None if found is None else (found.before, found.after)
     if found is not None and found.problem is None and _is_motion(reference, found.motion):
         middle = reference.space.points(np.argwhere(reference.foreground)[:, ::-1].mean(0))
         shift = float(np.linalg.norm(found.motion[:3, :3] @ middle + found.motion[:3, 3] - middle))
         share, angle = share_covered(reference, volume.space, found.motion), turn(found.motion)
-        return FileAlignment("registered", volume.space, found.motion, shift, angle, share, similarity)
+        return FileAlignment("registered", volume.read, found.motion, shift, angle, share, similarity)
     if volume.shift(reference) <= ROUNDED:
-        return FileAlignment("unchanged", volume.space, similarity=similarity)
+        return FileAlignment("unchanged", volume.read, similarity=similarity)
     share = share_covered(reference, volume.space, IDENTITY)
-    return FileAlignment("resampled", volume.space, covered=share, similarity=similarity)
+    return FileAlignment("resampled", volume.read, covered=share, similarity=similarity)
 
 
 def _is_motion(reference: Volume, motion: np.ndarray) -> bool:
     return mean_shift(reference, motion) >= NO_MOTION * min(reference.space.spacing)
 
 
-def _require_covered(
-    reference: Volume, volume: Volume, alignment: FileAlignment, least: float, notes: list[str]
-) -> None:
+def _require_covered(reference: Volume, volume: Volume, alignment: FileAlignment, least: float) -> list[str]:
+    """Refuse a file that covers too little, and return messages on one that does not cover all."""
     share = alignment.covered
     text = f"{volume.file} covers {share:.0%} of the foreground of {reference.modality} ({reference.file})"
     if share < least:
@@ -169,8 +130,7 @@ def _require_covered(
             f"{text}. --min_covered asks for {least:.0%}. Check that both show the same part of the same patient. "
             "Choose another --reference or a lower --min_covered, or remove the file: a modality may be missing."
         )
-    if share < ALMOST_ALL:
-        notes.append(f"{text}. The rest counts as {fill_value(volume.modality):g}")
+    return [f"{text}. The rest counts as {fill_value(volume.modality):g}"] if share < ALMOST_ALL else []
 
 
 def _on_reference(reference: Volume, volume: Volume, alignment: FileAlignment) -> sitk.Image:
@@ -178,11 +138,3 @@ def _on_reference(reference: Volume, volume: Volume, alignment: FileAlignment) -
     if (value := volume.value_everywhere) is not None:
         return reference.space.image(np.full(reference.array.shape, value, dtype=np.float32))
     return resampled(volume.image, reference.space, alignment.motion, fill_value(volume.modality))
-
-
-def _is_on(space: Space, other: Space) -> bool:
-    return _grid(space).shift(_grid(other))[0] <= ROUNDED
-
-
-def _grid(space: Space) -> Grid:
-    return Grid(space.size, space.steps, np.array(space.origin), np.array(space.spacing))

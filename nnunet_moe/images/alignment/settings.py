@@ -55,6 +55,10 @@ class AlignmentSettings:
         if not 0 <= self.least_covered <= 1:
             raise SettingsError(f"--min_covered is {self.least_covered}. Choose a share from 0 to 1.")
 
+    def name(self, option: str) -> str:
+        """Return how messages call an option: `align`, `reference` or `min_covered`."""
+        return f"--{option}"
+
     @property
     def is_on(self) -> bool:
         """Whether files are aligned; False as long as `align` is None."""

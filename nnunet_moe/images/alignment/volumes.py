@@ -33,6 +33,20 @@ class Space:
     def of(cls, image: sitk.Image) -> "Space":
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
+    @classmethod
+    def of_read(cls, read: ReadFile) -> "Space":
+        """Return the grid of a file that nnU-Net's reader has read.
+
+        Raises:
+            ModalityError: the file is not a volume.
+        """
+        stuff = read.properties["sitk_stuff"]
+        if len(stuff["spacing"]) != 3:
+            raise ModalityError(
+                f"{read.file} cannot be aligned, because it is not a volume. Remove --align for 2D images."
+            )
+        return cls(read.shape[::-1], tuple(stuff["spacing"]), tuple(stuff["origin"]), tuple(stuff["direction"]))
+
     def image(self, array: np.ndarray) -> sitk.Image:
         """Return an image `(z, y, x)` that lies on this grid."""
         image = sitk.GetImageFromArray(array)
@@ -98,7 +112,7 @@ class Volume:
         """
         require_positions(file)
         array, read = read_channel(SimpleITKIO(), file, notes)
-        return cls(modality, read, _space(read).image(array.astype(np.float32)))
+        return cls(modality, read, Space.of_read(read).image(array.astype(np.float32)))
 
     @property
     def file(self) -> str:
@@ -132,7 +146,8 @@ class Volume:
 class LabelVolume:
     """A segmentation with its position in space."""
 
-    space: Space
+    read: ReadFile
+    """What nnU-Net's reader found in the header."""
     labels: np.ndarray
     """Labels `(z, y, x)`."""
 
@@ -145,7 +160,20 @@ class LabelVolume:
         """
         require_positions(file)
         labels, properties = read_segmentation(file, SimpleITKIO())
-        return cls(_space(ReadFile(file, labels.shape, properties)), labels)
+        read = ReadFile(file, labels.shape, properties)
+        Space.of_read(read)  # which refuses slices
+        return cls(read, labels)
+
+    @property
+    def space(self) -> Space:
+        return Space.of_read(self.read)
+
+    @property
+    def volumes(self) -> dict[int, float]:
+        """The volume of each label, without the background: label -> mm3."""
+        values, counts = np.unique(self.labels[self.labels != 0], return_counts=True)
+        voxel = float(np.prod(self.space.spacing))
+        return {int(value): float(count) * voxel for value, count in zip(values, counts, strict=True)}
 
 
 def require_positions(file: str) -> None:
@@ -189,10 +217,3 @@ def require_positions_for_dicom(ending: str) -> None:
             f"DICOM series cannot become files that end in {ending}, because these do not store where an image lies. "
             f"Use one of {', '.join(WITH_POSITIONS)} for the dataset."
         )
-
-
-def _space(read: ReadFile) -> Space:
-    stuff = read.properties["sitk_stuff"]
-    if len(stuff["spacing"]) != 3:
-        raise ModalityError(f"{read.file} cannot be aligned, because it is not a volume. Remove --align for 2D images.")
-    return Space(read.shape[::-1], tuple(stuff["spacing"]), tuple(stuff["origin"]), tuple(stuff["direction"]))

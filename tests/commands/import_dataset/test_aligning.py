@@ -65,6 +65,8 @@ def test_placeholders_may_be_left_out_of_aligned_cases(source, import_):
         ("a", "CT"),
         ("a", "PET"),
         ("b", "CT"),
+        ("a", "segmentation"),
+        ("b", "segmentation"),
     }
 
 
@@ -91,10 +93,14 @@ def test_each_case_is_written_on_one_grid_and_originals_stay(source, import_, li
     assert [(row["case"], row["modality"], row["alignment"]) for row in rows] == [
         ("a", "CT", "reference"),
         ("a", "PET", "unchanged"),
+        ("a", "segmentation", "unchanged"),
         ("b", "CT", "reference"),
         ("b", "PET", "resampled"),
+        ("b", "segmentation", "resampled"),
     ]
-    assert rows[3]["file"] == str(source / "b_pet.nii.gz")
+    assert rows[4]["file"] == str(source / "b_pet.nii.gz")
+    assert rows[2]["kept_labels"] == "1=1.0000"
+    assert rows[5]["kept_labels"] == f"1={label.sum() / (drawn.sum() * 12):.4f}" and rows[4]["kept_labels"] == ""
     refused = {Path(row["file"]).name: row["reason"] for row in table(folder / "import_report.csv")}
     assert refused.keys() == {"c_ct.nii.gz", "c_pet.nii.gz", "c_seg.nii.gz"}
     assert re.search(facts("c_pet.nii.gz", "0%", "--min_covered"), refused["c_pet.nii.gz"])
@@ -124,3 +130,21 @@ def test_options_that_do_not_fit_are_refused(import_, tmp_path):
     with pytest.raises(SystemExit, match="only with --align"):
         import_("--min_covered", "0.3")
     assert not (tmp_path / "raw" / "Dataset920_Aligned").exists()
+
+
+def test_each_note_stands_with_its_file_and_on_the_screen(source, import_, capsys):
+    """The rows are in channel order, and the path of CT begins like that of PET."""
+    for case in "ac":
+        (source / f"{case}_seg.nii.gz").unlink()
+    (source / "b_ct.nii.gz").rename(source / "b_petct.nii.gz")
+    (source / "b_pet.nii.gz").rename(source / "b_pet")
+    (source / "b_pet").rename(source / "b_pet.nii.gz")
+    write_image(source / "b_pet.nii.gz", HALF, 2)
+    tumor = np.zeros(FINE.size[::-1], dtype=np.uint8)
+    tumor[3:6, 4:7, 4:8] = 1
+    sitk.WriteImage(FINE.image(tumor), str(source / "b_seg.nii.gz"))
+    folder = import_("--align", "grid", "-m", "PETCT={case}_petct.nii.gz", "--reference", "PETCT")
+    rows = {row["modality"]: row["notes"] for row in table(folder / "alignment.csv")}
+    assert list(rows) == ["PET", "PETCT", "segmentation"]
+    assert re.search(facts("b_pet.nii.gz", "covers"), rows["PET"]) and rows["PETCT"] == rows["segmentation"] == ""
+    assert rows["PET"] in capsys.readouterr().out

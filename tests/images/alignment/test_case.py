@@ -10,7 +10,7 @@ from made_grids import BESIDE, COARSE, FINE, HALF, STRAIGHT, write_image
 
 from facts import facts
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.alignment.case import align_case, align_label, to_space_of
+from nnunet_moe.images.alignment.case import align_case
 from nnunet_moe.images.alignment.resampling import resampled
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import Space, Volume
@@ -102,25 +102,6 @@ def test_formats_without_positions_are_refused(aligned, tmp_path, ending):
 def test_messages_name_the_original_files(aligned):
     case, files = aligned(CT=FINE, PET=COARSE)
     assert case.names.in_text(f"{case.files['PET']} is odd") == f"{files['PET']} is odd"
-
-
-def test_a_segmentation_on_the_grid_of_an_image_moves_to_the_reference_and_back(aligned, tmp_path):
-    case, files = aligned(CT=FINE, PET=COARSE)
-    body = read(files["PET"]).array > 50
-    drawn = tmp_path / "drawn.nii.gz"
-    sitk.WriteImage(COARSE.image(body.astype(np.uint8)), str(drawn))
-    target = tmp_path / "label.nii.gz"
-    assert align_label(str(drawn), case, target) == str(target)
-    moved = sitk.ReadImage(str(target))
-    assert Space.of(moved) == FINE
-    inside = sitk.GetArrayFromImage(resampled(COARSE.image(body.astype(np.float32)), FINE))
-    assert np.array_equal(sitk.GetArrayFromImage(moved) == 1, inside > 0.5)
-    assert to_space_of(target, case, "PET") == COARSE
-    back = sitk.GetArrayFromImage(sitk.ReadImage(str(target))) == 1
-    assert 2 * (back & body).sum() / (back.sum() + body.sum()) > 0.8
-    on_reference = tmp_path / "on_reference.nii.gz"
-    sitk.WriteImage(FINE.image(np.zeros(FINE.size[::-1], dtype=np.uint8)), str(on_reference))
-    assert align_label(str(on_reference), case, target) == str(on_reference)
 
 
 def test_settings_of_the_training_hold_unless_others_are_given():
