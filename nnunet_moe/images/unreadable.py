@@ -19,6 +19,8 @@ CUT_OFF = ("No such file or directory", "got only", "but received", "hit end of 
 """What ITK says about an existing MetaImage or NRRD that is cut off, or whose voxels lie in a missing file."""
 UNKNOWN = "Unable to determine ImageIO reader"
 """What ITK says about a file whose beginning it does not know."""
+SHEARED = "orthonormal direction cosines"
+"""What ITK says about a file with a sheared header."""
 
 
 @contextmanager
@@ -54,6 +56,11 @@ def _why(file: str, error: Exception) -> str:
         return "there is no permission"
     if UNKNOWN in str(error):
         return f"its content is not in the format {Path(file).suffix}, nor in another one that ITK knows"
+    if SHEARED in str(error):
+        return (
+            "the axes in its header are not at right angles, which ITK does not take. Perhaps an affine registration "
+            "wrote this header. Resample the image onto a grid with right angles, or correct the header"
+        )
     return _cut_off(file, error) or f"{error}".strip() or type(error).__name__
 
 

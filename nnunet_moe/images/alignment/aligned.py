@@ -33,8 +33,8 @@ class FileAlignment:
     """How far the motion moves the middle of the reference's foreground, in mm."""
     angle: float = 0.0
     """How far the motion turns, in degrees."""
-    covered: float = 1.0
-    """The share of the reference's foreground that the file covers."""
+    covered: float | None = 1.0
+    """The share of the reference's foreground that the file covers; None for a placeholder, which shows nothing."""
     similarity: tuple[float, float] | None = None
     """Mutual information only by the headers and with the registered motion, in nats; None without a registration."""
 
@@ -47,7 +47,8 @@ class FileAlignment:
     def columns(self) -> dict[str, str]:
         """The cells of a table: column -> text."""
         before, after = ("", "") if self.similarity is None else (f"{value:.4f}" for value in self.similarity)
-        cells = (self.how, f"{self.shift:.2f}", f"{self.angle:.2f}", f"{self.covered:.4f}", before, after)
+        covered = "" if self.covered is None else f"{self.covered:.4f}"
+        cells = (self.how, f"{self.shift:.2f}", f"{self.angle:.2f}", covered, before, after)
         return dict(zip(COLUMNS, cells, strict=True))
 
 

@@ -41,7 +41,8 @@ def align_case(
         frames: modality -> the frame of reference that its header names, for those that name one.
 
     Raises:
-        ModalityError: a file cannot be used, is not a volume, or covers too little of the reference.
+        ModalityError: a file cannot be used, is not a volume, or covers too little of the reference. A placeholder need
+            not cover anything.
     """
     notes: dict[str, list[str]] = {modality: [] for modality in files}
     volumes = {modality: Volume.of_file(modality, file, notes[modality]) for modality, file in files.items()}
@@ -113,7 +114,8 @@ def _alignment(reference: Volume, volume: Volume, found: Registration | None) ->
         return FileAlignment("registered", volume.read, found.motion, shift, angle, share, similarity)
     if volume.shift(reference) <= ROUNDED:
         return FileAlignment("unchanged", volume.read, similarity=similarity)
-    share = share_covered(reference, volume.space, IDENTITY)
+    is_placeholder = volume.value_everywhere is not None
+    share = None if is_placeholder else share_covered(reference, volume.space, IDENTITY)
     return FileAlignment("resampled", volume.read, covered=share, similarity=similarity)
 
 
@@ -123,8 +125,10 @@ def _is_motion(reference: Volume, motion: np.ndarray) -> bool:
 
 def _require_covered(reference: Volume, volume: Volume, alignment: FileAlignment, least: float) -> list[str]:
     """Refuse a file that covers too little, and return messages on one that does not cover all."""
-    share = alignment.covered
-    text = f"{volume.file} covers {share:.0%} of the foreground of {reference.modality} ({reference.file})"
+    if (share := alignment.covered) is None:
+        return []
+    slices = ", which has one slice," if min(volume.space.size) == 1 else ""
+    text = f"{volume.file}{slices} covers {share:.0%} of the foreground of {reference.modality} ({reference.file})"
     if share < least:
         raise ModalityError(
             f"{text}. --min_covered asks for {least:.0%}. Check that both show the same part of the same patient. "

@@ -88,9 +88,24 @@ def test_a_placeholder_stays_one(aligned, tmp_path):
     filled = write_image(
         tmp_path / "filled.nii.gz", Space((9, 9, 9), (0.5, 0.5, 0.5), (3.0, 3.0, 3.0), STRAIGHT), value=4
     )
-    case, _ = aligned(AlignmentSettings(align="grid", least_covered=0), T1w=filled, CT=COARSE)
+    case, _ = aligned(T1w=filled, CT=COARSE)
     assert case.reference == "CT" and (read(case.files["T1w"]).array == 4).all()
     assert case.space == COARSE
+
+
+def test_a_placeholder_need_not_cover_anything(aligned, tmp_path):
+    """It counts as missing, as on the reference's grid."""
+    empty = write_image(tmp_path / "empty.nii.gz", BESIDE, value=0)
+    case, _ = aligned(CT=FINE, T1w=empty)
+    assert case.alignments["T1w"].columns["covered"] == "" and not read(case.files["T1w"]).array.any()
+    case, _ = aligned(T1w=empty, FLAIR=write_image(tmp_path / "empty2.nii.gz", FINE, value=3))
+    assert case.reference == "T1w" and case.notes == ()  # which the reader refuses afterwards
+
+
+def test_the_message_on_one_slice_says_so(aligned):
+    slice_ = Space((20, 18, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 8.0), STRAIGHT)
+    with pytest.raises(ModalityError, match=facts("T1w.nii.gz, which has one slice, covers", "50%")):
+        aligned(CT=FINE, T1w=slice_)
 
 
 @pytest.mark.parametrize("ending", [".tif", ".png"])
@@ -128,8 +143,9 @@ def test_a_sheared_header_is_refused_by_name(aligned, tmp_path):
     affine[0, 1] = 0.4
     file = tmp_path / "sheared.nii.gz"
     nibabel.nifti1.Nifti1Image(np.random.default_rng(0).normal(size=(8, 8, 8)), affine).to_filename(file)
-    with pytest.raises(ModalityError, match=r"sheared\.nii\.gz"):
+    with pytest.raises(ModalityError, match=facts("sheared.nii.gz", "right angles")) as refused:
         aligned(CT=FINE, T1w=str(file))
+    assert "\n" not in str(refused.value) and ".cxx" not in str(refused.value)
 
 
 def test_files_of_micrometers_are_aligned_like_those_of_millimeters(aligned):
