@@ -163,10 +163,13 @@ def _list_jobs(plan: "StudyPlan", machine: "Machine") -> None:
 
 
 def _run_jobs(plan: "StudyPlan", machine: "Machine") -> None:
+    from nnunet_moe.commands.study.needs import NO_GPU
     from nnunet_moe.commands.study.report import write_report
     from nnunet_moe.commands.study.run import require_runnable, run_plan
 
     require_runnable(plan, machine)
+    if machine.lacks_a_gpu:
+        raise SettingsError(NO_GPU)
     _write_folds(plan)
     try:
         run_plan(plan, machine)

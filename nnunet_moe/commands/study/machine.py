@@ -82,6 +82,18 @@ class Machine:
                 "from these."
             )
 
+    def gpu_memory(self) -> dict[str, int]:
+        """Return the memory of each GPU that jobs use, in bytes; empty where torch finds none."""
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        visible = replace(self, gpus=())._gpus()[:found]
+        used = [gpu for gpu in dict.fromkeys(self._gpus()) if gpu in visible]
+        return {gpu: torch.cuda.get_device_properties(visible.index(gpu)).total_memory for gpu in used}
+
+    @property
+    def lacks_a_gpu(self) -> bool:
+        """Whether the jobs would fail here, because they need a GPU and torch finds none."""
+        return self.device == "cuda" and self.profile is None and not torch.cuda.is_available()
+
     def _gpus(self) -> list[str]:
         if self.device != "cuda" or self.profile is not None:
             return []

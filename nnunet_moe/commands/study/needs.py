@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_moe.commands.study.jobs import PREPROCESS
 from nnunet_moe.commands.study.machine import Machine
 from nnunet_moe.commands.study.models import SeededRun, plans_of
 from nnunet_moe.commands.study.plan import StudyPlan
@@ -29,6 +29,9 @@ VIEWS = 1.1
 """The memory of a step with two views, relative to nnU-Net's; measured was 1.08. The views run one after the other."""
 BASE = 3e9
 """What a job needs on the host without images, in bytes: libraries, and processes that augment. A guess."""
+NO_GPU = (
+    "WARNING: -device is cuda, but torch finds no GPU here. Use -device cpu, or run the study on a machine with a GPU."
+)
 CHECKPOINTS = 2
 """nnU-Net keeps the best and the final checkpoint of a training, each with weights and momentum."""
 
@@ -117,36 +120,47 @@ def largest_case(fingerprint: Mapping[str, Any], spacing: Sequence[float], trans
 
 
 def describe_needs(plan: StudyPlan, machine: Machine) -> list[str]:
-    """Return lines on what the jobs need, with a warning for what this machine does not have."""
-    if any(job.startswith("preprocess/") for job in plan.jobs):
-        return ["Memory and disk are estimated once the dataset is planned."]
-    needs, lines = needs_of(plan), []
+    """Return lines on what the jobs need, with a warning for what this machine does not have.
+
+    Raises:
+        SettingsError: the plans cannot be used.
+    """
+    lines = [f"WARNING: {NO_GPU}"] if machine.lacks_a_gpu else []
+    if PREPROCESS in plan.jobs and PREPROCESS not in plan.done():
+        return [*lines, "Memory and disk are estimated once the dataset is planned, before the first training."]
+    needs = needs_of(plan)
     known = {method: number for method, number in needs.gpu.items() if number is not None}
-    shown = [f"{method} {_gb(number)}" for method, number in known.items()]
-    shown += [f"{method} unknown" for method in needs.gpu if method not in known]
-    lines.append(f"GPU memory of a training, estimated: {', '.join(shown)}.")
-    lines.append(f"Memory of the host, estimated: {_gb(needs.host)} for a job. Checkpoints: {_gb(needs.disk)} of disk.")
+    largest = max(known.values(), default=0.0)
+    on_host = machine.device != "cuda"
+    host = max(needs.host, BASE + largest) if on_host else needs.host
+    lines.append(f"{_shown(needs.gpu)}{' On this device, it is memory of the host.' if on_host else ''}")
+    lines.append(f"Memory of the host, estimated: {_gb(host)} for a job. Checkpoints: {_gb(needs.disk)} of disk.")
     if machine.profile is not None:
         return lines
-    jobs = machine.jobs_at_a_time or 1
-    if machine.device == "cuda" and known and machine.devices and torch.cuda.is_available():
-        per_gpu = max(machine.devices.count(gpu) for gpu in machine.devices)
-        smallest = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
-        if (needed := per_gpu * max(known.values())) > smallest:
+    for gpu, memory in machine.gpu_memory().items():
+        jobs_there = machine.devices.count(gpu)
+        if jobs_there * largest > memory:
             lines.append(
-                f"WARNING: {per_gpu} at a time need {_gb(needed)} of GPU memory, but a GPU has {_gb(smallest)}."
+                f"WARNING: {jobs_there} at a time need {_gb(jobs_there * largest)} of GPU memory, but GPU {gpu} has "
+                f"{_gb(memory)}. Use another GPU, fewer jobs with -jobs, or a smaller batch or patch."
             )
-    available = available_bytes()
-    if available is not None and jobs * needs.host > available:
+    jobs, available = machine.jobs_at_a_time or 1, available_bytes()
+    if available is not None and jobs * host > available:
         lines.append(
-            f"WARNING: {jobs} at a time need {_gb(jobs * needs.host)} of memory, but only {_gb(available)} are "
-            "available. Use fewer jobs with -jobs."
+            f"WARNING: {jobs} at a time need {_gb(jobs * host)} of memory, but only {_gb(available)} are "
+            "available. Use fewer jobs with -jobs, or a machine with more memory."
         )
     results = nnunet_folder(nnUNet_results)
     free = shutil.disk_usage(_existing(results)).free
     if needs.disk > free:
         lines.append(f"WARNING: {results} has only {_gb(free)} left for {_gb(needs.disk)} of checkpoints.")
     return lines
+
+
+def _shown(gpu: Mapping[str, float | None]) -> str:
+    shown = [f"{method} {'unknown' if number is None else _gb(number)}" for method, number in gpu.items()]
+    why = " nnU-Net's planner has no estimate for the networks of 'unknown'." if None in gpu.values() else ""
+    return f"GPU memory of a training, estimated: {', '.join(shown)}.{why}"
 
 
 def _first_seeds(trained: Sequence[SeededRun]) -> list[SeededRun]:

@@ -17,8 +17,9 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunet_moe.commands.study.jobs import ON_A_DEVICE, PLANS, PREPROCESS
 from nnunet_moe.commands.study.machine import Machine
+from nnunet_moe.commands.study.needs import describe_needs
 from nnunet_moe.commands.study.plan import JOBS, StudyPlan
-from nnunet_moe.errors import JobsFailedError, SettingsError, StudyError
+from nnunet_moe.errors import JobsFailedError, NnunetMoeError, SettingsError, StudyError
 from nnunet_moe.runtime.environment import trainers_known
 from nnunet_moe.runtime.files import atomic_write, nnunet_folder
 from nnunet_moe.runtime.locks import hold
@@ -44,10 +45,11 @@ def run_plan(plan: StudyPlan, machine: Machine) -> None:
     where = machine.options()
     with _only_run_of(plan) as lock:
         print(plan.describe(machine.jobs_at_a_time), flush=True)
+        _print_needs(plan, machine)
         _write_jobs(plan, machine)
         begun = time.time()
         with _interruptible(), _snakemake(plan, [*where, *machine.more], lock) as process:
-            _watch(process, plan, machine.jobs_at_a_time, begun)
+            _watch(process, plan, machine, begun)
     done = plan.done()
     logs = {job: plan.log(job) for job in plan.jobs if job not in done}
     if not logs:
@@ -179,8 +181,21 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None, begun: float) -> None:
+def _print_needs(plan: StudyPlan, machine: Machine) -> None:
+    """Print what the trainings that are left need, with warnings. An error does not stop the jobs."""
+    if not any(job.startswith("train/") for job in plan.jobs.keys() - plan.done()):
+        return
+    try:
+        lines = describe_needs(plan, machine)
+    except NnunetMoeError as error:
+        lines = [f"Memory and disk could not be estimated: {error}"]
+    print("\n".join(f"  {line}" for line in lines), flush=True)
+
+
+def _watch(process: subprocess.Popen, plan: StudyPlan, machine: Machine, begun: float) -> None:
     """Print each job that finishes and a new estimate of the remaining time, until Snakemake ends.
+
+    Once the dataset is planned, also print what the trainings need.
 
     Args:
         begun: the time at which Snakemake started. A job's log that was written since shows that the job has started.
@@ -194,8 +209,11 @@ def _watch(process: subprocess.Popen, plan: StudyPlan, num_jobs: int | None, beg
         for job in [job for job in plan.jobs if job not in done and plan.marker(job).exists()]:
             done.add(job)
             running = {job: now - start for job, start in started.items() if job not in done}
-            left = plan.time_left(num_jobs, done, running) or ["All jobs are done."] * (len(done) == len(plan.jobs))
+            left = plan.time_left(machine.jobs_at_a_time, done, running)
+            left = left or ["All jobs are done."] * (len(done) == len(plan.jobs))
             print(" ".join([f"[{len(done)} of {len(plan.jobs)}] {job} done.", *left]), flush=True)
+            if job == PREPROCESS:
+                _print_needs(plan, machine)
         if has_ended:
             return
         time.sleep(1)
