@@ -1,6 +1,5 @@
 """Read and check the file that defines a study."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +10,16 @@ from nnunet_moe.commands.evaluate.metric_settings import MetricSettings
 from nnunet_moe.commands.study.patients import read_groups
 from nnunet_moe.commands.study.published import Published, read_published
 from nnunet_moe.commands.study.splits import Split, read_split
-from nnunet_moe.commands.study.values import checked, file_name, filled_list, is_number, load_yaml, text
+from nnunet_moe.commands.study.values import (
+    checked,
+    file_name,
+    filled_list,
+    is_number,
+    load_yaml,
+    path_in,
+    text,
+    unset_variable,
+)
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.models.choice import DEFAULT_PLANS, Fold
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
@@ -167,6 +175,13 @@ def _check(study: Study) -> None:
         raise SettingsError(
             "Fold 'all' has no validation cases. Use it without other folds, and add images to score under 'cases'."
         )
+    chosen = {fold: study.splits[fold] for fold in study.folds if isinstance(fold, int) and fold < len(study.splits)}
+    without = [str(number) for number, fold in chosen.items() if "test" not in fold]
+    if 0 < len(without) < len(chosen):
+        raise SettingsError(
+            f"splits has the part test for some folds of the study, but not for {', '.join(without)}. Give it to all "
+            "of them or to none, or choose others with 'folds'."
+        )
     if study.scored_part == "test" and folder_of(TEST) in map(folder_of, study.cases):
         raise SettingsError(f"cases has the name {TEST!r}, which is that of the test part of 'splits'. Rename it.")
     known = [study.of_folds, *study.cases]
@@ -218,13 +233,12 @@ def _cases(value: Any, key: str, folder: Path) -> dict[str, CaseSet]:
             )
         kinds = {"images": text, "labels": text, "patients": text}
         given = checked(entry, f"{key} {name!r}", kinds, required=("images", "labels"))
-        paths = {kind: folder / Path(os.path.expandvars(path)).expanduser() for kind, path in given.items()}
+        paths = {kind: path_in(folder, path) for kind, path in given.items()}
         for kind, path in paths.items():
             is_table = kind == "patients"
             if not (path.is_file() if is_table else path.is_dir()):
-                unset = " An environment variable in it is not set." if "$" in str(path) else ""
                 what = "file" if is_table else "folder"
-                raise SettingsError(f"{key} {name!r}: {path} is not a {what}.{unset} Correct the path.")
+                raise SettingsError(f"{key} {name!r}: {path} is not a {what}.{unset_variable(path)} Correct the path.")
         found[str(name)] = CaseSet(**{kind: path.resolve() for kind, path in paths.items()})
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunet_moe.commands.evaluate.metrics import METRICS
 from nnunet_moe.commands.evaluate.results import CSCORE, MEAN_OVER_LABELS
-from nnunet_moe.commands.study.values import checked, filled_list, is_number, load_yaml, text
+from nnunet_moe.commands.study.values import checked, filled_list, is_number, load_yaml, path_in, text
 from nnunet_moe.errors import ModalityError, SettingsError
 from nnunet_moe.modalities.codes import Code, parse_code
 
@@ -71,7 +71,7 @@ def read_published(value: Any, key: str, folder: Path) -> tuple[Published, ...]:
     tables = []
     for entry in filled_list(value, key):
         if isinstance(entry, str):
-            file = folder / entry
+            file = path_in(folder, entry)
             content = load_yaml(file, "a YAML file with published tables")
             tables += [_table(each, f"{file}, an entry") for each in filled_list(content, str(file))]
         else:

@@ -13,7 +13,7 @@ from nnunet_moe.commands.study.patients import (
     source_of,
     study_patients,
 )
-from nnunet_moe.commands.study.values import checked, filled_list, text
+from nnunet_moe.commands.study.values import checked, filled_list, path_in, text, unset_variable
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.patients import CASE, PATIENT, TABLE, read_splits, some, write_patients, write_splits
 from nnunet_moe.runtime.files import nnunet_folder
@@ -39,9 +39,11 @@ def read_split(value: Any, key: str, folder: Path) -> tuple[Split, ...]:
         FileError: the JSON file cannot be used.
     """
     if isinstance(value, str):
-        file = folder / value
+        file = path_in(folder, value)
         if not file.is_file():
-            raise SettingsError(f"{key}: {file} does not exist. Give a JSON file such as {SPLITS}, or a list of folds.")
+            raise SettingsError(
+                f"{key}: {file} does not exist.{unset_variable(file)} Give a JSON file such as {SPLITS}, or a list of folds."
+            )
         value = read_splits(file)
     parts = {part: lambda cases, part: _cases(cases, part, folder) for part in PARTS}
     folds = []
@@ -98,10 +100,11 @@ def require_usable(
 
 def _require_known(dataset: str, splits: Sequence[Split], numbers: Sequence[int], cases: Sequence[str]) -> None:
     if unknown := sorted({case for fold in splits for part in fold.values() for case in part} - set(cases)):
-        raise SettingsError(
-            f"splits names {some(unknown)}, which {dataset} does not have. Import these cases, or remove them from "
-            "the lists."
-        )
+        files = [name for name in unknown if any(name.startswith(f"{case}.") for case in cases)]
+        advice = "Import these cases, or remove them from the lists."
+        if files:
+            advice = f"{files[0]} looks like a file name. Give the names of the cases, without the ending of the files."
+        raise SettingsError(f"splits names {some(unknown)}, which {dataset} does not have. {advice}")
     tested = [case for number in numbers for case in _of(splits, number).get("test", ())]
     if twice := sorted({case for case in tested if tested.count(case) > 1}):
         raise SettingsError(
@@ -150,9 +153,16 @@ def _sorted(splits: Sequence[Mapping[str, Sequence[str]]]) -> str:
 
 def _cases(value: Any, part: str, folder: Path) -> list[str]:
     if isinstance(value, str):
-        file = folder / value
-        if not file.is_file():
-            raise SettingsError(f"{part}: {file} does not exist. Give a text file with a case in each line, or a list.")
-        value = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        file = path_in(folder, value)
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{part}: {file} is no text in UTF-8: {error}. Save it as UTF-8.") from error
+        except OSError as error:
+            raise SettingsError(
+                f"{part}: {file} cannot be read: {error.strerror}.{unset_variable(file)} Give a text file with a case in "
+                "each line, or a list."
+            ) from error
+        value = [line.strip() for line in lines]
         value = [line for line in value if line and not line.startswith("#")]
     return [text(case, f"a case of {part}") for case in filled_list(value, part)]

@@ -1,5 +1,6 @@
 """Read YAML, and check the values in it."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,9 +50,21 @@ def load_yaml(file: Path, what: str) -> Any:
     try:
         return yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise SettingsError(f"{file} does not exist. Give {what}.") from None
+        raise SettingsError(f"{file} does not exist.{unset_variable(file)} Give {what}.") from None
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error}. Give {what}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise SettingsError(f"{file} is not valid YAML: {error}") from error
+
+
+def path_in(folder: Path, given: str) -> Path:
+    """Return a path that a study's file names, with `$VARIABLES` and `~` replaced. A relative one starts at a folder."""
+    return folder / Path(os.path.expandvars(given)).expanduser()
+
+
+def unset_variable(path: Path) -> str:
+    """Return a sentence for an error about a path if it still has a variable, otherwise an empty text."""
+    return " An environment variable in it is not set." if "$" in str(path) else ""
 
 
 def checked(given: Any, where: str, keys: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:

@@ -59,11 +59,37 @@ def test_folds_come_from_lists_text_files_or_a_json_file_alike(tmp_path):
     without_test = [{part: FOLD[part] for part in ("train", "val")}]
     for splits, folds, part in (
         (without_test, [0], "val"),
-        ([FOLD, *without_test], [0, 1], "val"),
         ([FOLD, *without_test], [0], "test"),
         ([FOLD], [3], "val"),
     ):
         assert read_study(written(tmp_path, splits=splits, folds=folds)).scored_part == part
+    with pytest.raises(SettingsError, match=facts("splits", "the part test", "not for 1", "'folds'")):
+        read_study(written(tmp_path, splits=[FOLD, *without_test], folds=[0, 1]))
+
+
+def test_every_path_in_the_file_may_have_variables_and_lists_come_from_any_editor(tmp_path, monkeypatch):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    monkeypatch.setenv("LISTS", str(lists))
+    monkeypatch.setenv("HOME", str(lists))
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (lists / "folds.json").write_text(json.dumps([FOLD]))
+    (lists / "rows.yaml").write_text(yaml.safe_dump([{"citation": "c", "methods": {"X": {"lesion": {"T1w": 3}}}}]))
+    (lists / "train.txt").write_bytes("\ufeffa_1\r\na_2\r\n".encode())
+    for start in ("$LISTS", "~", "lists"):
+        study = read_study(written(tmp_path, splits=f"{start}/folds.json", published=[f"{start}/rows.yaml"]))
+        assert study.splits == (FOLD,) and study.published[0].citation == "c"
+        assert read_study(written(tmp_path, splits=[{**FOLD, "train": f"{start}/train.txt"}])).splits == (FOLD,)
+    for change in (
+        {"splits": "$NOWHERE/folds.json"},
+        {"splits": [{**FOLD, "train": "$NOWHERE/train.txt"}]},
+        {"published": ["$NOWHERE/rows.yaml"]},
+    ):
+        with pytest.raises(SettingsError, match=facts("$NOWHERE", "not set")):
+            read_study(written(tmp_path, **change))
+    (lists / "train.txt").write_bytes("# Müller\na_1".encode("latin-1"))
+    with pytest.raises(SettingsError, match=facts("train", "train.txt", "UTF-8")):
+        read_study(written(tmp_path, splits=[{**FOLD, "train": "lists/train.txt"}]))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +99,7 @@ def test_folds_come_from_lists_text_files_or_a_json_file_alike(tmp_path):
         ({"splits": "none.json"}, ("splits", "none.json", "does not exist", "splits_final.json")),
         ({"splits": [{"train": ["a"]}]}, ("splits, fold 0", "lacks val")),
         ({"splits": [FOLD, {**FOLD, "test": ["b_1"]}]}, ("splits, fold 1", "b_1", "more than once")),
-        ({"splits": [{**FOLD, "val": "none.txt"}]}, ("val", "none.txt", "does not exist")),
+        ({"splits": [{**FOLD, "val": "none.txt"}]}, ("val", "none.txt", "cannot be read", "No such file")),
         ({"splits": [{**FOLD, "holdout": ["x"]}]}, ("fold 0", "unknown key holdout", "train, val, test")),
         ({"groups": "{case}_*"}, ("groups", "'{case}_*'", "{patient}")),
         ({"groups": 3}, ("groups", "'3'", "{patient}")),
@@ -133,6 +159,7 @@ def test_a_study_writes_its_folds_and_patients_once_and_scores_the_test_part(vis
     ("change", "said"),
     [
         ({"splits": [{**FOLD, "val": ["z_1"]}]}, ("z_1", DATASET, "does not have")),
+        ({"splits": [{**FOLD, "val": ["b_1.nii.gz"]}]}, ("b_1.nii.gz", "file name", "without the ending")),
         ({"splits": [FOLD, FOLD], "folds": [0, 1]}, ("Several folds test", "c_1, d_1", "only once")),
         ({"splits": [{**FOLD, "val": ["a_2"], "train": ["a_1"]}], "groups": "{patient}_*"}, ("a for", "same fold")),
         ({"splits": [{**FOLD, "test": ["a_2"], "train": ["a_1"]}], "groups": "{patient}_*"}, ("a for", "test")),
