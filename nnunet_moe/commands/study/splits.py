@@ -42,7 +42,8 @@ def read_split(value: Any, key: str, folder: Path) -> tuple[Split, ...]:
         file = path_in(folder, value)
         if not file.is_file():
             raise SettingsError(
-                f"{key}: {file} does not exist.{unset_variable(file)} Give a JSON file such as {SPLITS}, or a list of folds."
+                f"{key}: {file} does not exist.{unset_variable(file)} Give a JSON file such as {SPLITS}, or a list of "
+                "folds."
             )
         value = read_splits(file)
     parts = {part: lambda cases, part: _cases(cases, part, folder) for part in PARTS}
@@ -160,8 +161,8 @@ def _cases(value: Any, part: str, folder: Path) -> list[str]:
             raise SettingsError(f"{part}: {file} is no text in UTF-8: {error}. Save it as UTF-8.") from error
         except OSError as error:
             raise SettingsError(
-                f"{part}: {file} cannot be read: {error.strerror}.{unset_variable(file)} Give a text file with a case in "
-                "each line, or a list."
+                f"{part}: {file} cannot be read: {error.strerror}.{unset_variable(file)} Give a text file with a case "
+                "in each line, or a list."
             ) from error
         value = [line.strip() for line in lines]
         value = [line for line in value if line and not line.startswith("#")]

@@ -58,8 +58,8 @@ def load_yaml(file: Path, what: str) -> Any:
 
 
 def path_in(folder: Path, given: str) -> Path:
-    """Return a path that a study's file names, with `$VARIABLES` and `~` replaced. A relative one starts at a folder."""
-    return folder / Path(os.path.expandvars(given)).expanduser()
+    """Return a path from a study's file: relative to a folder, and with `$VARIABLES` and `~` replaced."""
+    return folder / os.path.expanduser(os.path.expandvars(given))
 
 
 def unset_variable(path: Path) -> str:
