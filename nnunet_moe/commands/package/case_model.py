@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nnunet_moe.commands.package.any_format import AnyFormatReader, require_readable
 from nnunet_moe.errors import ModalityError, ModelError
+from nnunet_moe.images.alignment.aligned import AlignedCase
 from nnunet_moe.images.alignment.case import align_case
 from nnunet_moe.images.alignment.settings import OFF, AlignmentSettings
 from nnunet_moe.images.case_images import CaseImages
@@ -101,6 +102,8 @@ class SentImages:
     """The file that defines the grid of the case."""
     seconds: float
     """Time for reading."""
+    aligned: AlignedCase | None = None
+    """How the images were brought onto one grid; None if they were used as they are."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class CaseModel:
         Args:
             files: available modality -> image, in any format of `IMAGE_ENDINGS`, all on one grid unless they are
                 aligned. An image that is zero everywhere counts as missing.
-            alignment: whether and how to align the images.
+            alignment: whether and how to align the images, as `alignment_for` returns it.
 
         Raises:
             ModalityError: a modality is unknown, an image cannot be used, or there is no image.
@@ -168,26 +171,37 @@ class CaseModel:
             raise ModalityError(f"{', '.join(unknown)}: the model's modalities are {', '.join(self.modalities)}.")
         for file in files.values():
             require_readable(file)
-        alignment = alignment.for_dataset(self._segmenter.dataset_json, self.modalities)
-        images, first = self._aligned(files, alignment) if alignment.is_on else self._read(files)
+        aligned = None
+        if alignment.is_on:
+            images, first, aligned = self._aligned(files, alignment)
+        else:
+            images, first = self._read(files)
         axes = axes_notes(str(first), images.axis_codes, training_axes(self._context.plans))
         images = replace(images, notes=(*images.notes, *axes))
-        return SentImages(images, first, time.perf_counter() - start)
+        return SentImages(images, first, time.perf_counter() - start, aligned)
+
+    def alignment_for(self, settings: AlignmentSettings) -> AlignmentSettings:
+        """Return the settings with those of the training cases where none were given.
+
+        Raises:
+            SettingsError: they do not fit the model.
+        """
+        return settings.for_dataset(self._segmenter.dataset_json, self.modalities)
 
     def _read(self, files: Mapping[str, Path]) -> tuple[CaseImages, Path]:
         """Read images that lie on one grid, and return them and the file that defines the grid."""
         by_channel = {self.modalities.index(name): str(file) for name, file in files.items()}
         return read_channels(self._reader, by_channel, self.modalities), next(iter(files.values()))
 
-    def _aligned(self, files: Mapping[str, Path], alignment: AlignmentSettings) -> tuple[CaseImages, Path]:
-        """Bring images onto one grid, and return them and the file that defines the grid."""
+    def _aligned(self, files: Mapping[str, Path], alignment: AlignmentSettings) -> tuple[CaseImages, Path, AlignedCase]:
+        """Bring images onto one grid, and return them, the file that defines the grid, and how they were aligned."""
         in_order = {name: str(files[name]) for name in self.modalities if name in files}
         with TemporaryDirectory() as folder:
             targets = {name: Path(folder) / f"{number}.nii.gz" for number, name in enumerate(in_order)}
             aligned = align_case(in_order, targets, alignment)
             with aligned.names.in_errors():
                 images, _ = self._read({name: Path(file) for name, file in aligned.files.items()})
-        return aligned.names.in_images(images, aligned.notes), files[aligned.reference]
+        return aligned.names.in_images(images, aligned.notes), files[aligned.reference], aligned
 
     def segment(self, case: SentImages, out: Path) -> Segmented:
         """Segment a case, on the same CPU with the same result in every voxel as `nnunet_moe predict`.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_moe.commands.package import TARGETS
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.alignment.settings import GRID, LEAST_COVERED, OFF, RIGID, Align, AlignmentSettings
+from nnunet_moe.images.alignment.settings import GRID, OFF, RIGID, Align, AlignmentSettings
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.runtime.json_files import load_json
@@ -19,6 +19,15 @@ IMAGE_ENDINGS = (*sorted(READABLE_ENDINGS.union(GRID_ENDINGS), key=len, reverse=
 """Endings of files that count as images, the longest first. ITK reads all these formats."""
 NAME = re.compile(r"[A-Za-z0-9._+-]+")
 """Allowed names of sockets, suffixes and flags. Shells, file systems and all contracts accept them unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedAlignment(AlignmentSettings):
+    """The alignment of a container. Its messages name the keys of the mapping instead of options."""
+
+    def name(self, option: str, value: str | None = None) -> str:
+        """See the base class."""
+        return f'"{option}" in mapping.json' if value is None else f'"{option}": "{value}" in mapping.json'
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class InputMapping:
     """How images on different grids are brought onto one, as `--align` of `nnunet_moe predict`."""
     reference: str | None = None
     """The modality whose grid is used where it is available."""
-    min_covered: float = LEAST_COVERED
-    """The share of the reference's foreground that every image must cover."""
+    min_covered: float | None = None
+    """The share of the reference's foreground that every image must cover; None: as the training cases."""
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -60,13 +69,11 @@ class InputMapping:
         require_step_size(self.step_size)
         if not isinstance(self.mirroring, bool):
             raise SettingsError(f"mirroring is {self.mirroring!r}. Use true or false.")
-        if self.align not in (OFF, GRID, RIGID):
-            raise SettingsError(f"align is {self.align!r}. Use {OFF}, {GRID} or {RIGID}.")
         if not isinstance(self.reference, str | None):
             raise SettingsError(f"reference is {self.reference!r}. It must be a modality or null.")
-        if isinstance(self.min_covered, bool) or not isinstance(self.min_covered, int | float):
-            raise SettingsError(f"min_covered is {self.min_covered!r}. It must be a share from 0 to 1.")
-        _ = self.alignment  # which checks the share
+        if self.align is None:
+            raise SettingsError(f"align is null. Use {OFF}, {GRID} or {RIGID}.")
+        _ = self.alignment  # which checks the other values
 
     def _is_name(self, text: str) -> bool:
         is_suffix = self.target in ("brats", "plain")
@@ -78,7 +85,7 @@ class InputMapping:
 
     @property
     def alignment(self) -> AlignmentSettings:
-        return AlignmentSettings(align=self.align, reference=self.reference, least_covered=self.min_covered)
+        return MappedAlignment(align=self.align, reference=self.reference, least_covered=self.min_covered)
 
     @property
     def output_file(self) -> Path:

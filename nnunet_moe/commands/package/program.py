@@ -13,6 +13,8 @@ from nnunet_moe.commands.package.case_model import CaseModel, Segmented
 from nnunet_moe.commands.package.mapping import InputMapping
 from nnunet_moe.commands.package.sent import InputCase, Parser, add_options, sent_cases
 from nnunet_moe.errors import ModalityError, NnunetMoeError
+from nnunet_moe.images.alignment.aligned import AlignedCase
+from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.modalities.codes import code_text
 from nnunet_moe.models.prediction_settings import PredictionSettings
 from nnunet_moe.runtime.devices import DEVICES, default_device
@@ -40,6 +42,7 @@ def main(app: Path, arguments: Sequence[str] | None = None) -> int:
         mapping = InputMapping.read(app / "mapping.json")
         options = read_options(mapping, arguments)
         model = _load(app, mapping, options)
+        alignment = model.alignment_for(mapping.alignment)
         cases = sent_cases(mapping, options)
     except (NnunetMoeError, OSError) as error:
         return _failed("", error)
@@ -48,7 +51,7 @@ def main(app: Path, arguments: Sequence[str] | None = None) -> int:
             "",
             ModalityError(f"There is no image in {options.input} with a name from mapping.json. Check the file names."),
         )
-    return max([_segmented(case, model, mapping) for case in cases])
+    return max([_segmented(case, model, mapping, alignment) for case in cases])
 
 
 def log_lines(case: str, segmented: Segmented) -> list[str]:
@@ -60,6 +63,11 @@ def log_lines(case: str, segmented: Segmented) -> list[str]:
         unusual = f", but unlike the scored cases in {', '.join(expected.unusual)}" if expected.unusual else ""
         lines.append(f"{case}: expected Dice of {label}: {expected.dsc:.2f}{reach}{unusual}")
     return lines + [f"{case}: WARNING: {warning}" for warning in segmented.warnings]
+
+
+def alignment_lines(case: str, aligned: AlignedCase | None) -> list[str]:
+    """Return the log lines on how the images of a case came onto one grid."""
+    return [] if aligned is None else [f"{case}: {name} {text}" for name, text in aligned.texts.items()]
 
 
 def read_options(mapping: InputMapping, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -89,11 +97,13 @@ def _load(app: Path, mapping: InputMapping, options: argparse.Namespace) -> Case
     return model
 
 
-def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping) -> int:
+def _segmented(case: InputCase, model: CaseModel, mapping: InputMapping, alignment: AlignmentSettings) -> int:
     try:
         case.out.unlink(missing_ok=True)  # remove the file of an earlier run, in case this run fails
         with _standard_error_in_log():
-            opened = model.read(case.files(mapping), mapping.alignment)
+            opened = model.read(case.files(mapping), alignment)
+            for line in alignment_lines(case.name, opened.aligned):
+                print(line, flush=True)
             for note in opened.images.ignored:
                 print(note, flush=True)
             code = code_text(opened.images.available, model.modalities)

@@ -83,10 +83,10 @@ class OutputFolder:
 
     def _alignment_settings(self) -> dict[str, Any]:
         """Return the settings of the alignment. Without it they are empty, as in earlier versions."""
-        settings, space = self._request.alignment, self._request.output_space
+        settings = self._request.alignment
         if not settings.is_on:
             return {}
-        return {ALIGNMENT: {**settings.description(), "min_covered": settings.least_covered, "output_space": space}}
+        return {ALIGNMENT: {**settings.description(), "output_space": self._request.output_space}}
 
     @property
     def ending(self) -> str:

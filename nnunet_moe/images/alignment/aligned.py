@@ -107,6 +107,19 @@ class AlignedCase:
         return {modality: alignment.columns for modality, alignment in self.alignments.items()}
 
     @property
+    def texts(self) -> dict[str, str]:
+        """How a log says what happened to each file: modality -> text."""
+        found = {}
+        for modality, alignment in self.alignments.items():
+            parts = [alignment.how]
+            if alignment.how == "registered":
+                parts.append(f"moved by {alignment.shift:.1f} mm and {alignment.angle:.1f} degrees")
+            if modality != self.reference and alignment.covered is not None:
+                parts.append(f"covers {alignment.covered:.0%} of {self.reference}")
+            found[modality] = ", ".join(parts)
+        return found
+
+    @property
     def space(self) -> Space:
         """The grid on which the files lie."""
         return self.alignments[self.reference].space

@@ -53,7 +53,7 @@ def align_case(
     used, alignments, originals = {}, {}, {}
     for modality, volume in volumes.items():
         alignment = _alignment(reference, volume, motions.get(modality))
-        notes[modality] += _require_covered(reference, volume, alignment, settings.least_covered)
+        notes[modality] += _require_covered(reference, volume, alignment, settings)
         used[modality], alignments[modality] = volume.file, alignment
         if alignment.how in ("resampled", "registered"):
             used[modality] = str(targets[modality])
@@ -92,7 +92,7 @@ def _motions(
         if reference in group:
             continue
         finest = min(group, key=lambda volume: volume.space.voxel)
-        found = register(reference, finest, settings.least_covered)
+        found = register(reference, finest, settings.share)
         if found.problem is not None:
             notes[finest.modality].append(
                 f"{finest.file} was not registered to {reference.modality}: {found.problem}. Only the positions in the "
@@ -123,16 +123,19 @@ def _is_motion(reference: Volume, motion: np.ndarray) -> bool:
     return mean_shift(reference, motion) >= NO_MOTION * min(reference.space.spacing)
 
 
-def _require_covered(reference: Volume, volume: Volume, alignment: FileAlignment, least: float) -> list[str]:
+def _require_covered(
+    reference: Volume, volume: Volume, alignment: FileAlignment, settings: AlignmentSettings
+) -> list[str]:
     """Refuse a file that covers too little, and return messages on one that does not cover all."""
     if (share := alignment.covered) is None:
         return []
     slices = ", which has one slice," if min(volume.space.size) == 1 else ""
     text = f"{volume.file}{slices} covers {share:.0%} of the foreground of {reference.modality} ({reference.file})"
-    if share < least:
+    if share < settings.share:
+        least, reference_option = settings.name("min_covered"), settings.name("reference")
         raise ModalityError(
-            f"{text}. --min_covered asks for {least:.0%}. Check that both show the same part of the same patient. "
-            "Choose another --reference or a lower --min_covered, or remove the file: a modality may be missing."
+            f"{text}. {least} asks for {settings.share:.0%}. Check that both show the same part of the same patient. "
+            f"Choose another {reference_option} or a lower {least}, or remove the file: a modality may be missing."
         )
     return [f"{text}. The rest counts as {fill_value(volume.modality):g}"] if share < ALMOST_ALL else []
 

@@ -140,10 +140,10 @@ def _by_header(label: LabelVolume, aligned: AlignedCase, settings: AlignmentSett
     name = aligned.reference
     reference = Volume.of_file(name, aligned.files[name], [])
     share = share_covered(reference, label.space, IDENTITY)
-    if share < settings.least_covered:
+    if share < settings.share:
         raise ModalityError(
             f"{label.read.file} covers {share:.0%} of the foreground of {name} ({reference.file}). "
-            f"{settings.name('min_covered')} asks for {settings.least_covered:.0%}. The shape of the segmentation is "
+            f"{settings.name('min_covered')} asks for {settings.share:.0%}. The shape of the segmentation is "
             "that of none of the images, so its header decides where it lies. Correct the header, or resample the "
             f"segmentation onto the grid of one of the images. If it is right, choose a lower "
             f"{settings.name('min_covered')}."

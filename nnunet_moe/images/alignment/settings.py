@@ -11,7 +11,8 @@ Align: TypeAlias = Literal["off", "grid", "rigid"]
 OFF, GRID, RIGID = "off", "grid", "rigid"
 LEAST_COVERED = 0.5
 KEY = "alignment"
-"""The key in dataset.json that says how `nnunet_moe import` aligned the cases: a table with `align` and `reference`."""
+"""The key in dataset.json that says how `nnunet_moe import` aligned the cases: a table with `align`, `reference` and
+`min_covered`. Datasets of earlier versions lack the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +41,32 @@ class AlignmentSettings:
         help="use the grid of this modality where it is available (default: the available modality with the smallest "
         "voxels)",
     )
-    least_covered: float = option(
+    least_covered: float | None = option(
         "--min_covered",
         type=float,
-        default=LEAST_COVERED,
+        default=None,
         metavar="SHARE",
         group="alignment",
-        help="fail cases in which a file covers a smaller share of the reference's foreground (default: %(default)s)",
+        help="fail cases in which a file covers a smaller share of the reference's foreground (default: as `nnunet_moe "
+        f"import` did for the training cases, otherwise {LEAST_COVERED})",
     )
+    """None: as the training cases, otherwise `LEAST_COVERED`."""
 
     def __post_init__(self) -> None:
         if self.align not in (None, OFF, GRID, RIGID):
-            raise SettingsError(f"--align is {self.align!r}. Choose {OFF}, {GRID} or {RIGID}.")
-        if not 0 <= self.least_covered <= 1:
-            raise SettingsError(f"--min_covered is {self.least_covered}. Choose a share from 0 to 1.")
+            raise SettingsError(f"{self.name('align')} is {self.align!r}. Choose {OFF}, {GRID} or {RIGID}.")
+        share = self.share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise SettingsError(f"{self.name('min_covered')} is {share!r}. Choose a share from 0 to 1.")
 
-    def name(self, option: str) -> str:
-        """Return how messages call an option: `align`, `reference` or `min_covered`."""
-        return f"--{option}"
+    def name(self, option: str, value: str | None = None) -> str:
+        """Return how messages call `align`, `reference` or `min_covered`, alone or with a value."""
+        return f"--{option}" if value is None else f"--{option} {value}"
+
+    @property
+    def share(self) -> float:
+        """The share of the reference's foreground that a file must cover."""
+        return LEAST_COVERED if self.least_covered is None else self.least_covered
 
     @property
     def is_on(self) -> bool:
@@ -75,23 +84,28 @@ class AlignmentSettings:
             SettingsError: the settings in dataset.json are wrong, the reference is unknown, or it has no effect.
         """
         trained = dataset_json.get(KEY, {})
-        if not isinstance(trained, Mapping) or not trained.keys() <= {"align", "reference"}:
-            raise SettingsError(f"{KEY!r} in dataset.json is {trained!r}. It must be a table with align and reference.")
+        if not isinstance(trained, Mapping) or not trained.keys() <= {"align", "reference", "min_covered"}:
+            raise SettingsError(
+                f"{KEY!r} in dataset.json is {trained!r}. It must be a table with align, reference and min_covered."
+            )
         settings = replace(
             self,
             align=self.align or trained.get("align", OFF),
             reference=self.reference or trained.get("reference"),
+            least_covered=trained.get("min_covered") if self.least_covered is None else self.least_covered,
         )
         if settings.reference is not None and settings.reference not in modalities:
             raise SettingsError(
-                f"--reference {settings.reference}: there is no such modality. Choose from {', '.join(modalities)}."
+                f"{self.name('reference', settings.reference)}: there is no such modality. Choose from "
+                f"{', '.join(modalities)}."
             )
-        if not settings.is_on and (self.reference is not None or self.least_covered != LEAST_COVERED):
+        if not settings.is_on and (self.reference is not None or self.share != LEAST_COVERED):
             raise SettingsError(
-                "--reference and --min_covered have an effect only with --align. Add --align grid or --align rigid."
+                f"{self.name('reference')} and {self.name('min_covered')} have an effect only with "
+                f"{self.name('align')}. Add {self.name('align', GRID)} or {self.name('align', RIGID)}."
             )
         return settings
 
     def description(self) -> dict[str, Any]:
         """Return what dataset.json says about the alignment of its cases."""
-        return {"align": self.align, "reference": self.reference}
+        return {"align": self.align, "reference": self.reference, "min_covered": self.share}

@@ -42,9 +42,7 @@ class Space:
         """
         stuff = read.properties["sitk_stuff"]
         if len(stuff["spacing"]) != 3:
-            raise ModalityError(
-                f"{read.file} cannot be aligned, because it is not a volume. Remove --align for 2D images."
-            )
+            raise ModalityError(f"{read.file} cannot be aligned, because it is not a volume. Use it without alignment.")
         return cls(read.shape[::-1], tuple(stuff["spacing"]), tuple(stuff["origin"]), tuple(stuff["direction"]))
 
     def image(self, array: np.ndarray) -> sitk.Image:
@@ -185,7 +183,7 @@ def require_positions(file: str) -> None:
     if not file.lower().endswith(WITH_POSITIONS):
         raise ModalityError(
             f"{file} cannot be aligned, because its format does not store where the image lies. Use one of "
-            f"{', '.join(WITH_POSITIONS)}, or remove --align."
+            f"{', '.join(WITH_POSITIONS)}, or use it without alignment."
         )
 
 

@@ -422,6 +422,13 @@ def test_images_on_different_grids_are_aligned_if_the_mapping_says_so(packages, 
     assert re.search(facts("case111_0000.nii.gz", "case111_0001.nii.gz", "shape"), capfd.readouterr().err)
     replace(InputMapping.read(app / "mapping.json"), align="grid", reference="FLAIR").write(app / "mapping.json")
     assert program.main(app, where) == 0
+    log = capfd.readouterr().out
+    assert "case111: FLAIR reference\n" in log and re.search(r"case111: T2w resampled, covers \d+% of FLAIR\n", log)
+    for wrong in ({"reference": "CT"}, {"align": "off"}):  # refused once, before any case
+        other = Path(shutil.copytree(app, tmp_path / f"wrong_{next(iter(wrong))}"))
+        replace(InputMapping.read(app / "mapping.json"), **wrong).write(other / "mapping.json")
+        assert program.main(other, where) == 1
+        assert re.fullmatch(r'[^\n]*"reference"[^\n]* in mapping.json[^\n]*\n', capfd.readouterr().err)
     options = ("-device", "cpu", "--disable_tta", "--disable_progress_bar", "--align", "grid", "--reference", "FLAIR")
     predicted = ("-i", str(tmp_path / "input"), "-o", str(tmp_path / "predicted"))
     main(["predict", *predicted, *map(str, MODEL), *options, "-npp", "0", "-nps", "0"])

@@ -1,5 +1,6 @@
 """The files of a case come onto one grid, by a rule that training and prediction share."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from made_grids import BESIDE, COARSE, FINE, HALF, STRAIGHT, write_image
 
 from facts import facts
 from nnunet_moe.errors import ModalityError, SettingsError
+from nnunet_moe.images.alignment.aligned import write_alignments
 from nnunet_moe.images.alignment.case import align_case
 from nnunet_moe.images.alignment.resampling import resampled
 from nnunet_moe.images.alignment.settings import AlignmentSettings
 from nnunet_moe.images.alignment.volumes import Space, Volume
+from nnunet_moe.images.new_files import OriginalNames
 
 GRID = AlignmentSettings(align="grid")
 
@@ -114,6 +117,18 @@ def test_formats_without_positions_are_refused(aligned, tmp_path, ending):
         aligned(CT=FINE, T1w=str(tmp_path / f"T1w{ending}"))
 
 
+def test_each_note_stands_in_the_row_of_its_file(aligned, tmp_path):
+    """Also if the path of a DICOM folder begins like that of another one."""
+    case, files = aligned(T1=FINE, T1ce=HALF)
+    originals = {"T1ce": "/a/T1ce", "T1": "/a/T1"}
+    case = case.with_names(OriginalNames({files[name]: original for name, original in originals.items()}))
+    write_alignments(tmp_path / "table.csv", [("a", originals, case)], "segmentation")
+    with (tmp_path / "table.csv").open() as opened:
+        first, second = csv.DictReader(opened)
+    assert (first["modality"], first["notes"], second["modality"]) == ("T1", "", "T1ce")
+    assert second["notes"].startswith("/a/T1ce covers")
+
+
 def test_messages_name_the_original_files(aligned):
     case, files = aligned(CT=FINE, PET=COARSE)
     assert case.names.in_text(f"{case.files['PET']} is odd") == f"{files['PET']} is odd"
@@ -127,7 +142,18 @@ def test_settings_of_the_training_hold_unless_others_are_given():
     given = AlignmentSettings(align="grid", reference="PET").for_dataset(trained, names)
     assert (given.align, given.reference) == ("grid", "PET")
     assert AlignmentSettings(align="off").for_dataset(trained, names).is_on is False
-    for wrong in (5, {"align": "affine"}, {"other": 1}, {"align": "grid", "reference": "T1w"}):
+    assert found.share == 0.5  # datasets of earlier versions do not say it
+    lower = AlignmentSettings(align="grid", least_covered=0.2).for_dataset({}, names)
+    assert AlignmentSettings().for_dataset({"alignment": lower.description()}, names) == lower
+    higher = AlignmentSettings(least_covered=0.5).for_dataset({"alignment": lower.description()}, names)
+    assert (higher.align, higher.share) == ("grid", 0.5)
+    for wrong in (
+        5,
+        {"align": "affine"},
+        {"align": "grid", "min_covered": "half"},
+        {"other": 1},
+        {"align": "grid", "reference": "T1w"},
+    ):
         with pytest.raises(SettingsError):
             AlignmentSettings().for_dataset({"alignment": wrong}, names)
     with pytest.raises(SettingsError, match="only with --align"):
