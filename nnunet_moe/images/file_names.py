@@ -1,6 +1,5 @@
 """File names of cases: `CASE_XXXX` and the dataset's file ending, where XXXX is the channel."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.modalities.codes import channel_names
-from nnunet_moe.runtime.files import visible
+from nnunet_moe.runtime.files import printable, visible
 
 READABLE_ENDINGS = frozenset(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
 """File endings that nnU-Net can read."""
@@ -55,7 +54,7 @@ def list_cases(folder: Path, file_ending: str) -> tuple[dict[str, list[str]], li
         if not path.name.lower().endswith(file_ending.lower()):
             continue
         found = case_and_channel(path.name, file_ending)
-        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        name = printable(path.name)
         if found is None or name != path.name:
             strays.append(str(folder / name))
         else:

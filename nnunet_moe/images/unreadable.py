@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunet_moe.errors import ModalityError, NnunetMoeError
 from nnunet_moe.images.headers import separate_voxels
-from nnunet_moe.runtime.files import broken_link
+from nnunet_moe.runtime.files import broken_link, printable
 
 BEGINNINGS = {
     b"version https://git-lfs": "a Git LFS pointer, not the image itself",
@@ -30,6 +30,8 @@ def reading(file: str, remedy: str) -> Iterator[None]:
     Raises:
         ModalityError: the file cannot be read.
     """
+    if (name := printable(file)) != file:  # ITK ends the process
+        raise ModalityError(f"{name} cannot be read: its path is not in UTF-8. Rename the file or its folder.")
     try:
         if not os.path.exists(file) or os.path.isdir(file):  # ITK's libraries print pages about them
             raise OSError

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_moe.images.dicom import holds_dicom
+from nnunet_moe.images.dicom_files import holds_dicom
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.layouts.found import FoundCase
-from nnunet_moe.runtime.files import is_hidden
+from nnunet_moe.runtime.files import is_hidden, printable
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def list_files(folder: Path) -> Listing:
             found.series[Path(parent)] = image
             files = [file for file in files if readable_endings(file.name)]
         found.files.extend(files)
-        found.problems.extend(replace(problem, file=_printable(problem.file)) for problem in refused)
+        found.problems.extend(replace(problem, file=Path(printable(problem.file))) for problem in refused)
     found.files.sort()
     found.problems.sort(key=lambda problem: problem.file)
     return found
@@ -85,7 +85,7 @@ def _problem(path: Path) -> Problem | None:
     """Return why a file cannot be placed, or why a folder is not searched; None if nothing is wrong."""
     if is_hidden(path.name):
         return Problem(path, "Hidden files and folders are not used.", rank=3)
-    if _printable(path) != path:
+    if printable(path) != str(path):
         return Problem(path, "The name is not in UTF-8. Rename it.")
     if path.is_dir():
         if path.is_symlink():
@@ -94,8 +94,3 @@ def _problem(path: Path) -> Problem | None:
     if path.exists() and not path.is_file():
         return Problem(path, "It is neither a file nor a folder.")
     return None
-
-
-def _printable(path: Path) -> Path:
-    """Return a path without bytes that are not UTF-8, which can neither be printed nor written to a table."""
-    return Path(os.fsencode(path).decode("utf-8", "backslashreplace"))

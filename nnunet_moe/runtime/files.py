@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
@@ -89,7 +89,20 @@ def broken_link(path: Path) -> str | None:
     """Return where a link points if that does not exist, printable also if it is not UTF-8; None for other paths."""
     if path.exists() or not path.is_symlink():
         return None
-    return os.fsencode(path.readlink()).decode("utf-8", "backslashreplace")
+    return printable(path.readlink())
+
+
+def printable(path: str | Path) -> str:
+    """Return a path without bytes that are not UTF-8, which can neither be printed, written to a table nor read by ITK.
+
+    ITK ends the process when it gets such a path.
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def open_text(file: Path, mode: Literal["a", "w"]) -> TextIO:
+    """Open a text file for writing, in which bytes of file names that are not UTF-8 become backslash escapes."""
+    return file.open(mode, newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def digest(file: Path) -> str:

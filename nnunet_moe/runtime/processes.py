@@ -167,7 +167,8 @@ def map_cases(
     *,
     description: str,
     show_progress: bool = True,
-) -> list[Result | NnunetMoeError]:
+    any_error: bool = False,
+) -> list[Result | NnunetMoeError | WorkError]:
     """Call a function once per task.
 
     Args:
@@ -175,11 +176,16 @@ def map_cases(
         tasks: the arguments of each call.
         num_processes: below 2, only the calling process works.
         description: text of the progress bar.
+        any_error: whether to return unexpected errors, too, so that these do not stop the other calls.
 
     Returns:
         One entry per task, in their order: the result, or the user's error that the call raised.
+
+    Raises:
+        WorkError: a call raised an unexpected error, and `any_error` is false.
     """
-    results: list[Result | NnunetMoeError] = []
+    caught = (NnunetMoeError, WorkError) if any_error else (NnunetMoeError,)
+    results: list[Result | NnunetMoeError | WorkError] = []
     with (
         Workers(min(num_processes, len(tasks)) if num_processes > 1 else 0) as workers,
         tqdm(desc=description, total=len(tasks), disable=not show_progress) as progress,
@@ -188,7 +194,7 @@ def map_cases(
         for call in list(calls) if num_processes > 1 else calls:
             try:
                 results.append(call.result())
-            except NnunetMoeError as error:
+            except caught as error:
                 results.append(error)
             progress.update()
     return results

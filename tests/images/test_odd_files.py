@@ -1,6 +1,7 @@
 """Files that a library reads wrongly, or about which it raises an error of its own: each is refused by its name."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -203,3 +204,11 @@ def test_a_missing_one_of_several_files_with_voxels_is_said_to_be_one(tmp_path):
     file.write_text(f"{header}a.raw\nb.raw\n")
     with pytest.raises(ModalityError, match=facts(file, "several files", "missing")):
         read_case([str(file)], SimpleITKIO(), {"channel_names": {"0": "CT"}, "file_ending": ".mha"})
+
+
+def test_a_path_that_is_not_utf8_does_not_end_the_process(tmp_path):
+    folder = tmp_path / os.fsdecode(b"Sch\xe4del")
+    folder.mkdir()
+    (folder / "image.nii.gz").write_bytes(b"")
+    with pytest.raises(ModalityError, match=facts(r"Sch\xe4del/image.nii.gz", "UTF-8", "Rename")):
+        read_segmentation(str(folder / "image.nii.gz"), SimpleITKIO())

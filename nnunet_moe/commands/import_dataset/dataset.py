@@ -41,7 +41,7 @@ from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
 from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
 from nnunet_moe.runtime.patterns import Pattern
-from nnunet_moe.runtime.processes import map_cases
+from nnunet_moe.runtime.processes import WorkError, map_cases
 
 OF_SERIES = ".nii.gz"
 """The file ending of a dataset of DICOM series only."""
@@ -314,11 +314,12 @@ def _read(
         request.num_processes,
         description="Aligning cases" if alignment.is_on else "Reading cases",
         show_progress=request.show_progress,
+        any_error=True,
     )
     read, problems = {}, []
     for (name, case), result in zip(cases.items(), results, strict=True):
         problem = {} if spacings is None else spacings.unusable
-        if isinstance(result, NnunetMoeError) or name in problem:
+        if isinstance(result, (NnunetMoeError, WorkError)) or name in problem:
             reason = f"It belongs to {name}, which cannot be used: {problem.get(name, result)}"
             problems += [Problem(file, reason) for file in case.files]
         else:

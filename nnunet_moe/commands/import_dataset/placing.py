@@ -14,6 +14,7 @@ from nnunet_moe.commands.import_dataset.request import Request
 from nnunet_moe.layouts.found import FoundCase
 from nnunet_moe.layouts.listing import Problem
 from nnunet_moe.modalities.availability import Availability
+from nnunet_moe.runtime.files import open_text
 
 REPORT = "import_report.csv"
 
@@ -83,7 +84,7 @@ def write_report(file: Path, imported: Imported, *, treated_as_absent: bool) -> 
         ("placed, but suspect", imported.suspect),
         ("placed without spacing", imported.without_spacing),
     )
-    with file.open("w", newline="", encoding="utf-8") as opened:
+    with open_text(file, "w") as opened:
         table = csv.writer(opened, lineterminator="\n")
         table.writerow(["file", "what", "reason"])
         for what, problems in (*tables, ("not placed", imported.not_placed)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.dicom import holds_dicom
+from nnunet_moe.images.dicom_files import holds_dicom
 from nnunet_moe.runtime.files import folder_name, visible
 
 

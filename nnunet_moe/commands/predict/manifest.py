@@ -13,7 +13,7 @@ from nnunet_moe.commands.predict.trust import DOUBTFUL, Trust
 from nnunet_moe.errors import ModelError
 from nnunet_moe.images.alignment.aligned import COLUMNS
 from nnunet_moe.reports.evaluation_folder import EvaluationFolder, Scores
-from nnunet_moe.runtime.files import atomic_write
+from nnunet_moe.runtime.files import atomic_write, open_text
 
 FILE, VOLUME, EXPECTED, ERROR = "file_{}", "volume_mm3_{}", "expected_dsc_{}", "dsc_standard_error_{}"
 """Names of columns. In 2D the volume is in mm2."""
@@ -73,7 +73,7 @@ class Manifest:
             return
         row = io.StringIO(newline="")
         _table(row, self._columns()).writerow(self._row(case, prediction))
-        with self.file.open("a", newline="", encoding="utf-8") as opened:
+        with open_text(self.file, "a") as opened:
             opened.write(row.getvalue())
 
     def write(self) -> None:
@@ -181,7 +181,7 @@ def write_failures(file: Path, failures: Sequence[Failure]) -> None:
 
 def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Write a CSV file; cells without a value are empty."""
-    with atomic_write(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as opened:
+    with atomic_write(file) as unfinished, open_text(unfinished, "w") as opened:
         table = _table(opened, columns)
         table.writeheader()
         table.writerows(rows)

@@ -12,6 +12,7 @@ from nnunet_moe.images.alignment.resampling import IDENTITY
 from nnunet_moe.images.alignment.volumes import Space
 from nnunet_moe.images.geometry import ReadFile
 from nnunet_moe.images.new_files import OriginalNames
+from nnunet_moe.runtime.files import open_text
 
 How: TypeAlias = Literal["reference", "unchanged", "resampled", "registered"]
 COLUMNS = ("alignment", "motion_mm", "motion_degrees", "covered", "similarity_before", "similarity_after")
@@ -133,7 +134,7 @@ def write_alignments(file: Path, cases: Iterable[tuple[str, Mapping[str, str], A
         cases: name, original files by modality, and alignment of each case. Modalities without a file have no row.
         label: how the column of modalities and the original files call the segmentation.
     """
-    with file.open("w", newline="", encoding="utf-8") as opened:
+    with open_text(file, "w") as opened:
         table = csv.DictWriter(
             opened, ["case", "modality", "file", *COLUMNS, KEPT, "notes"], restval="", lineterminator="\n"
         )

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from made_dicom import PATIENT, SHAPE, voxels, write_series
 
 from facts import facts
 from nnunet_moe.cli import main
+from nnunet_moe.commands.import_dataset import new_files
 from nnunet_moe.images.alignment.resampling import resampled
 from nnunet_moe.images.alignment.volumes import Space
 from nnunet_moe.images.dicom import read_series
@@ -113,6 +115,45 @@ def test_a_series_that_cannot_be_read_costs_only_its_case(import_, clinic):
     folder = import_()
     assert names(folder / "labelsTr") == {"a.nii.gz", "c.nii.gz"}
     assert re.search(facts("b", "mm apart"), report(folder)[str(clinic / "b" / "CT")])
+
+
+def test_any_error_in_a_case_costs_only_this_case(import_, clinic, monkeypatch):
+    """A fault of this package is reported with its place in the code."""
+    require_own_voxels = new_files.require_own_voxels
+
+    def fails_in_b(file):
+        if "b_dicom" in file:
+            raise ZeroDivisionError("a fault")
+        require_own_voxels(file)
+
+    monkeypatch.setattr(new_files, "require_own_voxels", fails_in_b)
+    folder = import_()
+    assert names(folder / "labelsTr") == {"a.nii.gz", "c.nii.gz"}
+    reason = report(folder)[str(clinic / "b" / "CT")]
+    assert re.search(facts("belongs to b", "ZeroDivisionError", "a fault", "test_dicom.py"), reason)
+
+
+def test_names_of_slices_that_are_not_utf8_cost_only_their_case(import_, clinic, capsys):
+    slice_ = min((clinic / "b" / "CT").iterdir())
+    slice_.rename(slice_.with_name(os.fsdecode(b"Sch\xe4del.dcm")))
+    folder = import_()
+    assert names(folder / "labelsTr") == {"a.nii.gz", "c.nii.gz"}
+    assert re.search(facts("belongs to b", r"Sch\xe4del.dcm", "UTF-8"), report(folder)[str(clinic / "b" / "CT")])
+    assert r"Sch\xe4del.dcm" in capsys.readouterr().out
+
+
+def test_links_to_missing_slices_cost_their_case(import_, clinic):
+    for number, file in enumerate(sorted((clinic / "b" / "CT").iterdir())):
+        if number in (0, 4):
+            file.unlink()
+            file.symlink_to("../annex/absent")
+    for file in (clinic / "c" / "CT").iterdir():
+        file.unlink()
+        file.symlink_to("../annex/absent")
+    folder = import_()
+    assert names(folder / "labelsTr") == {"a.nii.gz"}
+    for case in "bc":
+        assert re.search(facts("../annex/absent", "datalad get"), report(folder)[str(clinic / case / "CT")])
 
 
 def test_a_segmentation_may_be_a_series(import_, clinic):
