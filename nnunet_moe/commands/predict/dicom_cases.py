@@ -1,14 +1,15 @@
-"""Find the cases in a folder with DICOM: a folder for each case, and in it a folder with one series per modality."""
+"""Find the cases in a folder with DICOM: a folder for each case, and in it one for the series of each modality."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.dicom_files import holds_dicom
-from nnunet_moe.runtime.files import folder_name, visible
+from nnunet_moe.images.file_names import READABLE_ENDINGS
+from nnunet_moe.runtime.files import broken_link, folder_name, printable, visible
 
 
 def find_dicom_cases(
@@ -17,54 +18,111 @@ def find_dicom_cases(
     """Return the cases, and a failure for each folder or file that is none.
 
     Args:
-        images: folder with `CASE/MODALITY/` for each available modality of each case. Characters that folders cannot
-            have are `_` in the names of modalities.
+        images: folder with `CASE/MODALITY/`, or a file `CASE/MODALITY` with the ending, for each available modality of
+            each case. Characters that folders cannot have are `_` in the names of modalities.
         modalities: names in channel order.
         previous_stage: for a cascade, the folder with the segmentations of the previous stage.
-        ending: the file ending of segmentations.
+        ending: the file ending of images and segmentations.
 
     Raises:
         ModalityError: the folder does not exist, or contains no case.
     """
     if not images.is_dir():
         raise ModalityError(f"{images} is no folder. Check -i.")
-    channels = {folder_name(name): channel for channel, name in enumerate(modalities)}
+    layout = _Layout({folder_name(name): channel for channel, name in enumerate(modalities)}, ending)
     cases, failures = [], []
-    for folder in visible(images.resolve()):
-        if not folder.is_dir():
-            if holds_dicom(folder):
-                failures.append(Failure(folder.name, (str(folder),), f"It lies in no case. {_wanted(channels)}."))
-            continue
-        name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
-        folders = [path for path in visible(folder) if path.is_dir()]
-        found = {path.name: path for path in folders if path.name in channels}
-        if (reason := _problem(folder, name, folders, channels)) is not None:
-            failures.append(Failure(name, (str(folder.with_name(name)),), reason))
-            continue
-        notes = tuple(f"{path} is not used. {_wanted(channels)}" for path in folders if path.name not in channels)
-        stage = None if previous_stage is None else str(previous_stage / f"{name}{ending}")
-        in_order = sorted(found, key=channels.__getitem__)
-        paths = tuple(str(found[modality]) for modality in in_order)
-        cases.append(CaseFiles(name, paths, stage, tuple(channels[modality] for modality in in_order), notes))
+    for path in visible(images.resolve()):
+        name = printable(path.name)
+        try:
+            if path.is_dir():
+                stage = None if previous_stage is None else str(previous_stage / f"{name}{ending}")
+                cases.append(layout.case(path, stage))
+            else:
+                layout.require_no_image(path)
+        except ModalityError as error:
+            failures.append(Failure(name, (printable(path),), str(error)))
+        except OSError as error:
+            reason = f"{printable(error.filename)} cannot be opened: {error.strerror}. Change its permissions."
+            failures.append(Failure(name, (printable(path),), reason))
     if not cases and not failures:
-        raise ModalityError(f"{images} has no folder of a case. {_wanted(channels)}.")
+        raise ModalityError(f"{images} has no folder of a case. {layout.wanted}.")
     return cases, failures
 
 
-def _wanted(channels: Mapping[str, int]) -> str:
-    return f"Each series must lie in a folder CASE/MODALITY, where MODALITY is one of {', '.join(channels)}"
+@dataclass(frozen=True)
+class _Layout:
+    """How the folder of a case must look."""
+
+    channels: dict[str, int]
+    """Name of the folder of a modality -> channel."""
+    ending: str
+
+    @property
+    def wanted(self) -> str:
+        return (
+            f"Each modality must be a folder CASE/MODALITY with a series, or a file CASE/MODALITY{self.ending}, where "
+            f"MODALITY is one of {', '.join(self.channels)}"
+        )
+
+    def case(self, folder: Path, stage: str | None) -> CaseFiles:
+        """Return the files of a case.
+
+        Raises:
+            ModalityError: the folder is none of a case, or what it holds is not clear.
+            OSError: the folder cannot be read.
+        """
+        if printable(folder) != str(folder):
+            raise ModalityError("The path is not UTF-8. Rename the folder.")
+        found: dict[int, Path] = {}
+        notes = []
+        for path in visible(folder):
+            if (modality := self._modality(path)) is not None:
+                before = found.setdefault(self.channels[modality], path)
+                if before != path:
+                    raise ModalityError(f"{before} and {path} are both {modality}. Remove one of them.")
+            elif path.is_dir() or _may_be_image(path):
+                notes.append(f"{printable(path)} is not used. {self.wanted}")
+        if holds_dicom(folder):
+            raise ModalityError(f"{folder} has DICOM images directly in it. {self.wanted}.")
+        if not found:
+            raise ModalityError(f"{folder} has no folder or file of a modality. {self.wanted}.")
+        channels = tuple(sorted(found))
+        return CaseFiles(folder.name, tuple(str(found[each]) for each in channels), stage, channels, tuple(notes))
+
+    def _modality(self, path: Path) -> str | None:
+        """Return the modality that a folder or file is named like; None if it is none.
+
+        Raises:
+            ModalityError: it is a broken link, or its name differs in upper and lower case.
+        """
+        target, stems = broken_link(path), []
+        if path.is_dir() or target is not None:  # the link may have led to a folder
+            stems.append(path.name)
+        if not path.is_dir() and path.name.lower().endswith(self.ending.lower()):
+            stems.append(path.name[: -len(self.ending)])
+        modality = next((name for name in self.channels if name in stems), None)
+        lower = [each.lower() for each in stems]
+        meant = modality or next((name for name in self.channels if name.lower() in lower), None)
+        if meant is not None and target is not None:
+            raise ModalityError(
+                f"{path} is a link to {target}, which does not exist. Restore its target, for example with "
+                "`datalad get`, or remove the link."
+            )
+        if meant != modality:
+            raise ModalityError(f"{path} differs from the modality {meant} in upper and lower case. Rename it.")
+        return modality
+
+    def require_no_image(self, path: Path) -> None:
+        """Refuse an image that lies next to the folders of the cases.
+
+        Raises:
+            ModalityError: the path is one, or a broken link, perhaps to a case.
+        """
+        if (target := broken_link(path)) is not None:
+            raise ModalityError(f"{printable(path)} is a link to {target}, which does not exist. Restore its target.")
+        if _may_be_image(path):
+            raise ModalityError(f"It lies in no case. {self.wanted}.")
 
 
-def _problem(folder: Path, name: str, folders: Sequence[Path], channels: Mapping[str, int]) -> str | None:
-    """Say why a folder is no case; None if it is one."""
-    if name != folder.name:
-        return "The name is not UTF-8. Rename the folder."
-    by_lower = {channel.lower(): channel for channel in channels}
-    for path in folders:
-        meant = by_lower.get(path.name.lower())
-        if meant is not None and path.name not in channels:
-            return f"{path} differs from the modality {meant} in upper and lower case. Rename the folder."
-    if holds_dicom(folder):
-        return f"{folder} has DICOM images directly in it. {_wanted(channels)}."
-    has_modality = any(path.name in channels for path in folders)
-    return None if has_modality else f"{folder} has no folder of a modality. {_wanted(channels)}."
+def _may_be_image(file: Path) -> bool:
+    return file.name.lower().endswith(tuple(READABLE_ENDINGS)) or holds_dicom(file)

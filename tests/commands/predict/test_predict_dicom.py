@@ -114,7 +114,7 @@ def test_what_is_no_case_is_a_failure_with_the_remedy_and_costs_no_other_case(di
     wanted = {
         "flat": ("directly in it", "CASE/MODALITY", "T1w, T2w, FLAIR"),
         "lower": ("t1w", "T1w", "upper and lower case"),
-        "other": ("no folder of a modality", "T1w, T2w, FLAIR"),
+        "other": ("no folder or file of a modality", "T1w, T2w, FLAIR"),
         "hollow": (dicom / "hollow" / "T1w", "no DICOM images"),
         "loose.dcm": ("in no case", "CASE/MODALITY"),
     }
