@@ -3,14 +3,12 @@
 import csv
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import yaml
 
 from facts import facts
 from nnunet_in_process import command
@@ -27,7 +25,6 @@ YAML = sorted(PUBLISHED.glob("*/*.yaml"))
 STUDIES = [file.relative_to(PUBLISHED).as_posix() for file in YAML if "\ndataset:" in file.read_text()]
 PARTS = ("train", "val", "test")
 SIZES = {"brats2018": (199, 29, 57), "brats2020": (219, 50, 100), "brats2023": (875, 125, 251)}
-BRATS = {"brats2018": "split1.yaml", "brats2020": "study.yaml", "brats2023": "study.yaml"}
 
 
 @pytest.fixture
@@ -43,44 +40,22 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def imported(name: str, folder: Path, raw: Path) -> dict:
-    """Run the import command of a recipe, and return the dataset.json that it wrote."""
-    script = (PUBLISHED / name / "import.sh").read_text().split("\n", 2)[2].replace("\\\n", " ")
-    arguments = [part.replace("$1", str(folder)) for part in shlex.split(script)]
-    assert arguments[0] == "nnunet_moe"
-    main([*arguments[1:], "-np", "1", "--no_pbar"])
-    (written,) = raw.iterdir()
-    return json.loads((written / "dataset.json").read_text())
+def planned_study(name: str, workspace: Path, **change) -> Path:
+    """Copy a recipe next to the raw dataset of the workspace, with other settings."""
+    import dry_run
 
-
-def small_study(name: str, file: str, target: Path, **change) -> Path:
-    """Copy a recipe, with lists of cases that are cut to those of the raw dataset, and other settings."""
-    content = yaml.safe_load((PUBLISHED / name / file).read_text())
-    raw = next(target.parent.joinpath("raw").iterdir())
-    cases = {label.name.partition(".")[0] for label in (raw / "labelsTr").iterdir()}
-    target.mkdir()
-    for each in (PUBLISHED / name).iterdir():
-        if each.suffix == ".txt":
-            kept = [case for case in cases_in(each) if case in cases]
-            (target / each.name).write_text("\n".join(kept or sorted(cases)[:1]))
-        elif each.name != file:
-            shutil.copy(each, target)
-    if isinstance(content.get("splits"), list):
-        content["splits"] = content["splits"][:1]
-    written = target / file
-    written.write_text(yaml.safe_dump({**content, **change}))
-    return written
+    (raw,) = (workspace / "raw").iterdir()
+    return dry_run.small_study(name, raw, workspace / "study", **change)
 
 
 def voxels(file: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
-def cases_in(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if not line.startswith("#")]
-
-
+@pytest.mark.usefixtures("recipes")
 def test_the_lists_have_the_published_sizes_and_no_case_twice():
+    from dry_run import cases_in
+
     for name, sizes in SIZES.items():
         for end in ("1", "2", "3") if name == "brats2018" else ("",):
             files = [PUBLISHED / name / f"{part}{end}.txt" for part in PARTS]
@@ -108,16 +83,14 @@ def test_every_study_can_be_read_and_printed_means_are_those_of_the_printed_rows
     assert compared == 4 * 5 * 3  # BraTS 2018 in three studies, BraTS 2020 in one; five methods, three regions
 
 
-@pytest.mark.parametrize("name", BRATS)
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.usefixtures("recipes")
 def test_brats_is_imported_with_regions_and_its_study_planned(name, workspace):
-    import phantoms
+    import dry_run
 
-    file = BRATS[name]
-    splits = [f"{part}{'1' if name == 'brats2018' else ''}.txt" for part in PARTS]
-    cases = [cases_in(PUBLISHED / name / each)[0] for each in splits]
-    getattr(phantoms, name)(workspace / "data", cases)
-    dataset_json = imported(name, workspace / "data", workspace / "raw")
+    cases = dry_run.first_cases(name)
+    dry_run.write_phantoms(name, workspace / "data")
+    dataset_json = dry_run.imported(name, workspace / "data", workspace / "raw")
     assert dataset_json["channel_names"] == {"0": "T1w", "1": "T1c", "2": "T2w", "3": "FLAIR"}
     regions = {"whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": 3}
     assert dataset_json["labels"] == {"background": 0, **regions}
@@ -128,7 +101,7 @@ def test_brats_is_imported_with_regions_and_its_study_planned(name, workspace):
     enhancing = 3 if name == "brats2023" else 4
     assert set(np.unique(before)) == {0, 1, 2, enhancing}
     assert np.array_equal(after, np.where(before == enhancing, 3, before))
-    plan = make_plan(small_study(name, file, workspace / "study"), workspace / "out", "cpu")
+    plan = make_plan(planned_study(name, workspace), workspace / "out", "cpu")
     assert len(plan.codes) == 15 and "preprocess/preprocess" in plan.jobs
     evaluations = [job for job in plan.jobs if job.startswith("evaluate/")]
     assert len(evaluations) == 3 and all(job.endswith("__test_cases") for job in evaluations)
@@ -152,18 +125,18 @@ LENGTH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_pe
 
 @pytest.mark.usefixtures("recipes", "preloaded_python")
 def test_brats_2020_from_the_import_to_the_report_with_published_rows(workspace, monkeypatch):
-    import phantoms
+    import dry_run
 
-    cases = [cases_in(PUBLISHED / "brats2020" / f"{part}.txt")[0] for part in PARTS]
-    phantoms.brats2020(workspace / "data", cases)
-    imported("brats2020", workspace / "data", workspace / "raw")
+    cases = dry_run.first_cases("brats2020")
+    dry_run.write_phantoms("brats2020", workspace / "data")
+    dry_run.imported("brats2020", workspace / "data", workspace / "raw")
     (raw,) = (workspace / "raw").iterdir()
     main(["plan_and_preprocess", "-d", raw.name, "-c", "3d_fullres", "-np", "1", "-npfp", "1", "--no_pbar"])
     plans = workspace / "preprocessed" / raw.name / "nnUNetPlans.json"
     add_small_configuration(plans, "3d_tiny", patch_size=[16] * 3, features_per_stage=[4, 6], settings=LENGTH)
     change = {"configuration": "3d_tiny", "trainers": ["nnUNetTrainerModalityDropout"]}
     change["evaluation"] = {"codes": ["T2w", "FLAIR", "T1w+T1c+T2w+FLAIR"], "disable_tta": True, "step_size": 1}
-    file = small_study("brats2020", "study.yaml", workspace / "study", **change)
+    file = planned_study("brats2020", workspace, **change)
     study = make_plan(file, workspace / "out", "cpu").study
     write_splits_and_patients(study.dataset, study.splits, study.groups, cases)
     page = run(file, workspace / "out", monkeypatch)
@@ -184,18 +157,19 @@ def test_brats_2020_from_the_import_to_the_report_with_published_rows(workspace,
 @pytest.mark.usefixtures("recipes")
 def test_the_other_brains_are_imported_and_their_studies_planned(name, workspace):
     import draw_folds
-    import phantoms
+    import dry_run
 
-    getattr(phantoms, name)(workspace / "data")
-    dataset_json = imported(name, workspace / "data", workspace / "raw")
+    dry_run.write_phantoms(name, workspace / "data")
+    dataset_json = dry_run.imported(name, workspace / "data", workspace / "raw")
     (raw,) = (workspace / "raw").iterdir()
     assert dataset_json["numTraining"] == 3 and len(list((raw / "imagesTr").iterdir())) == 9
     sizes = {sitk.ReadImage(str(image)).GetSize() for image in (raw / "imagesTr").iterdir()}
     assert sizes == {(24, 24, 20)}, "all files are on one grid"
     folds = draw_folds.draw_folds(raw, 3)
     assert sorted(case for fold in folds for case in fold["val"]) == sorted(folds[0]["train"] + folds[0]["val"])
-    file = small_study(name, "study.yaml", workspace / "study")
-    (file.parent / "folds.json").write_text(json.dumps(folds))
+    file = planned_study(name, workspace)
+    if name == "msseg2016":
+        assert json.loads((file.parent / "folds.json").read_text()) == folds
     if name == "isles2022":
         file.write_text(re.sub(r"- [34]\n", "", file.read_text()))  # three patients have three folds at most
     plan = make_plan(file, workspace / "out", "cpu")
@@ -208,7 +182,7 @@ def test_a_wrong_folder_or_a_missing_label_of_the_abdomens_is_named_before_anyth
     import phantoms
 
     raw = tmp_path / "Dataset540_M4oEAbdomen"
-    phantoms.m4oe_abdomen(tmp_path)
+    phantoms.m4oe_abdomen(tmp_path, phantoms.SMALL)
     right = tmp_path / "FLARE22Train", tmp_path / "amos22", tmp_path / "atlas-train-dataset-1.0.1/train"
     label = right[2] / "labelsTr/lb1.nii.gz"
     with pytest.raises(SystemExit, match=facts(right[2].parent / "imagesTr", "ATLAS23", "Nothing was written")):
@@ -229,7 +203,7 @@ def test_the_abdomens_from_the_three_folders_to_the_report_with_published_rows(w
     import phantoms
 
     data, raw = workspace / "data", workspace / "raw" / "Dataset540_M4oEAbdomen"
-    phantoms.m4oe_abdomen(data)
+    phantoms.m4oe_abdomen(data, phantoms.SMALL)
     atlas = data / "atlas-train-dataset-1.0.1/train"
     counts = collect_abdomen.collect(data / "FLARE22Train", data / "amos22", atlas, raw)
     assert list(counts.values()) == [2, 3, 1, 2], "FLARE22, both parts of AMOS22, ATLAS23"
@@ -248,5 +222,17 @@ def test_the_abdomens_from_the_three_folders_to_the_report_with_published_rows(w
     )
     change = {"configuration": "2d_tiny", "trainers": ["nnUNetTrainerModalityDropout"]}
     change["evaluation"] = {"disable_tta": True, "step_size": 1}
-    page = run(small_study("m4oe_abdomen", "study.yaml", workspace / "study", **change), workspace / "out", monkeypatch)
+    page = run(planned_study("m4oe_abdomen", workspace, **change), workspace / "out", monkeypatch)
     assert "M4oE †" in page and "table 3, ATLAS23" in page and "No test compares" in page
+
+
+@pytest.mark.usefixtures("recipes")
+def test_phantoms_have_the_size_of_the_real_images_by_default(tmp_path):
+    import phantoms
+
+    phantoms.isles2022(tmp_path)
+    sizes = {file.name.split("_")[-1]: sitk.ReadImage(str(file)).GetSize() for file in tmp_path.rglob("*1_ses*")}
+    assert sizes == {
+        **dict.fromkeys(("dwi.nii.gz", "adc.nii.gz", "msk.nii.gz"), (112, 112, 73)),
+        "FLAIR.nii.gz": (224, 224, 73),
+    }
