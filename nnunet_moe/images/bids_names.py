@@ -22,7 +22,7 @@ FREE = frozenset({"acq", "dir", "rec", "run", "task"})
 """Entities that a filter need not name: they say how and when an image was acquired, not what it shows."""
 _RAW_FOLDERS = frozenset({"rawbids", "rawdata"})
 """Folders that may hold the raw images next to `derivatives`."""
-_NOT_SEARCHED = ("sourcedata", "code", "docs", "logs", "phenotype", "stimuli")
+NOT_SEARCHED = ("sourcedata", "code", "docs", "logs", "phenotype", "stimuli")
 _INDICES = frozenset({"chunk", "echo", "flip", "inv", "run", "split"})
 """Entities whose values are numbers, so that `run-01` equals `run-1`."""
 _ENTITY, _SUFFIX = re.compile(r"([a-z]+)-([0-9a-zA-Z+]+)"), re.compile(r"[0-9a-zA-Z]+")
@@ -63,7 +63,7 @@ class BidsName:
     @property
     def not_searched(self) -> str | None:
         """The folder for other things than images and derivatives in which the file lies."""
-        return next((part for part in self.dataset.split("/") if part in _NOT_SEARCHED), None)
+        return next((part for part in self.dataset.split("/") if part in NOT_SEARCHED), None)
 
     @property
     def root(self) -> str:
@@ -96,9 +96,9 @@ def read_name(path: str) -> BidsName:
         entities, suffix = _parts(stem)
     except ValueError as error:
         example = "sub-01_ses-02_acq-3D_T1w.nii.gz"
-        raise ModalityError(f"{error}. Rename it like {example}, or import with -i and patterns.") from None
+        raise ModalityError(f"{error}. Rename it like {example}.") from None
     if SUBJECT not in entities:
-        raise ModalityError("Its name has no sub-LABEL, so it belongs to no subject.")
+        raise ModalityError(f"Its name has no {SUBJECT}-LABEL, so it belongs to no subject. Rename it.")
     subject, session = f"{SUBJECT}-{entities.pop(SUBJECT)}", entities.pop(SESSION, None)
     session = None if session is None else f"{SESSION}-{session}"
     of_subject = [number for number, folder in enumerate(folders) if folder.startswith(f"{SUBJECT}-")]

@@ -5,10 +5,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.images.bids_names import BidsName, read_name
+from nnunet_moe.images.bids_names import DERIVATIVES, NOT_SEARCHED, SUBJECT, BidsName, read_name
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.layouts.found import LABEL, FoundCase
-from nnunet_moe.layouts.listing import Listing
+from nnunet_moe.layouts.listing import Listing, readable_endings
+from nnunet_moe.runtime.files import broken_link
 
 _MOST_NAMED = 12
 """At most so many kinds of files are named in a message."""
@@ -35,6 +36,30 @@ def images_of(listing: Listing) -> list[BidsName]:
             continue
         if name.ending.lower() in READABLE_ENDINGS:
             found.append(name)
+    return found
+
+
+def images_without_subject(listing: Listing) -> list[tuple[str, Path, str]]:
+    """Return the images and broken links outside derivatives whose names are not those of a subject's files.
+
+    Returns:
+        For each one, the name of the folder that stands for its subject, otherwise its own; the path; and the reason.
+    """
+    found = []
+    for path in listing.files:
+        *folders, name = listing.relative(path).split("/")
+        if {DERIVATIVES, *NOT_SEARCHED} & set(folders):
+            continue
+        of_subject = [folder for folder in folders if folder.lower().startswith(f"{SUBJECT}-")]
+        owner = (of_subject or folders[:1] or [name])[-1]
+        target = broken_link(path)
+        if target is not None and not path.suffix:  # perhaps to a folder
+            found.append((owner, path, f"It is a link to {target}, which does not exist. Restore its target."))
+        elif readable_endings(name):
+            try:
+                read_name(listing.relative(path))
+            except ModalityError as error:
+                found.append((owner, path, str(error)))
     return found
 
 

@@ -24,7 +24,7 @@ def not_bids(path: Path, why: str) -> Problem:
     if not readable_endings(path.name):
         return Problem(path, "It is not the image of a subject.", rank=3)
     of_subject = any(parent.name.startswith(f"{SUBJECT}-") for parent in path.parents)
-    return Problem(path, why, rank=0 if of_subject else 2)
+    return Problem(path, f"{why} Or import with -i and patterns.", rank=0 if of_subject else 2)
 
 
 def not_matched(path: Path, name: BidsName, filters: Mapping[str, Filter]) -> Problem:
@@ -39,7 +39,7 @@ def not_matched(path: Path, name: BidsName, filters: Mapping[str, Filter]) -> Pr
             return Problem(path, _nearly(modality, choice, name), rank=1)
     for modality, choice in alternatives:
         if choice.fits(name, ignore_case=True):
-            reason = f"It differs from the filter of {modality}, {choice.text}, in upper and lower case. Change either."
+            reason = f"{_filter_of(modality, choice)} differs from it in upper and lower case. Change either."
             return Problem(path, reason, case=name.case)
     return Problem(path, f"No filter matches {name.filter}.", rank=2)
 
@@ -47,9 +47,13 @@ def not_matched(path: Path, name: BidsName, filters: Mapping[str, Filter]) -> Pr
 def _nearly(modality: str, choice: Choice, name: BidsName) -> str:
     """Say why a filter does not match a file that has its suffix and entities."""
     if more := choice.not_named(name):
-        reason = f"It has {' and '.join(more)}, which the filter of {modality}, {choice.text}, does not name."
+        reason = f"It has {' and '.join(more)}. {_filter_of(modality, choice)} does not name this."
         needed = [f"{key}-{value}" for key, value in name.entities.items() if key not in FREE or key in choice.entities]
         text = "_".join([*needed, name.suffix])
         return f"{reason} If it is wanted, use {f'{name.dataset}/{text}' if name.dataset else text}."
     where = choice.folder or "what is outside derivatives"
-    return f"The filter of {modality}, {choice.text}, searches only {where}. If it is wanted, use {name.filter}."
+    return f"{_filter_of(modality, choice)} searches only {where}. If it is wanted, use {name.filter}."
+
+
+def _filter_of(modality: str, choice: Choice) -> str:
+    return f"The filter of {modality}" + ("" if choice.text == modality else f" ({choice.text})")

@@ -1,6 +1,6 @@
 """Find the cases of a BIDS dataset to predict: the sessions of its subjects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,15 @@ from nnunet_moe.commands.predict.bids_output import segmentation
 from nnunet_moe.commands.predict.cases import CaseFiles
 from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.bids_names import KEY, SUBJECT, Filter
+from nnunet_moe.images.bids_names import KEY, SUBJECT, BidsName, Filter
 from nnunet_moe.layouts.bids import find_bids_cases
-from nnunet_moe.layouts.bids_kinds import images_of, kinds_text
+from nnunet_moe.layouts.bids_kinds import images_of, images_without_subject, kinds_text
 from nnunet_moe.layouts.listing import Listing, Problem, list_files
 
 ENDINGS = (".nii.gz", ".nii")
 """The file endings of images in BIDS."""
+_MOST_NAMED = 5
+"""At most so many sessions are named in a message."""
 
 
 def require_ending_of_bids(ending: str) -> None:
@@ -66,7 +68,7 @@ def filters_of(given: Mapping[str, str], dataset_json: Mapping[str, Any], modali
 def find_bids_cases_to_predict(
     images: Path, filters: Mapping[str, str], previous_stage: Path | None, ending: str
 ) -> tuple[list[CaseFiles], list[Failure]]:
-    """Return the cases, and a failure for each case whose files are not clear.
+    """Return the cases, and a failure for each case, and each folder like one, whose files are not clear.
 
     Args:
         images: the BIDS dataset.
@@ -81,12 +83,16 @@ def find_bids_cases_to_predict(
         raise ModalityError(f"{images} is no folder. Check -i.")
     listing = list_files(images.resolve())
     by_modality = {name: _filter(name, text) for name, text in filters.items()}
-    _report_unmatched(images, listing, by_modality)
+    names = _names(images, listing, by_modality)
     found, problems = find_bids_cases(listing, by_modality, ENDINGS)
     of_cases: dict[str, list[Problem]] = {}
     for problem in problems:
         if problem.case:
             of_cases.setdefault(problem.case, []).append(problem)
+    for owner, path, reason in images_without_subject(listing):
+        for case in [case for case in found if case.startswith(f"{owner}_")] or [owner]:
+            of_cases.setdefault(case, []).append(Problem(path, reason, case=case))
+    _report_without_images(names, {*found, *of_cases})
     channels, cases = {name: channel for channel, name in enumerate(filters)}, []
     for name, case in found.items():
         in_order = sorted(case.images, key=channels.__getitem__)
@@ -102,8 +108,17 @@ def _filter(modality: str, text: str) -> Filter:
     return Filter(text, f"-m {modality}=", derivatives=False)
 
 
-def _report_unmatched(images: Path, listing: Listing, filters: Mapping[str, Filter]) -> None:
-    """Print which modalities are missing in all cases.
+def _report_without_images(names: Sequence[BidsName], known: Collection[str]) -> None:
+    """Print which sessions have only images of other kinds."""
+    raw = {name.case for name in names if name.is_raw and name.not_searched is None}
+    if others := sorted(raw - set(known)):
+        number = "1 session has" if len(others) == 1 else f"{len(others)} sessions have"
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        print(f"{number} no image that a filter matches: {', '.join(others[:_MOST_NAMED])}{more}", flush=True)
+
+
+def _names(images: Path, listing: Listing, filters: Mapping[str, Filter]) -> list[BidsName]:
+    """Return the names of all images, and print which modalities are missing in all cases.
 
     Raises:
         ModalityError: all of them are.
@@ -118,7 +133,7 @@ def _report_unmatched(images: Path, listing: Listing, filters: Mapping[str, Filt
         modality: of.text for modality, of in filters.items() if all(of.choice(name) is None for name in names)
     }
     if not unmatched:
-        return
+        return names
     there_are = kinds_text(names, {choice.suffix.lower() for name in unmatched for choice in filters[name].choices})
     said = ", ".join(f"{name} ({text})" for name, text in unmatched.items())
     if len(unmatched) == len(filters):
@@ -128,6 +143,7 @@ def _report_unmatched(images: Path, listing: Listing, filters: Mapping[str, Filt
         "If one of them is meant, choose it with -m NAME=FILTER.",
         flush=True,
     )
+    return names
 
 
 def _failure(case: str, problems: Sequence[Problem]) -> Failure:
@@ -145,6 +161,6 @@ def _not_searched(listing: Listing) -> list[Failure]:
     failures = []
     for problem in listing.problems:
         first = listing.relative(problem.file).partition("/")[0]
-        if problem.rank == 0 and first.startswith(f"{SUBJECT}-"):
+        if problem.rank == 0 and first.lower().startswith(f"{SUBJECT}-"):
             failures.append(Failure(problem.file.name, (str(problem.file),), problem.reason))
     return failures

@@ -176,7 +176,7 @@ def test_filters_are_those_given_then_those_of_training_then_the_names():
         assert all(re.search(each, str(error.value)) for each in said), error.value
 
 
-def test_what_is_not_clear_costs_only_its_case(tmp_path):
+def test_what_is_not_clear_costs_only_its_case(tmp_path, capsys):
     root = study(
         tmp_path,
         ("sub-01", "run-2_T1w"),
@@ -197,6 +197,7 @@ def test_what_is_not_clear_costs_only_its_case(tmp_path):
     (root / "sub-09").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere").mkdir()
     cases, failures = find_bids_cases_to_predict(root, FILTERS, None, ".nii.gz")
+    assert re.search(facts("1 session has no image", "sub-04"), capsys.readouterr().out)
     (case,) = cases
     assert (case.name, case.images, case.channels) == ("sub-01", (str(path(root, "sub-01", "T1w").resolve()),), (0,))
     assert len(case.notes) == 2 and re.search(
@@ -216,6 +217,26 @@ def test_what_is_not_clear_costs_only_its_case(tmp_path):
     assert reasons.keys() == wanted.keys()
     for name, said in wanted.items():
         assert re.search(facts(*said), reasons[name]), reasons[name]
+
+
+def test_images_with_names_outside_bids_are_failures_of_their_folders(tmp_path):
+    """Where the subject has other images, they are a note on its cases."""
+    odd = ("sub-MS-01", "sub-\u00e91", "Sub-14", "MS02")
+    root = study(tmp_path, ("sub-01_ses-1", "FLAIR"), ("sub-02", "T1w"), *((subject, "T1w") for subject in odd))
+    write_image(root / "sub-01" / "ses-1" / "anat" / "sub-01_T1w (2).nii.gz", FINE)
+    write_image(root / "lost.nii.gz", FINE)
+    for folder in ("derivatives", "sourcedata", "code"):
+        write_image(root / folder / "MS03" / "MS03_T1w.nii.gz", FINE)
+    (root / "sub-05").symlink_to("nowhere")
+    cases, failures = find_bids_cases_to_predict(root, FILTERS, None, ".nii.gz")
+    assert {failure.case for failure in failures} == {*odd, "lost.nii.gz", "sub-05"}
+    for failure in failures:
+        what = ("nowhere", "Restore") if failure.case == "sub-05" else (Path(failure.files[0]).name, "Rename it")
+        assert re.search(facts(*what), failure.reason), failure.reason
+    notes = {case.name: case.notes for case in cases}
+    assert notes.keys() == {"sub-01_ses-1", "sub-02"} and notes["sub-02"] == ()
+    (note,) = notes["sub-01_ses-1"]
+    assert re.search(facts("sub-01_T1w (2).nii.gz", "not used", "Rename it"), note)
 
 
 def test_a_modality_without_files_is_said_once_and_a_dataset_without_any_is_refused(tmp_path, capsys):
