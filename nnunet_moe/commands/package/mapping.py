@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_moe.commands.package import TARGETS
 from nnunet_moe.errors import ModalityError, SettingsError
-from nnunet_moe.images.alignment.settings import GRID, OFF, RIGID, Align, AlignmentSettings
+from nnunet_moe.images.alignment.settings import CHOICES, OFF, Align, AlignmentSettings
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.models.prediction_settings import DEFAULT_STEP_SIZE, require_step_size
 from nnunet_moe.runtime.json_files import load_json
@@ -72,7 +72,7 @@ class InputMapping:
         if not isinstance(self.reference, str | None):
             raise SettingsError(f"reference is {self.reference!r}. It must be a modality or null.")
         if self.align is None:
-            raise SettingsError(f"align is null. Use {OFF}, {GRID} or {RIGID}.")
+            raise SettingsError(f"align is null. Use one of {', '.join(CHOICES)}.")
         _ = self.alignment  # which checks the other values
 
     def _is_name(self, text: str) -> bool:

@@ -8,9 +8,9 @@ import SimpleITK as sitk
 
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.alignment.aligned import AlignedCase, FileAlignment
-from nnunet_moe.images.alignment.registration import Registration, mean_shift, register, share_covered, turn
+from nnunet_moe.images.alignment.registration import Registration, compare, mean_shift, register, share_covered, turn
 from nnunet_moe.images.alignment.resampling import IDENTITY, fill_value, resampled
-from nnunet_moe.images.alignment.settings import RIGID, AlignmentSettings
+from nnunet_moe.images.alignment.settings import RIGID, RIGID_ALL, AlignmentSettings
 from nnunet_moe.images.alignment.volumes import Volume
 from nnunet_moe.images.geometry import ROUNDED
 from nnunet_moe.images.new_files import OriginalNames
@@ -32,7 +32,8 @@ def align_case(
     """Bring the files of a case onto the grid of one of them.
 
     A file that lies on this grid is used as it is. With `rigid`, all other files are registered to the reference first,
-    also those on its grid. Files of one frame of reference move together, and those of the reference's not at all.
+    also those on its grid. Files of one frame of reference move together, and those of the reference's not at all, with
+    a note. With `rigid_all`, each file is registered.
 
     Args:
         files: modality -> file, in channel order.
@@ -49,7 +50,8 @@ def align_case(
     reference = _reference(volumes, settings.reference)
     if settings.reference not in (None, reference.modality):
         notes[reference.modality].append(f"no usable {settings.reference}: aligned to {reference.modality}")
-    motions = _motions(reference, volumes, settings, frames or {}, notes) if settings.align == RIGID else {}
+    frames = frames if frames is not None and settings.align == RIGID else {}
+    motions = _motions(reference, volumes, settings, frames, notes) if settings.registers else {}
     used, alignments, originals = {}, {}, {}
     for modality, volume in volumes.items():
         alignment = _alignment(reference, volume, motions.get(modality))
@@ -81,7 +83,8 @@ def _motions(
     """Register all files to the reference, one of each frame of reference.
 
     Returns:
-        Modality -> registration, for those that can be used or were at least tried.
+        Modality -> registration, for those that can be used or were at least tried. Files in the reference's frame do
+        not move.
     """
     groups: dict[str, list[Volume]] = {}
     for modality, volume in volumes.items():
@@ -90,6 +93,9 @@ def _motions(
     motions = {}
     for group in groups.values():
         if reference in group:
+            for volume in group:
+                if volume is not reference:
+                    motions[volume.modality] = _in_same_frame(reference, volume, settings, notes[volume.modality])
             continue
         finest = min(group, key=lambda volume: volume.space.voxel)
         found = register(reference, finest, settings.share)
@@ -100,6 +106,17 @@ def _motions(
             )
         motions |= {volume.modality: found for volume in group}
     return motions
+
+
+def _in_same_frame(reference: Volume, volume: Volume, settings: AlignmentSettings, notes: list[str]) -> Registration:
+    """Compare a file with the reference in whose frame of reference it lies, and note that it is not registered."""
+    found = compare(reference, volume)
+    text = f"{volume.file} was not registered, because its header names the frame of reference of {reference.modality}"
+    if found.problem is not None:
+        remedy = f"{settings.name('align', RIGID_ALL)} registers them"
+        text += f". But {found.problem}. If the patient moved between the two, {remedy}"
+    notes.append(text)
+    return found
 
 
 def _alignment(reference: Volume, volume: Volume, found: Registration | None) -> FileAlignment:

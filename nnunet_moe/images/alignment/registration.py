@@ -54,10 +54,8 @@ def register(reference: Volume, moving: Volume, least_covered: float) -> Registr
         moving: the other image.
         least_covered: the share of the reference's foreground that the moved image must cover.
     """
-    for volume in (reference, moving):
-        if min(volume.image.GetSize()) < FEWEST_SLICES:
-            problem = f"{volume.modality} has fewer than {FEWEST_SLICES} slices"
-            return Registration(np.eye(4), 0.0, 0.0, problem)
+    if (problem := _too_few_slices(reference, moving)) is not None:
+        return Registration(np.eye(4), 0.0, 0.0, problem)
     fixed, other = _Pyramid(reference), _Pyramid(moving)
     motion = _refined(fixed, other, _best_start(fixed, other), (MIDDLE, FINE))
     before, after = _similarity(fixed, other, np.eye(4)), _similarity(fixed, other, motion)
@@ -77,6 +75,29 @@ def register(reference: Volume, moving: Volume, least_covered: float) -> Registr
     else:
         problem = None
     return Registration(motion, before, after, problem)
+
+
+def compare(reference: Volume, other: Volume) -> Registration:
+    """Return how similar two images are by their headers, without looking for a motion.
+
+    Args:
+        reference, other: the images.
+
+    Returns:
+        No motion, and as its problem why the positions in the headers may be wrong.
+    """
+    if (problem := _too_few_slices(reference, other)) is not None:
+        return Registration(np.eye(4), 0.0, 0.0, problem)
+    fixed, moving = _Pyramid(reference), _Pyramid(other)
+    value, peak = _similarity(fixed, moving, np.eye(4)), _peak(fixed, moving, np.eye(4))
+    problem = None if peak >= LEAST_PEAK else f"the images share few details at these positions ({peak:.2f})"
+    return Registration(np.eye(4), value, value, problem)
+
+
+def _too_few_slices(*volumes: Volume) -> str | None:
+    """Return the problem of images that have too few slices to be compared."""
+    few = (volume.modality for volume in volumes if min(volume.image.GetSize()) < FEWEST_SLICES)
+    return next((f"{modality} has fewer than {FEWEST_SLICES} slices" for modality in few), None)
 
 
 def share_covered(reference: Volume, space: Space, motion: np.ndarray) -> float:

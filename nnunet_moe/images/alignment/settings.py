@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeAlias
 from nnunet_moe.errors import SettingsError
 from nnunet_moe.runtime.options import option
 
-Align: TypeAlias = Literal["off", "grid", "rigid"]
-OFF, GRID, RIGID = "off", "grid", "rigid"
+Align: TypeAlias = Literal["off", "grid", "rigid", "rigid_all"]
+OFF, GRID, RIGID, RIGID_ALL = "off", "grid", "rigid", "rigid_all"
+CHOICES = OFF, GRID, RIGID, RIGID_ALL
 LEAST_COVERED = 0.5
 KEY = "alignment"
 """The key in dataset.json that says how `nnunet_moe import` aligned the cases: a table with `align`, `reference` and
@@ -25,12 +26,13 @@ class AlignmentSettings:
 
     align: Align | None = option(
         "--align",
-        choices=(OFF, GRID, RIGID),
+        choices=CHOICES,
         default=None,
         group="alignment",
         help="resample the files of a case onto one grid: by the positions in their headers (grid), or with a rigid "
-        "registration in addition (rigid); off refuses files on different grids (default: as `nnunet_moe import` did "
-        "for the training cases, otherwise off)",
+        "registration in addition, of files that do not share a frame of reference (rigid) or of all files "
+        "(rigid_all); off refuses files on different grids (default: as `nnunet_moe import` did for the training "
+        "cases, otherwise off)",
     )
     """None: as the training cases."""
     reference: str | None = option(
@@ -53,8 +55,8 @@ class AlignmentSettings:
     """None: as the training cases, otherwise `LEAST_COVERED`."""
 
     def __post_init__(self) -> None:
-        if self.align not in (None, OFF, GRID, RIGID):
-            raise SettingsError(f"{self.name('align')} is {self.align!r}. Choose {OFF}, {GRID} or {RIGID}.")
+        if self.align not in (None, *CHOICES):
+            raise SettingsError(f"{self.name('align')} is {self.align!r}. Choose one of {', '.join(CHOICES)}.")
         share = self.share
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise SettingsError(f"{self.name('min_covered')} is {share!r}. Choose a share from 0 to 1.")
@@ -71,7 +73,12 @@ class AlignmentSettings:
     @property
     def is_on(self) -> bool:
         """Whether files are aligned; False as long as `align` is None."""
-        return self.align in (GRID, RIGID)
+        return self.align in (GRID, RIGID, RIGID_ALL)
+
+    @property
+    def registers(self) -> bool:
+        """Whether files are registered, too."""
+        return self.align in (RIGID, RIGID_ALL)
 
     def for_dataset(self, dataset_json: Mapping[str, Any], modalities: Sequence[str]) -> "AlignmentSettings":
         """Return the settings with those of the training cases where none were given.

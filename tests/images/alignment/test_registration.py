@@ -77,14 +77,34 @@ def test_images_without_motion_are_used_as_they_are(reference, tmp_path):
 
 def test_files_of_one_frame_of_reference_move_together(reference, tmp_path):
     motion = known_motion()
-    moved = {name: scan(tmp_path, name, patient(0), GRAYS[1], motion) for name in ("FLAIR", "T2w")}
+    moved = {name: scan(tmp_path, name, patient(0), GRAYS[1], motion) for name in ("FLAIR", "T2")}
     files = {"T1w": reference.file, **{name: volume.file for name, volume in moved.items()}}
     targets = {name: tmp_path / f"new_{name}.nii.gz" for name in moved}
-    frames = {"FLAIR": "1.2.3", "T2w": "1.2.3"}
+    frames = {"FLAIR": "1.2.3", "T2": "1.2.3"}
     together = align_case(files, targets, RIGID, frames).alignments
-    assert np.array_equal(together["FLAIR"].motion, together["T2w"].motion)
+    assert np.array_equal(together["FLAIR"].motion, together["T2"].motion)
     with_reference = align_case(files, targets, RIGID, {**frames, "T1w": "1.2.3"})
-    assert with_reference.files == files  # all in one frame: no motion
+    assert with_reference.files == files  # all in one frame: no motion, but the images show that there was one
+    for name, volume in moved.items():
+        (note,) = with_reference.notes_on[name]
+        assert all(said in note for said in (volume.file, "frame of reference of T1w", "few details", "rigid_all"))
+        before, after = with_reference.alignments[name].similarity or (0, 1)
+        assert before == after  # nothing moved
+    assert before > 0
+
+
+def test_files_of_one_frame_of_reference_that_fit_have_a_short_note(reference, tmp_path):
+    other = scan(tmp_path, "FLAIR", patient(0), GRAYS[1])
+    case = align_case({"T1w": reference.file, "FLAIR": other.file}, {}, RIGID, {"T1w": "1.2", "FLAIR": "1.2"})
+    (note,) = case.notes_on["FLAIR"]
+    assert "frame of reference of T1w" in note and "rigid_all" not in note
+
+
+def test_all_files_are_registered_on_request(reference, tmp_path):
+    moved = scan(tmp_path, "FLAIR", patient(0), GRAYS[1], known_motion())
+    files, every = {"T1w": reference.file, "FLAIR": moved.file}, AlignmentSettings(align="rigid_all")
+    case = align_case(files, {"FLAIR": tmp_path / "new.nii.gz"}, every, {"T1w": "1.2", "FLAIR": "1.2"})
+    assert case.alignments["FLAIR"].how == "registered" and case.notes == ()
 
 
 def test_images_of_different_patients_are_not_registered_and_said_so(reference, tmp_path):
