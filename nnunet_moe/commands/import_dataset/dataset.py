@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
@@ -39,7 +38,7 @@ from nnunet_moe.layouts.found import LABEL, FoundCase
 from nnunet_moe.layouts.listing import Listing, Problem, list_files, readable_endings
 from nnunet_moe.modalities.availability import Availability
 from nnunet_moe.patients import TABLE, write_patients
-from nnunet_moe.runtime.files import atomic_folder, nnunet_folder
+from nnunet_moe.runtime.files import atomic_folder, nnunet_folder, remove_leftovers, working_folder
 from nnunet_moe.runtime.patterns import Pattern
 from nnunet_moe.runtime.processes import WorkError, map_cases
 
@@ -58,8 +57,9 @@ def import_dataset(request: Request) -> Imported:
     """
     raw = nnunet_folder(nnUNet_raw)
     raw.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".new_", dir=raw) as new:
-        return _imported(request, raw / request.dataset, Path(new))
+    remove_leftovers(raw)
+    with working_folder(raw) as new:
+        return _imported(request, raw / request.dataset, new)
 
 
 def _imported(request: Request, folder: Path, new: Path) -> Imported:

@@ -3,6 +3,7 @@
 Its rules: https://bids-specification.readthedocs.io/en/stable/derivatives/introduction.html
 """
 
+import codecs
 import json
 import os
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from nnunet_moe.errors import FileError, SettingsError
 from nnunet_moe.images.bids_names import DERIVATIVES
 from nnunet_moe.labels.labels import IGNORE, label_values, voxel_values
 from nnunet_moe.runtime.environment import versions
-from nnunet_moe.runtime.files import visible
-from nnunet_moe.runtime.json_files import read_json
+from nnunet_moe.runtime.files import printable, visible
+from nnunet_moe.runtime.json_files import parse_json, read_json
 
 DESCRIPTION = "dataset_description.json"
 SIDECAR = ".json"
@@ -127,11 +128,20 @@ class Derivative:
 
 
 def _name(dataset: Path) -> str:
-    """Return the name that a dataset gives itself, otherwise that of its folder."""
+    """Return the name that a dataset gives itself, otherwise that of its folder, and then say why."""
+    file = dataset / DESCRIPTION
     try:
-        return str(read_json(dataset / DESCRIPTION)["Name"])
-    except (FileError, KeyError):
-        return dataset.name
+        content = parse_json(file.read_bytes().removeprefix(codecs.BOM_UTF8))
+        name = content.get("Name") if isinstance(content, dict) else None
+        if isinstance(name, str) and name.strip():
+            return name.strip()
+        why = "has no Name that is a text"
+    except FileNotFoundError:
+        why = "does not exist"
+    except (OSError, ValueError) as error:  # also of bytes that are not UTF-8
+        why = f"cannot be read as JSON in UTF-8 ({error})"
+    print(f"WARNING: {file} {why}. The output is called after the folder, {printable(dataset.name)}.", flush=True)
+    return printable(dataset.name)
 
 
 def _rows(dataset_json: dict[str, Any]) -> list[tuple[int, str]]:

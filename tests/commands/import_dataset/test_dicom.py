@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +195,15 @@ def test_a_pattern_of_slices_is_explained(import_, clinic):
 def test_formats_without_positions_are_refused(import_):
     with pytest.raises(SystemExit, match=facts(".png", ".nii.gz")):
         import_("-ending", ".png")
+
+
+def test_the_new_files_of_a_killed_import_are_removed_by_the_next_one(import_, tmp_path):
+    (tmp_path / "raw").mkdir()
+    killed = (
+        "import os, sys; from pathlib import Path; from nnunet_moe.runtime.files import working_folder\n"
+        "with working_folder(Path(sys.argv[1])): os._exit(1)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "raw")]).returncode == 1
+    assert len(names(tmp_path / "raw")) == 1
+    import_()
+    assert names(tmp_path / "raw") == {"Dataset921_Dicom"}

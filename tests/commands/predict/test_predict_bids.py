@@ -290,6 +290,29 @@ def test_places_that_bids_does_not_allow_and_folders_of_others_are_refused(tmp_p
     Derivative(other, root, None)
 
 
+@pytest.mark.parametrize(
+    "content, name",
+    [
+        (b'{"Name": "M\xc3\xbcnchen"}', "M\u00fcnchen"),
+        (b'\xef\xbb\xbf{"Name": "Glioma"}\r\n', "Glioma"),
+        (b'{"Name": null}', None),
+        (b'{"Name": " "}', None),
+        (b'{"Name": "M\xfcnchen"}', None),
+        (b"[]", None),
+        (None, None),
+    ],
+)
+def test_a_dataset_without_a_name_is_called_after_its_folder_with_a_warning(tmp_path, capsys, content, name):
+    root = tmp_path / "study"
+    root.mkdir()
+    if content is not None:
+        (root / "dataset_description.json").write_bytes(content)
+    files = Derivative(tmp_path / "out", root, None).files("m", {"labels": {"background": 0, "lesion": 1}})
+    assert json.loads(files["dataset_description.json"])["Name"] == f"Segmentations of {name or 'study'}"
+    warned = facts("WARNING", root / "dataset_description.json", "called after the folder, study")
+    assert (re.search(warned, capsys.readouterr().out) is None) == (name is not None)
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path):
     model = ModelChoice(dataset="901", configuration="3d_tiny", trainer="nnUNetTrainerMoESD")
     refused: list[tuple[dict[str, Any], tuple[str, str]]] = [
