@@ -205,7 +205,8 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", help=f"the recipes (default: all): {', '.join(STUDIES)}")
     parser.add_argument("--estimate", action="store_true", help="only plan, for images of the real size")
     options = parser.parse_args()
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    # trainings augment in this process; the planner uses the variable as a number of threads, which 0 is not
+    os.environ["nnUNet_n_proc_DA"] = "1" if options.estimate else "0"
     for name in options.names or STUDIES:
         with tempfile.TemporaryDirectory() as folder:
             for each in ("raw", "preprocessed", "results"):
