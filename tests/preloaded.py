@@ -10,7 +10,7 @@ reaches it as SIGKILL, and variables that are read during the imports have the v
 """
 
 import gc
-import importlib.util
+import importlib
 import json
 import multiprocessing.spawn
 import os
@@ -43,7 +43,6 @@ MODULES = (
     "nnunet_moe.trainers.external.nnunet_moe_trainers",
     "nnunet_moe.commands.evaluate.report",
     "matplotlib.backends.backend_agg",
-    *(("snakemake.cli", "snakemake.workflow") if importlib.util.find_spec("snakemake") else ()),
 )
 TRAINERS = "nnunetv2.training.nnUNetTrainer"
 """nnU-Net imports all modules of this package when it looks for a trainer."""

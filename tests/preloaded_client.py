@@ -2,8 +2,8 @@
 
     python -IS preloaded_client.py SOCKET PROGRAM ARGUMENT ...
 
-A `python` that runs neither a file, nor standard input, nor this package, nor Snakemake, nor a worker of
-multiprocessing is Python itself.
+A `python` that runs neither a file, nor standard input, nor this package, nor a worker of multiprocessing is Python
+itself.
 """
 
 import json
@@ -17,8 +17,7 @@ def main() -> None:
     if os.path.basename(program).startswith("python"):
         what, last = arguments[:2], arguments[-1:]
         is_script = what[:1] == ["-"] or (bool(what) and what[0].endswith(".py"))
-        is_module = what in (["-m", "nnunet_moe"], ["-m", "snakemake"])
-        if not (is_script or is_module or last == ["--multiprocessing-fork"]):
+        if not (is_script or what == ["-m", "nnunet_moe"] or last == ["--multiprocessing-fork"]):
             os.execv(program, [program, *arguments])
     files = [number for number in map(int, os.listdir("/proc/self/fd")) if is_open(number)]
     request = {"program": program, "arguments": arguments, "numbers": files}

@@ -570,7 +570,6 @@ def epochs_in(log: Path) -> list[int]:
     return [int(number) for number in re.findall(r": Epoch (\d+) *$", log.read_text(), re.MULTILINE)]
 
 
-@pytest.mark.usefixtures("preloaded_commands")
 def test_a_job_that_fails_is_told_and_the_others_go_on(dataset, tmp_path, capsys):
     out = tmp_path / "out"
     log = out / "logs" / "train" / "a.log"
@@ -606,7 +605,6 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(dataset, tmp_path, capsys
     assert (out / "c.txt").exists(), "also when it was left out in between"
 
 
-@pytest.mark.usefixtures("preloaded_commands")
 def test_on_another_device_what_is_done_stays(dataset, tmp_path):
     plan = make_plan(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
     commands = {device: ("true", "-device", device, "--c") for device in ("cpu", "cuda")}
@@ -695,7 +693,6 @@ def noting(job: Job, name: str, work: str = "true") -> Job:
     return replace(job, command=("sh", "-c", f"echo {name} $CUDA_VISIBLE_DEVICES >> noted; {work}; {leave}"))
 
 
-@pytest.mark.usefixtures("preloaded_commands")
 def test_a_study_that_an_earlier_version_began_goes_on_in_the_order_of_its_file(dataset, tmp_path, capsys):
     content = {**SMALLEST, "trainers": [{"trainer": MOESD, "name": "z"}, BASELINE], "seeds": [0, 1]}
     made = make_plan(written(tmp_path, content), tmp_path / "out", "cpu")
@@ -721,7 +718,6 @@ def test_a_study_that_an_earlier_version_began_goes_on_in_the_order_of_its_file(
     assert all(re.search(r"About \d+ s to go", line) for line in told[1:-1])
 
 
-@pytest.mark.usefixtures("preloaded_commands")
 def test_jobs_at_the_same_time_have_one_gpu_each_and_begin_with_the_first(dataset, tmp_path, monkeypatch):
     """The first two trainings wait for each other, so they run at once."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -755,7 +751,6 @@ def test_a_profile_for_other_work_is_none_for_a_study(dataset, tmp_path, monkeyp
     assert (tmp_path / "out" / "a").exists()
 
 
-@pytest.mark.usefixtures("preloaded_commands")
 def test_a_study_runs_once_at_a_time(dataset, tmp_path):
     made = make_plan(written(tmp_path, SMALLEST), tmp_path / "out", "cpu")
     plan = replace(made, jobs={"train/a": Job(("true",))})
