@@ -14,7 +14,6 @@ import importlib
 import json
 import multiprocessing.spawn
 import os
-import pkgutil
 import random
 import runpy
 import selectors
@@ -40,12 +39,8 @@ MODULES = (
     "nnunetv2.run.run_training",
     *(f"nnunet_moe.commands.{name}.command" for name in ("evaluate", "export", "package", "predict", "study")),
     "nnunet_moe.commands.plan_and_preprocess.command",
-    "nnunet_moe.trainers.external.nnunet_moe_trainers",
-    "nnunet_moe.commands.evaluate.report",
-    "matplotlib.backends.backend_agg",
+    "nnunet_moe.trainers.moesd",
 )
-TRAINERS = "nnunetv2.training.nnUNetTrainer"
-"""nnU-Net imports all modules of this package when it looks for a trainer."""
 FIRST_COPY = 200
 """Copies of a request's open files have numbers from here on, out of the way of the numbers that they shall get."""
 
@@ -218,8 +213,6 @@ def main() -> None:
     sys.path.pop(0)  # this folder
     for name in MODULES:
         importlib.import_module(name)
-    for module in pkgutil.walk_packages(importlib.import_module(TRAINERS).__path__, f"{TRAINERS}."):
-        importlib.import_module(module.name)
     gc.collect()
     gc.freeze()
     print("ready")  # noqa: T201 - the tests wait for it
