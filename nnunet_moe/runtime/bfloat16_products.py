@@ -123,12 +123,12 @@ def _results(product: Product, dtype: torch.dtype, with_gradients: bool) -> list
 
     args = [filled(form) for form in product.args]
     options = {name: filled(form) for name, form in product.options}
-    _leave_nan_in_freed_memory(max(map(torch.numel, factors)))
+    _leave_nan_in_freed_memory()
     output = product.function(*args, **options)
     if not with_gradients:
         return [output]
     upstream = _signs(output.shape, len(factors), dtype)
-    _leave_nan_in_freed_memory(max(map(torch.numel, (output, *factors))))
+    _leave_nan_in_freed_memory()
     return [output.detach(), *torch.autograd.grad(output, factors, upstream)]
 
 
@@ -143,26 +143,10 @@ def _signs(sizes: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
     return signs.reshape(tuple(sizes))
 
 
-def _leave_nan_in_freed_memory(largest: int) -> None:
-    """Write NaN into memory that the next computation may get, so that reading it shows in the result.
-
-    Args:
-        largest: the number of values of the largest tensor. Memory of many times this size is left as it is, because
-            filling it would take most of the time of the check.
-    """
-    _keep_freed_memory()
-    sizes = [4**power for power in range(3, 12) if 4**power <= max(4 * largest, 4**5)]
-    junk = [torch.full((size,), torch.nan) for size in sizes for _ in range(3)]
+def _leave_nan_in_freed_memory() -> None:
+    """Write NaN into memory that the next computation may get, so that reading it shows in the result."""
+    junk = [torch.full((4**power,), torch.nan) for power in range(3, 12) for _ in range(3)]
     del junk
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let later tensors get the memory of freed ones.
-
-    The C library gives large blocks back to the system when they are freed, until it has freed one of this size.
-    """
-    torch.empty(4**11)
 
 
 def _form(value: Any) -> Hashable:
