@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunet_moe.errors import ModalityError
-from nnunet_moe.runtime.files import broken_link, printable, visible
+from nnunet_moe.runtime.files import RESTORE, broken_link, printable, visible
 
 PREFIX = b"DICM"
 """What DICOM files have at byte 128 (DICOM PS3.10, 7.1)."""
@@ -70,11 +70,8 @@ def _require_usable(path: Path) -> None:
     """Refuse what may be a slice, but cannot be given to GDCM."""
     if (name := printable(path)) != str(path):
         raise ModalityError(f"{name}: the name is not in UTF-8. Rename it.")
-    if (target := broken_link(path)) is not None:
-        raise ModalityError(
-            f"{path} is a link to {target}, which does not exist. It may be a slice. Restore its target, for example "
-            "with `datalad get`, or remove the link."
-        )
+    if (broken := broken_link(path)) is not None:
+        raise ModalityError(f"{path} is {broken}. It may be a slice. {RESTORE}")
 
 
 def _is_dicom(path: Path) -> bool:

@@ -45,8 +45,8 @@ def reading(file: str, remedy: str) -> Iterator[None]:
 def _why(file: str, error: Exception) -> str:
     """Return why a file cannot be read, because the readers report most problems as a file that does not exist."""
     if not os.path.exists(file):
-        target = broken_link(Path(file))
-        return "it does not exist" if target is None else f"it is a link to {target}, which does not exist"
+        broken = broken_link(Path(file))
+        return "it does not exist" if broken is None else f"it is {broken}"
     with suppress(OSError), open(file, "rb") as opened:
         beginning = opened.read(64)
         for start, what in BEGINNINGS.items():

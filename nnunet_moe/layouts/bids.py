@@ -9,7 +9,7 @@ from nnunet_moe.images.bids_names import SESSION, SUBJECT, BidsName, Filter, rea
 from nnunet_moe.layouts.bids_reasons import no_image, not_bids, not_matched
 from nnunet_moe.layouts.found import LABEL, FoundCase
 from nnunet_moe.layouts.listing import Listing, Problem, folders_like_images, readable_endings
-from nnunet_moe.runtime.files import broken_link
+from nnunet_moe.runtime.files import RESTORE, broken_link
 
 _DESCRIPTION = "dataset_description.json"
 _DICOM = "It has DICOM images, which are no part of BIDS. Use -i with patterns for them."
@@ -92,7 +92,7 @@ def _sort_in(
         found.problems.append(not_bids(path, str(error)))
         return
     choices = {modality: choice for modality, each in filters.items() if (choice := each.choice(name)) is not None}
-    target = broken_link(path)
+    broken = broken_link(path)
     if not choices:
         found.problems.append(not_matched(path, name, filters))
     elif name.misplaced is not None:
@@ -105,9 +105,8 @@ def _sort_in(
         what = f"It has the name of {' and '.join(choices)} of {name.case}, but its ending is not {wanted}."
         rank = 0 if readable_endings(path.name) else 1
         found.problems.append(Problem(path, f"{what} If it is an image, convert it.", rank, name.case))
-    elif target is not None:
-        reason = f"It is a link to {target}, which does not exist. Restore its target, e.g. with `datalad get`."
-        found.spoil(Problem(path, reason), name.case, "of which a file is a broken link")
+    elif broken is not None:
+        found.spoil(Problem(path, f"It is {broken}. {RESTORE}"), name.case, "of which a file is a broken link")
     else:
         _add(_best(choices, filters), path, name, found)
 

@@ -9,7 +9,7 @@ from nnunet_moe.images.bids_names import DERIVATIVES, NOT_SEARCHED, SUBJECT, Bid
 from nnunet_moe.images.file_names import READABLE_ENDINGS
 from nnunet_moe.layouts.found import LABEL, FoundCase
 from nnunet_moe.layouts.listing import Listing, readable_endings
-from nnunet_moe.runtime.files import broken_link
+from nnunet_moe.runtime.files import RESTORE, broken_link
 
 _MOST_NAMED = 12
 """At most so many kinds of files are named in a message."""
@@ -52,9 +52,9 @@ def images_without_subject(listing: Listing) -> list[tuple[str, Path, str]]:
             continue
         of_subject = [folder for folder in folders if folder.lower().startswith(f"{SUBJECT}-")]
         owner = (of_subject or folders[:1] or [name])[-1]
-        target = broken_link(path)
-        if target is not None and not path.suffix:  # perhaps to a folder
-            found.append((owner, path, f"It is a link to {target}, which does not exist. Restore its target."))
+        broken = broken_link(path)
+        if broken is not None and not path.suffix:  # perhaps to a folder
+            found.append((owner, path, f"It is {broken}. {RESTORE}"))
         elif readable_endings(name):
             try:
                 read_name(listing.relative(path))

@@ -16,6 +16,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnunet_moe.errors import ModelError, SettingsError
 
+RESTORE = "Restore its target, for example with `datalad get`, or remove the link."
+"""The remedy for a broken link."""
 UNFINISHED = ".unfinished_"
 """The start of the names of files that are being written, or that a killed process left behind."""
 
@@ -86,10 +88,10 @@ def visible(folder: Path) -> list[Path]:
 
 
 def broken_link(path: Path) -> str | None:
-    """Return where a link points if that does not exist, printable also if it is not UTF-8; None for other paths."""
+    """Return what a broken link is, for messages: `a link to TARGET, which does not exist`; None for other paths."""
     if path.exists() or not path.is_symlink():
         return None
-    return printable(path.readlink())
+    return f"a link to {printable(path.readlink())}, which does not exist"
 
 
 def printable(path: str | Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_moe.layouts.found import LABEL, FoundCase
 from nnunet_moe.layouts.listing import Listing, Problem, folders_like_images, readable_endings
-from nnunet_moe.runtime.files import broken_link
+from nnunet_moe.runtime.files import RESTORE, broken_link
 from nnunet_moe.runtime.patterns import Pattern
 
 NO_PATTERN = "No pattern matches."
@@ -80,8 +80,8 @@ def _most_specific(matches: Mapping[str, dict], patterns: Mapping[str, Pattern])
 
 def _not_matched(path: Path, relative: str, patterns: Mapping[str, Pattern], file_ending: str) -> Problem:
     """Say why a file was not placed, and what it may have been meant for."""
-    if (target := broken_link(path)) is not None:
-        return Problem(path, f"It is a link to {target}, which does not exist. Restore its target, or remove the link.")
+    if (broken := broken_link(path)) is not None:
+        return Problem(path, f"It is {broken}. {RESTORE}")
     endings = readable_endings(path.name)
     for name, pattern in patterns.items():
         for ending in {*endings, path.suffix}:

@@ -186,9 +186,8 @@ class Request:
         if not self.source.is_dir():
             from nnunet_moe.runtime.files import broken_link  # imports nnU-Net, which --help does not wait for
 
-            target = broken_link(self.source)
-            why = "is no folder" if target is None else f"is a link to {target}, which does not exist"
-            raise SettingsError(f"{'--bids' if self.is_bids else '-i'} {self.source} {why}. Check the path.")
+            what = broken_link(self.source) or "no folder"
+            raise SettingsError(f"{'--bids' if self.is_bids else '-i'} {self.source} is {what}. Check the path.")
 
     @property
     def source(self) -> Path:

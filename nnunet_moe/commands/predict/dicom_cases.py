@@ -9,7 +9,7 @@ from nnunet_moe.commands.predict.manifest import Failure
 from nnunet_moe.errors import ModalityError
 from nnunet_moe.images.dicom_files import holds_dicom
 from nnunet_moe.images.file_names import READABLE_ENDINGS
-from nnunet_moe.runtime.files import broken_link, folder_name, printable, visible
+from nnunet_moe.runtime.files import RESTORE, broken_link, folder_name, printable, visible
 
 
 def find_dicom_cases(
@@ -95,19 +95,16 @@ class _Layout:
         Raises:
             ModalityError: it is a broken link, or its name differs in upper and lower case.
         """
-        target, stems = broken_link(path), []
-        if path.is_dir() or target is not None:  # the link may have led to a folder
+        broken, stems = broken_link(path), []
+        if path.is_dir() or broken is not None:  # the link may have led to a folder
             stems.append(path.name)
         if not path.is_dir() and path.name.lower().endswith(self.ending.lower()):
             stems.append(path.name[: -len(self.ending)])
         modality = next((name for name in self.channels if name in stems), None)
         lower = [each.lower() for each in stems]
         meant = modality or next((name for name in self.channels if name.lower() in lower), None)
-        if meant is not None and target is not None:
-            raise ModalityError(
-                f"{path} is a link to {target}, which does not exist. Restore its target, for example with "
-                "`datalad get`, or remove the link."
-            )
+        if meant is not None and broken is not None:
+            raise ModalityError(f"{path} is {broken}. {RESTORE}")
         if meant != modality:
             raise ModalityError(f"{path} differs from the modality {meant} in upper and lower case. Rename it.")
         return modality
@@ -118,8 +115,8 @@ class _Layout:
         Raises:
             ModalityError: the path is one, or a broken link, perhaps to a case.
         """
-        if (target := broken_link(path)) is not None:
-            raise ModalityError(f"{printable(path)} is a link to {target}, which does not exist. Restore its target.")
+        if (broken := broken_link(path)) is not None:
+            raise ModalityError(f"{printable(path)} is {broken}. {RESTORE}")
         if _may_be_image(path):
             raise ModalityError(f"It lies in no case. {self.wanted}.")
 
