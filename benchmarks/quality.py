@@ -20,7 +20,7 @@ from nnunet_moe.quality.assessment import Assessment, assess
 from nnunet_moe.quality.file import FILE, read_calibrations
 from nnunet_moe.quality.label_calibration import LabelCalibration
 from nnunet_moe.quality.regression import Fit, subset_means
-from nnunet_moe.quality.settings import FAST, FULL
+from nnunet_moe.quality.settings import DEFAULT_FAILURE_DSC, FAST, FULL
 from nnunet_moe.quality.signals import AGREEMENT, EXPECTED_DICE, SIGNALS
 from nnunet_moe.reports.table import markdown_table
 from nnunet_moe.runtime.json_files import read_json
@@ -33,7 +33,7 @@ COLUMNS = (
 
 def main() -> None:
     options = _options()
-    validation, test = (_scores(folder) for folder in (options.validation, options.test))
+    validation, test = (read_scores(folder) for folder in (options.validation, options.test))
     if shared := sorted({*validation["case"]} & {*test["case"]}):
         raise SystemExit(f"Both folders have {', '.join(shared)}. Give test cases that calibrate nothing.")
     for (trainer, label), table in test.groupby(["trainer", "label"]):
@@ -55,12 +55,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("validation", type=Path, help="output folder of evaluate, of validation cases")
     parser.add_argument("test", type=Path, help="output folder of evaluate, of test cases and the same model")
-    parser.add_argument("-failure_dsc", type=float, default=0.5, help="a DSC below this is a failure (default: 0.5)")
+    parser.add_argument(
+        "-failure_dsc",
+        type=float,
+        default=DEFAULT_FAILURE_DSC,
+        help="a DSC below this is a failure (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
-def _scores(folder: Path) -> pd.DataFrame:
-    """Return the scored segmentations with signals, and the digits and the size of their codes."""
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Return the scored segmentations with signals of an evaluation, and the digits and the size of their codes."""
     table = pd.read_csv(folder / "results.csv", dtype={"code": str, "case": str}, keep_default_na=False, na_values=[""])
     table = table[table["failure"].isna() & table["dsc"].notna() & table[EXPECTED_DICE].notna()]
     modalities = _modalities(folder)

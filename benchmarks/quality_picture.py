@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from quality import read_scores
 
 from nnunet_moe.labels.labels import labels_of
 from nnunet_moe.modalities.codes import channel_names
 from nnunet_moe.prediction import MissingModalityPredictor
 from nnunet_moe.quality.calibration import Expectation
 from nnunet_moe.quality.file import FILE, read_calibrations
+from nnunet_moe.quality.settings import DEFAULT_FAILURE_DSC
 from nnunet_moe.quality.signals import SIGNALS
-
-FAILURE = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,12 @@ def main() -> None:
     predictor.initialize_from_trained_model_folder(str(options.model), (options.f,), "checkpoint_final.pth")
     calibrations = read_calibrations(options.validation / FILE, predictor.trainer_name)
     label = options.label or next(iter(calibrations))
-    modalities = channel_names(predictor.dataset_json)
-    table = pd.read_csv(options.test / "results.csv", keep_default_na=False, na_values=[""])
-    table = table[(table["trainer"] == predictor.trainer_name) & (table["label"] == label) & table["dsc"].notna()]
-    digits = ["".join(str(int(name in code.split("+"))) for name in modalities) for code in table["code"]]
+    table = read_scores(options.test)
+    table = table[(table["trainer"] == predictor.trainer_name) & (table["label"] == label)]
     signals = table[list(SIGNALS)].to_dict("records")
-    expected = [calibrations[label].expect(*each).dsc for each in zip(digits, signals, strict=True)]
+    expected = [calibrations[label].expect(*each).dsc for each in zip(table["digits"], signals, strict=True)]
     table = table.assign(expected=expected, error=(table["dsc"] - expected).abs())
-    is_failure, is_flagged = table["dsc"] < FAILURE, table["expected"] < FAILURE
+    is_failure, is_flagged = table["dsc"] < DEFAULT_FAILURE_DSC, table["expected"] < DEFAULT_FAILURE_DSC
     chosen = (
         table[is_failure & is_flagged].nsmallest(1, "expected"),
         table[is_failure != is_flagged].nlargest(1, "error"),

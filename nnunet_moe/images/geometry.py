@@ -24,8 +24,10 @@ ROUNDED = 0.1
 HALF_A_VOXEL = 0.5
 """The largest shift, in voxels, at which the voxels of two files still overlap most with their partners. It is allowed
 between a segmentation and its images, with a note, because nnU-Net pairs their voxels by index."""
-RESAMPLE = "Resample them first, or let `nnunet_moe import` and `predict` (see --align) or a container (see align in "
-"its mapping.json) do it."
+RESAMPLE = (
+    "Resample them first, or let `nnunet_moe import` and `predict` (see --align) or a container (see align in its "
+    "mapping.json) do it."
+)
 FARTHEST = 1e9
 """Sizes and positions must be below it, in mm. Above it, shifts of a voxel are lost in rounding."""
 CLOSE = np.cos(np.deg2rad(55))

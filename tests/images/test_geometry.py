@@ -301,3 +301,18 @@ def test_the_placements_of_each_file_are_read_only_once(tmp_path, reader, monkey
     monkeypatch.setattr(geometry, "stored_forms", lambda file, **more: read.append(file) or real(file, **more))
     assert read_channels(reader(), files, ["CT", "PET", "T1"]).available == (True, True, True)
     assert sorted(read) == sorted(files.values())
+
+
+def test_files_on_other_grids_can_be_aligned_by_commands_and_containers(tmp_path):
+    files = [str(tmp_path / f"{number}.nii.gz") for number in range(2)]
+    for file, size in zip(files, (SIZE, SIZE[::-1]), strict=True):
+        nibabel.save(nibabel.Nifti1Image(np.ones(size, np.float32), np.eye(4)), file)
+    first, other = (ReadFile(file, *_read(file)) for file in files)
+    said = re.escape("(see --align) or a container (see align in its mapping.json) do it.")
+    with pytest.raises(ModalityError, match=f"{said}$"):
+        require_same_geometry(first, other)
+
+
+def _read(file: str) -> tuple[tuple[int, ...], dict[str, Any]]:
+    array, properties = SimpleITKIO().read_images([file])
+    return array.shape[1:], properties

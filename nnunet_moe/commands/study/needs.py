@@ -29,9 +29,7 @@ VIEWS = 1.1
 """The memory of a step with two views, relative to nnU-Net's; measured was 1.08. The views run one after the other."""
 BASE = 3e9
 """What a job needs on the host without images, in bytes: libraries, and processes that augment. A guess."""
-NO_GPU = (
-    "WARNING: -device is cuda, but torch finds no GPU here. Use -device cpu, or run the study on a machine with a GPU."
-)
+NO_GPU = "-device is cuda, but torch finds no GPU here. Use -device cpu, or run the study on a machine with a GPU."
 CHECKPOINTS = 2
 """nnU-Net keeps the best and the final checkpoint of a training, each with weights and momentum."""
 
