@@ -154,7 +154,7 @@ def _by_header(label: LabelVolume, aligned: AlignedCase, settings: AlignmentSett
 def _require_inside(
     label: LabelVolume, space: Space, aligned: AlignedCase, motion: np.ndarray, settings: AlignmentSettings
 ) -> None:
-    """Refuse a segmentation of which much lies outside of the reference's grid.
+    """Refuse a segmentation if much of it lies outside of the reference's grid.
 
     Raises:
         ModalityError: a label loses more than `MOST_CUT` of its volume.

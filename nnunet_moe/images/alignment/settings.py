@@ -62,7 +62,7 @@ class AlignmentSettings:
             raise SettingsError(f"{self.name('min_covered')} is {share!r}. Choose a share from 0 to 1.")
 
     def name(self, option: str, value: str | None = None) -> str:
-        """Return how messages call `align`, `reference` or `min_covered`, alone or with a value."""
+        """Return how messages call `align`, `reference` or `min_covered`, perhaps with a value."""
         return f"--{option}" if value is None else f"--{option} {value}"
 
     @property
