@@ -32,8 +32,8 @@ class Request:
         "--dicom",
         action="store_true",
         group="input and output",
-        help="read DICOM series: -i has a folder for each case, and in it a folder with one series, or a file, for each "
-        "available modality, named like the modality",
+        help="read DICOM series: -i has a folder for each case, and in it a folder with one series, or a file, for "
+        "each available modality, named like the modality",
     )
     bids: bool = option(
         "--bids",
